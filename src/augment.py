@@ -1,0 +1,120 @@
+"""uint8 batch -> float batch, on the device, image and mask together, each picture with its own parameters.
+
+All geometry (flips, rotation, scale, shift, elastic deformation) is one grid sample of the image's
+channels and the mask's; all color is one matrix per picture. What a picture does not cover is
+filled with its mean color, and ignored (255) in the mask.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+
+@dataclass
+class Strength:
+    """How far each effect may go; every picture draws its own amounts, uniformly."""
+
+    flip_horizontal: bool = False
+    flip_vertical: bool = False
+    rotation: float = 0.0  # degrees, either way
+    scale: tuple = (1.0, 1.0)  # share of the side that is seen: below 1 crops, above 1 shrinks
+    shift: float = 0.0  # share of the side, either way
+    color: float = 0.0  # brightness, contrast and saturation, as a share either way
+    elastic: float = 0.0  # standard deviation of a 3x3 grid of displacements, as a share of the side
+
+
+AUGMENTS = {
+    "none": Strength(),
+    "flips": Strength(flip_horizontal=True, flip_vertical=True),
+    "light": Strength(flip_horizontal=True, rotation=20, scale=(0.8, 1.0), shift=0.1, color=0.2),
+    # elastic: 10 of the paper's 512 pixels (Ronneberger et al. 2015, section 3.1)
+    "full": Strength(flip_horizontal=True, rotation=30, scale=(0.6, 1.2), shift=0.15, color=0.4, elastic=10 / 512),
+}
+
+
+def to_float(image, mean, std):
+    """uint8 (N, C, H, W) -> float32: divided by 255, less the channels' mean, over their std."""
+    mean, std = (torch.tensor(values, device=image.device).view(1, -1, 1, 1) for values in (mean, std))
+    return (image.float() / 255 - mean) / std
+
+
+def augment(image, mask, strength, generator):
+    """image uint8 (N, C, H, W), mask uint8 (N, 1, H, W) -> image float32 in [0, 255], mask uint8 of 0, 1, 255.
+
+    generator: a torch.Generator on the CPU; the amounts are drawn from it alone.
+    """
+    image = image.float()
+    if strength.color:
+        image = jitter_color(image, strength.color, generator)
+    if any((strength.flip_horizontal, strength.flip_vertical, strength.rotation, strength.shift, strength.elastic)) or (
+        strength.scale != (1.0, 1.0)
+    ):
+        grid = sampling_grid(image.shape, strength, generator).to(image.device)
+        image, mask = warp(image, mask, grid)
+    return image, mask
+
+
+def uniform(generator, low, high, *shape):
+    return torch.rand(*shape, generator=generator) * (high - low) + low
+
+
+def sampling_grid(shape, strength, generator):
+    """-> (N, H, W, 2): for each pixel, where in the source it comes from, in [-1, 1] across the picture."""
+    n, _, height, width = shape
+    angle = uniform(generator, -1, 1, n) * math.radians(strength.rotation)
+    scale = uniform(generator, *strength.scale, n)
+    shift = uniform(generator, -1, 1, n, 2) * 2 * strength.shift
+    signs = torch.randint(0, 2, (n, 2), generator=generator) * 2.0 - 1
+    flip_x = signs[:, 0] if strength.flip_horizontal else torch.ones(n)
+    flip_y = signs[:, 1] if strength.flip_vertical else torch.ones(n)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    aspect = width / height  # so that a rotation turns and does not shear
+    theta = torch.stack(
+        [
+            torch.stack([cos * flip_x, -sin / aspect * flip_y, shift[:, 0]], dim=1),
+            torch.stack([sin * aspect * flip_x, cos * flip_y, shift[:, 1]], dim=1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(theta, (n, 1, height, width), align_corners=False)
+    if strength.elastic:
+        coarse = torch.randn(n, 2, 3, 3, generator=generator) * 2 * strength.elastic
+        fine = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
+        grid = grid + fine.permute(0, 2, 3, 1)
+    return grid
+
+
+def warp(image, mask, grid):
+    """Sample image (float) and mask (uint8) at `grid`, bilinearly; a mask's pixel is what most of it is."""
+    mean = image.mean((2, 3), keepdim=True)
+    truth, known = (mask == 1).float(), (mask != 255).float()
+    stacked = torch.cat([image - mean, truth, known], dim=1)  # zeros, what lies outside, mean mean color and unknown
+    stacked = F.grid_sample(stacked, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
+    image, truth, known = stacked.split([image.shape[1], 1, 1], dim=1)
+    mask = torch.where(known >= 0.5, (truth >= known / 2).to(torch.uint8), 255).to(torch.uint8)
+    return image + mean, mask
+
+
+def jitter_color(image, amount, generator):
+    """Brightness, contrast (about the mean grey) and saturation, each by its own factor in 1 -+ amount.
+
+    They make one affine map of a pixel's channels, so the three cost one matrix product.
+    """
+    n, channels = image.shape[:2]
+    brightness, contrast, saturation = uniform(generator, 1 - amount, 1 + amount, 3, n, 1, 1).to(image.device)
+    grey = torch.tensor([0.299, 0.587, 0.114] if channels == 3 else [1.0], device=image.device)
+    identity = torch.eye(channels, device=image.device)
+    matrix = brightness * contrast * (saturation * identity + (1 - saturation) * grey)
+    mean_grey = (image.mean((2, 3)) @ grey).view(n, 1, 1)
+    offset = brightness * (1 - contrast) * mean_grey
+    return torch.baddbmm(offset, matrix, image.flatten(2)).view_as(image).clamp_(0, 255)
+
+
+def shrink(image, mask, size):
+    """image float or uint8 (N, C, H, W), mask uint8 (N, 1, H, W) -> the same at size x size, where that is smaller."""
+    if size >= min(image.shape[-2:]):
+        return image, mask
+    image = F.interpolate(image.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
+    return image, F.interpolate(mask, size=(size, size), mode="nearest-exact")

@@ -1,0 +1,118 @@
+"""Checkpoint files: written whole or not at all, opened without running anything that is in them.
+
+A checkpoint is one dict: `model` (the weights), `name` and `options` of the network, `dataset`, `image_size`,
+`mean`, `std`, `border`, `epoch`, `scores`, and where it came from: `command`, `versions`, `device`, `git`.
+NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
+"""
+
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+import torchvision
+
+from models import build_model
+from utils import UserError
+
+
+def write_whole(path, write):
+    """Call write(binary file) on a new file beside `path`, then rename it over `path`, and wait for the disk.
+
+    Whatever happens, `path` is the old file or the new one. Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~umask())
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        os.fsync(folder)
+        os.close(folder)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); free or choose another place with --save_dir; "
+            f"what was saved before is as it was"
+        ) from None
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def umask():
+    value = os.umask(0)
+    os.umask(value)
+    return value
+
+
+def save(checkpoint, path):
+    """Write a checkpoint to `path`, whole or not at all."""
+    try:
+        write_whole(path, lambda file: torch.save(checkpoint, file))
+    except RuntimeError as error:  # what torch makes of a full disk
+        raise UserError(f"{path} cannot be written ({error}); free some space and --resume") from None
+
+
+def load(path):
+    """The checkpoint at `path`, on the CPU. Raises UserError for a file that is not one of ours."""
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not there; python src/train.py makes a checkpoint, --model names it")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UserError(f"{path} holds more than weights and plain values, or is damaged; it was not opened") from None
+    except Exception as error:  # zip, unpickling and storage errors of every kind
+        raise UserError(f"{path} is not a checkpoint, or is damaged ({type(error).__name__}); train it again") from None
+    if not isinstance(checkpoint, dict) or not {"model", "name", "options", "image_size"} <= set(checkpoint):
+        raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth")
+    return checkpoint
+
+
+def restore_model(checkpoint, path="the checkpoint"):
+    """The network a checkpoint describes, with its weights, in evaluation mode. Raises UserError."""
+    try:
+        model = build_model(checkpoint["name"], **checkpoint["options"])
+        model.load_state_dict(checkpoint["model"])
+    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
+    if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
+        raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
+    return model.eval()
+
+
+def provenance(device):
+    """Where a checkpoint comes from: command line, versions, device, git commit and whether the tree was clean."""
+
+    def git(*words):
+        folder = Path(__file__).parent
+        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    try:
+        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        commit, changes = None, None
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "versions": {
+            "python": sys.version.split()[0],
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+            "pillow": PIL.__version__,
+        },
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "git": {"commit": commit, "clean": None if changes is None else changes == ""},
+    }

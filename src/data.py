@@ -1,0 +1,81 @@
+"""A dataset's name -> its pictures in batches.
+
+Batches come from the stock DataLoader; a dataset answers a whole list of indices in one call.
+"""
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+import oxford_pet
+import shapes
+from utils import UserError
+
+DATASETS = {"pets": oxford_pet, "shapes": shapes}
+
+
+def choose_dataset(data_path):
+    """--data_path or None -> (dataset's name, path). A path that was given must be there."""
+    if data_path is not None:
+        if not data_path.is_dir():
+            raise UserError(f"--data_path {data_path} is not a folder; python src/oxford_pet.py downloads the pets")
+        return "pets", data_path
+    if oxford_pet.DATA_PATH.is_dir():
+        return "pets", oxford_pet.DATA_PATH
+    return "shapes", None
+
+
+def load_split(dataset, data_path, mode, image_size, in_channels, border, limit=None, cache_dir=None):
+    """The pictures of a split of `pets` or `shapes`: RGB, or grey where in_channels is 1."""
+    load = DATASETS[dataset].load_dataset
+    return load(data_path, mode, image_size, in_channels == 1, border, limit, cache_dir)
+
+
+class ShuffledBatches(Sampler):
+    """Lists of batch_size indices, cut from an endless stream of shuffled passes over the pictures.
+
+    A step's list depends on nothing but the seed and the step, so a run can go on from any step.
+    """
+
+    def __init__(self, length, batch_size, seed, steps):
+        self.length, self.batch_size, self.seed, self.steps = length, batch_size, seed, steps
+
+    def __len__(self):
+        return len(self.steps)
+
+    def __iter__(self):
+        order, order_pass = None, None
+        for step in self.steps:
+            batch = []
+            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+                this_pass, place = divmod(position, self.length)
+                if this_pass != order_pass:
+                    order = np.random.default_rng([self.seed, this_pass]).permutation(self.length)
+                    order_pass = this_pass
+                batch.append(int(order[place]))
+            yield batch
+
+
+def train_loader(dataset, batch_size, seed, steps, workers=0, device="cpu"):
+    """Shuffled batches for a range of global steps."""
+    sampler = ShuffledBatches(len(dataset), batch_size, seed, steps)
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=lambda batch: batch,
+        num_workers=workers,
+        pin_memory=torch.device(device).type == "cuda",
+        generator=torch.Generator(),  # else the loader's own seed would come from, and move, the global state
+    )
+
+
+def eval_loader(dataset, batch_size, workers=0, device="cpu"):
+    """Every picture once, in order."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        collate_fn=lambda batch: batch,
+        num_workers=workers,
+        pin_memory=torch.device(device).type == "cuda",
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,164 @@
+"""Score checkpoints on a split of the data they were trained on.
+
+    python src/evaluate.py --model saved_models/unet.pth                       # the test split
+    python src/evaluate.py --model saved_models/*.pth --split valid            # several in one table
+    python src/evaluate.py --model saved_models/unet.pth --output scores/unet  # + scores/unet.json, .csv
+
+Scores are means over pictures; a picture's Dice is taken at probability .5, and two empty masks score 1.
+"""
+
+import csv
+import io
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from augment import to_float
+from checkpoint import load, restore_model, write_whole
+from data import choose_dataset, eval_loader, load_split
+from oxford_pet import BORDERS, SPLITS
+from utils import (
+    Parser,
+    UserError,
+    add_device_flags,
+    autocast,
+    confusion,
+    dice,
+    foreground,
+    jaccard,
+    pick_device,
+    pick_precision,
+    positive,
+    run,
+    scores,
+)
+
+
+@torch.inference_mode()
+def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, title="evaluate"):
+    """Predict every picture of `loader` -> confusion counts int64 (N, 4) on the CPU, mean loss or None.
+
+    tta: average the probabilities of the picture and of its mirror image.
+    """
+    model.eval()
+    counts, total = [], 0.0
+    bar = tqdm(loader, title, unit="batch", leave=False, disable=not sys.stderr.isatty())
+    for batch in bar:
+        image = to_float(batch["image"].to(device, non_blocking=True), mean, std)
+        mask = batch["mask"].to(device, non_blocking=True)
+        with autocast(device, precision):
+            logits = predict(model, image, tta)
+        counts.append(confusion(foreground(logits) >= 0, mask))
+        if loss:
+            total = total + loss(logits, mask) * len(mask)
+    counts = torch.cat(counts).cpu()
+    return counts, float(total) / len(counts) if loss else None
+
+
+def predict(model, image, tta=False):
+    """Float images (N, C, H, W) -> logits, float32; with `tta`, those of the mean probability of both mirror images."""
+    image = image.contiguous(memory_format=torch.channels_last)
+    logits = model(image).float()
+    if tta:
+        mirrored = model(image.flip(3)).float().flip(3)
+        logits = torch.logit((logits.sigmoid() + mirrored.sigmoid()) / 2, eps=1e-7)
+    return logits
+
+
+def data_of(checkpoint, args, mode):
+    """The split a checkpoint is scored on: its own dataset and settings, unless the flags say otherwise."""
+    if args.data_path:
+        dataset, data_path = choose_dataset(args.data_path)
+    else:
+        dataset, data_path = checkpoint["dataset"], None
+        if dataset == "pets":
+            dataset, data_path = choose_dataset(None)
+            if dataset != "pets":
+                raise UserError("the checkpoint is for the pets, which are not in dataset/; name them with --data_path")
+    size = args.image_size or checkpoint["image_size"]
+    border = args.border or checkpoint["border"]
+    channels = checkpoint["options"]["in_channels"]
+    return load_split(dataset, data_path, mode, size, channels, border, args.limit, args.cache_dir)
+
+
+def add_data_flags(parser):
+    parser.add_argument("--data_path", type=Path, help="folder of the pets; default: dataset/oxford-iiit-pet")
+    parser.add_argument("--cache_dir", type=Path, help="where decoded pictures are kept; default: cache/ in --data_path")
+    parser.add_argument("--image_size", type=positive, help="side of the network's input, in pixels; default: the checkpoint's")
+    parser.add_argument("--border", choices=BORDERS, help="what the trimap's border counts as; default: the checkpoint's")
+    parser.add_argument("--limit", type=positive, help="only the first so many pictures")
+    parser.add_argument("--batch_size", "-b", type=positive, default=32, help="pictures at once; default %(default)s")
+    parser.add_argument("--tta", action="store_true", help="average each picture's prediction with its mirror image's")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read data; default %(default)s")
+    add_device_flags(parser)
+
+
+def get_args_parser():
+    parser = Parser(__doc__)
+    parser.add_argument("--model", type=Path, nargs="+", required=True, help="checkpoints to score")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="default %(default)s")
+    parser.add_argument("--output", type=Path, help="write OUTPUT.json, and OUTPUT.csv with a row per picture and model")
+    add_data_flags(parser)
+    return parser
+
+
+def main():
+    args = get_args_parser().parse_args()
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    checkpoints = [load(path) for path in args.model]
+    results, pictures = [], []
+    for path, checkpoint in zip(args.model, checkpoints, strict=True):
+        model = restore_model(checkpoint, path).to(device, memory_format=torch.channels_last)
+        dataset = data_of(checkpoint, args, args.split)
+        loader = eval_loader(dataset, args.batch_size, args.workers, device)
+        start = time.perf_counter()
+        counts, _ = evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta)
+        result = {
+            "model": str(path),
+            "split": args.split,
+            "pictures": len(dataset),
+            "image_size": args.image_size or checkpoint["image_size"],
+            "border": args.border or checkpoint["border"],
+            "tta": args.tta,
+            **scores(counts),
+            "seconds": round(time.perf_counter() - start, 2),
+        }
+        results.append(result)
+        for name, count, d, j in zip(dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True):
+            pictures.append([str(path), name, f"{d:.6f}", f"{j:.6f}", *count])
+    print_table(results)
+    if args.output:
+        write_results(results, pictures, args.output)
+    return 0
+
+
+def print_table(results):
+    first = results[0]
+    print(f"{first['split']} split, {first['pictures']:,} pictures{', with mirror images (--tta)' if first['tta'] else ''}")
+    width = max(len(result["model"]) for result in results)
+    names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
+    print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))
+    for result in results:
+        line = f"{result['model']:{width}}  {result['image_size']:4}  {result['border']:10}"
+        print(line + "".join(f"  {result[name]:11.4f}" for name in names))
+
+
+def write_results(results, pictures, output):
+    output.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(results, indent=2) + "\n"
+    write_whole(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"])
+    writer.writerows(pictures)
+    write_whole(output.with_name(output.name + ".csv"), lambda file: file.write(table.getvalue().encode()))
+    print(f"wrote {output}.json and {output}.csv")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,52 @@
+"""Losses: logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255 -> one number.
+
+Pixels of value 255 count nowhere. One channel of logits is the foreground's; two are the
+background's and the foreground's, each against its own mask.
+"""
+
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+SMOOTH = 1.0
+
+
+def targets(logits, mask):
+    """-> truth (N, C, H, W) of 0 and 1, known (N, 1, H, W) of 0 and 1, in float32."""
+    truth = (mask == 1).float()
+    if logits.shape[1] == 2:
+        truth = (mask == truth.new_tensor([0, 1]).view(1, 2, 1, 1)).float()
+    return truth, (mask != 255).float()
+
+
+def bce(logits, mask):
+    """Binary cross-entropy, averaged over the known pixels of the batch."""
+    truth, known = targets(logits, mask)
+    loss = binary_cross_entropy_with_logits(logits.float(), truth, reduction="none")
+    return (loss * known).sum() / (known.sum() * logits.shape[1]).clamp(min=1)
+
+
+def overlap(logits, mask):
+    """-> per picture and channel (N, C): sum of probability x truth, sum of probability, sum of truth."""
+    truth, known = targets(logits, mask)
+    probability = logits.float().sigmoid() * known
+    truth = truth * known
+    return (probability * truth).sum((2, 3)), probability.sum((2, 3)), truth.sum((2, 3))
+
+
+def dice(logits, mask):
+    """1 - soft Dice per picture, smoothed by 1 (Milletari et al., "V-Net", 3DV 2016, section 3, plain sums)."""
+    both, predicted, truth = overlap(logits, mask)
+    return 1 - ((2 * both + SMOOTH) / (predicted + truth + SMOOTH)).mean()
+
+
+def jaccard(logits, mask):
+    """1 - soft Jaccard per picture, smoothed by 1 (Rahman and Wang, ISVC 2016, section 3)."""
+    both, predicted, truth = overlap(logits, mask)
+    return 1 - ((both + SMOOTH) / (predicted + truth - both + SMOOTH)).mean()
+
+
+def bce_dice(logits, mask):
+    """The sum of `bce` and `dice`."""
+    return bce(logits, mask) + dice(logits, mask)
+
+
+LOSSES = {"bce": bce, "dice": dice, "bce_dice": bce_dice, "jaccard": jaccard}

@@ -1,0 +1,142 @@
+"""ResNet-34 encoder (He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR
+2016, table 1) with a U-Net decoder (Ronneberger et al. 2015).
+
+Names and shapes of the encoder's `state_dict` are torchvision's `resnet34` without `fc`, so
+published weights load. Any height and width will do: strides round up, and what the decoder makes
+too large is cropped to its skip connection.
+"""
+
+import torch
+from torch import nn
+
+from models.unet import init_weights
+
+DECODERS = ("transposed", "nearest", "upconv")
+
+
+def conv_bn(in_channels, out_channels):
+    return [
+        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    ]
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (figure 5, left): (N, C, H, W) -> (N, channels, H/s, W/s)."""
+
+    def __init__(self, in_channels, channels, stride=1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
+            )
+
+    def forward(self, x):
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        return self.relu(self.bn2(self.conv2(x)) + shortcut)
+
+
+class ResNet34Encoder(nn.Module):
+    """Images (N, in_channels, H, W) -> features of 64, 64, 128, 256, 512 channels at 1/2 ... 1/32 of the size."""
+
+    channels = (64, 64, 128, 256, 512)
+
+    def __init__(self, in_channels=3):
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, stride=2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.layer1 = self._layer(64, 64, 3, stride=1)
+        self.layer2 = self._layer(64, 128, 4, stride=2)
+        self.layer3 = self._layer(128, 256, 6, stride=2)
+        self.layer4 = self._layer(256, 512, 3, stride=2)
+
+    @staticmethod
+    def _layer(in_channels, channels, blocks, stride):
+        rest = (BasicBlock(channels, channels) for _ in range(blocks - 1))
+        return nn.Sequential(BasicBlock(in_channels, channels, stride), *rest)
+
+    def forward(self, x):
+        x = self.relu(self.bn1(self.conv1(x)))
+        features = [x]
+        x = self.maxpool(x)
+        for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = layer(x)
+            features.append(x)
+        return features
+
+
+class DecoderBlock(nn.Module):
+    """Double the size, join the skip connection where there is one, convolve.
+
+    form: "transposed": transposed convolution, then two conv-ReLU without norm (R2);
+          "nearest": nearest upsampling, then two conv-BN-ReLU (R4);
+          "upconv": transposed convolution, then one conv-BN-ReLU (R5).
+    """
+
+    def __init__(self, in_channels, skip_channels, out_channels, form):
+        super().__init__()
+        if form == "nearest":
+            self.up = nn.Upsample(scale_factor=2, mode="nearest")
+            joined = in_channels + skip_channels
+            self.conv = nn.Sequential(*conv_bn(joined, out_channels), *conv_bn(out_channels, out_channels))
+            return
+        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        joined = out_channels + skip_channels
+        if form == "upconv":
+            self.conv = nn.Sequential(*conv_bn(joined, out_channels))
+        else:
+            self.conv = nn.Sequential(
+                nn.Conv2d(joined, out_channels, 3, padding=1),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(out_channels, out_channels, 3, padding=1),
+                nn.ReLU(inplace=True),
+            )
+
+    def forward(self, x, skip, size):
+        """x (N, C, h, w), skip (N, S, H, W) or None, size (H, W) -> (N, out_channels, H, W)."""
+        x = self.up(x)[..., : size[0], : size[1]]
+        return self.conv(x if skip is None else torch.cat([x, skip], dim=1))
+
+
+class ResNet34UNet(nn.Module):
+    """Images (N, in_channels, H, W) -> logits (N, out_channels, H, W).
+
+    decoder: how the five features are brought back to full size.
+        "nearest": five blocks (R4), the last without a skip connection.
+        "upconv": five blocks (R5), the last without a skip connection.
+        "transposed": four blocks, then bilinear interpolation of the logits to the input's size (R2).
+    """
+
+    def __init__(self, in_channels=3, out_channels=1, decoder="nearest"):
+        super().__init__()
+        self.encoder = ResNet34Encoder(in_channels)
+        widths = (256, 128, 64, 32, 16)
+        skips = (256, 128, 64, 64, 0)
+        blocks = 4 if decoder == "transposed" else 5
+        inputs = (self.encoder.channels[-1], *widths)
+        self.blocks = nn.ModuleList(
+            DecoderBlock(inputs[i], skips[i], widths[i], decoder) for i in range(blocks)
+        )
+        self.head = nn.Conv2d(widths[blocks - 1], out_channels, 1)
+        self.apply(init_weights)
+
+    def forward(self, x):
+        size = x.shape[-2:]
+        *skips, x = self.encoder(x)
+        for block in self.blocks:
+            skip = skips.pop() if skips else None
+            x = block(x, skip, size if skip is None else skip.shape[-2:])
+        x = self.head(x)
+        if x.shape[-2:] != size:
+            x = nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return x

@@ -1,0 +1,88 @@
+"""U-Net (Ronneberger, Fischer, Brox: "U-Net: Convolutional Networks for Biomedical Image
+Segmentation", MICCAI 2015, figure 1), with "same" padding, so that logits have the input's size.
+
+Any height and width will do: pooling rounds up, and what the decoder makes too large is cropped
+to its skip connection.
+"""
+
+import torch
+from torch import nn
+
+
+class DoubleConv(nn.Sequential):
+    """(3x3 convolution, norm, ReLU) twice: (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+
+    def __init__(self, in_channels, out_channels, norm="batch"):
+        layers = []
+        for channels in (in_channels, out_channels):
+            layers.append(nn.Conv2d(channels, out_channels, 3, padding=1, bias=norm == "none"))
+            if norm == "batch":
+                layers.append(nn.BatchNorm2d(out_channels))
+            layers.append(nn.ReLU(inplace=True))
+        super().__init__(*layers)
+
+
+class Down(nn.Module):
+    """Halve the size, rounding up, and double the channels: (N, C, H, W) -> (N, 2C, H/2, W/2)."""
+
+    def __init__(self, channels, norm):
+        super().__init__()
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
+        self.conv = DoubleConv(channels, 2 * channels, norm)
+
+    def forward(self, x):
+        return self.conv(self.pool(x))
+
+
+class Up(nn.Module):
+    """Double the size, halve the channels, join the skip connection by concatenation or addition."""
+
+    def __init__(self, channels, norm, skip):
+        super().__init__()
+        self.skip = skip
+        self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
+        self.conv = DoubleConv(2 * channels if skip == "concat" else channels, channels, norm)
+
+    def forward(self, x, skip):
+        """x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise -> (N, C, H, W)."""
+        x = self.up(x)[..., : skip.shape[-2], : skip.shape[-1]]
+        return self.conv(torch.cat([skip, x], dim=1) if self.skip == "concat" else skip + x)
+
+
+class UNet(nn.Module):
+    """Images (N, in_channels, H, W) -> logits (N, out_channels, H, W).
+
+    width: channels of the first level, doubled at each of `depth` poolings.
+    norm: "batch", or "none" as in the paper.
+    skip: "concat" as in the paper, or "add".
+    dropout: share of the channels dropped at the end of the contracting path (paper, section 3.1).
+    """
+
+    def __init__(self, in_channels=3, out_channels=1, width=64, depth=4, norm="batch", skip="concat", dropout=0.0):
+        super().__init__()
+        widths = [width * 2**level for level in range(depth)]
+        self.stem = DoubleConv(in_channels, width, norm)
+        self.downs = nn.ModuleList(Down(channels, norm) for channels in widths)
+        self.dropout = nn.Dropout2d(dropout)
+        self.ups = nn.ModuleList(Up(channels, norm, skip) for channels in reversed(widths))
+        self.head = nn.Conv2d(width, out_channels, 1)
+        self.apply(init_weights)
+
+    def forward(self, x):
+        x = self.stem(x)
+        skips = []
+        for down in self.downs:
+            skips.append(x)
+            x = down(x)
+        x = self.dropout(x)
+        for up in self.ups:
+            x = up(x, skips.pop())
+        return self.head(x)
+
+
+def init_weights(module):
+    """Normal weights of standard deviation sqrt(2 / fan) (paper, section 3; He et al. 2015), zero biases."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
+        nn.init.zeros_(module.bias)

@@ -1,0 +1,238 @@
+"""Oxford-IIIT Pet (Parkhi, Vedaldi, Zisserman, Jawahar: "Cats and Dogs", CVPR 2012).
+
+    python src/oxford_pet.py                       # download into dataset/oxford-iiit-pet (about 800 MB)
+    python src/oxford_pet.py --data_path ~/pets    # ... or elsewhere
+
+Files on disk -> uint8 batches. Pictures are decoded and resized once, and packed into one array on
+disk; every later run maps that array into memory.
+"""
+
+import hashlib
+import json
+import os
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from pictures import PictureError, decode, read_picture, resize
+from utils import Parser, UserError, run
+
+DATA_PATH = Path("dataset/oxford-iiit-pet")
+SPLITS = ("train", "valid", "test")
+BORDERS = {  # --border: what trimap values 1 (pet), 2 (background), 3 (border) become in the mask
+    "foreground": (1, 0, 1),
+    "background": (1, 0, 0),
+    "ignore": (1, 0, 255),
+}
+PACKING = 1  # part of a packed array's name: raise it when what is packed changes
+
+
+class OxfordPet(Dataset):
+    """Packed pictures with their masks.
+
+    packed: uint8 (N, C + 1, S, S), the picture's channels (RGB or grey) and then its trimap.
+    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`;
+    a list of indices gives the same with a first dimension, in one call.
+    """
+
+    def __init__(self, packed, names, border="foreground"):
+        self.packed, self.names = packed, names
+        self.lookup = np.array([255, *BORDERS[border]], dtype=np.uint8)
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        pixels = np.array(self.packed[index])  # a copy, out of the mapped file
+        name = [self.names[i] for i in index] if isinstance(index, list) else self.names[index]
+        image, trimap = pixels[..., :-1, :, :], pixels[..., -1:, :, :]
+        return {"image": torch.from_numpy(image), "mask": torch.from_numpy(self.lookup[trimap]), "name": name}
+
+    __getitems__ = __getitem__  # what DataLoader calls with a batch's list
+
+
+def load_dataset(data_path, mode, image_size=256, grey=False, border="foreground", limit=None, cache_dir=None):
+    """The pictures of an official split, at image_size x image_size pixels.
+
+    mode: train, valid, test. limit: only the first so many. cache_dir: where packed arrays are kept,
+    by default `cache` in data_path. Raises UserError that names what is missing or broken.
+    """
+    data_path = Path(data_path)
+    names = split_names(data_path, mode)[:limit]
+    return OxfordPet(pack(data_path, names, mode, image_size, grey, cache_dir), names, border)
+
+
+def split_names(data_path, mode):
+    """Picture names of a split: test.txt, or trainval.txt cut 9 : 1, every tenth name (0, 10, ...) to valid."""
+    listing = data_path / "annotations" / ("test.txt" if mode == "test" else "trainval.txt")
+    try:
+        lines = listing.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        raise UserError(
+            f"{listing} is missing or not a text file; {data_path} must hold images/ and annotations/ "
+            f"(python src/oxford_pet.py downloads them), or name another folder with --data_path"
+        ) from None
+    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+    for name in names:
+        if name != Path(name).name or name.startswith("."):
+            raise UserError(f"{listing} names {name!r}, which is not a plain file name; remove that line")
+    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
+    if repeated:
+        raise UserError(f"{listing} names {min(repeated)} more than once; remove the repeated line")
+    if mode != "test":
+        names = [name for index, name in enumerate(names) if (index % 10 == 0) == (mode == "valid")]
+    if not names:
+        raise UserError(f"{listing} leaves no picture for the {mode} split; add names to it")
+    return names
+
+
+def picture_path(data_path, name):
+    return data_path / "images" / f"{name}.jpg"
+
+
+def trimap_path(data_path, name):
+    return data_path / "annotations" / "trimaps" / f"{name}.png"
+
+
+# ---------------------------------------------------------------------------------- decode once
+
+
+def read_pair(data_path, name):
+    """-> the picture (RGB) and its trimap (values 1, 2, 3), PIL pictures of one size. Raises PictureError."""
+    try:
+        picture = read_picture(picture_path(data_path, name))
+    except PictureError as error:
+        raise PictureError(f"images/{name}.jpg {error}") from None
+    where = f"annotations/trimaps/{name}.png"
+    try:
+        trimap = decode(trimap_path(data_path, name))
+    except PictureError as error:
+        raise PictureError(f"{where} {error}") from None
+    if trimap.mode not in ("L", "P", "1"):
+        raise PictureError(f"{where} is of mode {trimap.mode}, not 8-bit grey")
+    if trimap.size != picture.size:
+        raise PictureError(f"{where} is {trimap.size[0]}x{trimap.size[1]}, its picture {picture.size[0]}x{picture.size[1]}")
+    values = set(np.unique(np.asarray(trimap)).tolist())
+    if not values <= {1, 2, 3}:
+        raise PictureError(f"{where} has values {sorted(values)}, not 1, 2 and 3")
+    return picture, Image.fromarray(np.asarray(trimap, dtype=np.uint8))
+
+
+def pack(data_path, names, mode, size, grey, cache_dir):
+    """-> uint8 (N, C + 1, size, size), mapped from a file that is made the first time."""
+    folder = Path(cache_dir) if cache_dir else data_path / "cache"
+    target = folder / f"{mode}-{size}-{fingerprint(data_path, names, size, grey)}.npy"
+    if target.exists():
+        return np.load(target, mmap_mode="r")
+
+    shape = (len(names), 2 if grey else 4, size, size)
+    temporary = None
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix="unfinished-")
+        if hasattr(os, "posix_fallocate"):  # a full disk says so here, and not by a bus error later
+            os.posix_fallocate(handle, 0, int(np.prod(shape)) + 128)
+        os.close(handle)
+        packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+    except OSError as error:
+        if temporary:
+            os.unlink(temporary)
+        temporary = None
+        packed = np.empty(shape, dtype=np.uint8)
+        print(
+            f"note: {folder} cannot hold the decoded pictures ({error.strerror}); keeping "
+            f"{packed.nbytes / 1e6:.0f} MB in memory, --cache_dir DIR keeps them on disk",
+            file=sys.stderr,
+        )
+    try:
+        fill(packed, data_path, names, mode, grey)
+        if temporary:
+            packed.flush()
+            with open(temporary, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            return np.load(target, mmap_mode="r")
+        return packed
+    except BaseException:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def fingerprint(data_path, names, size, grey):
+    """A short hash of all that a packed array depends on: names, sizes and times of the files, and the settings."""
+
+    def stat(path):
+        try:
+            found = path.stat()
+        except OSError:
+            return None
+        return found.st_size, found.st_mtime_ns
+
+    files = [(name, stat(picture_path(data_path, name)), stat(trimap_path(data_path, name))) for name in names]
+    return hashlib.sha256(json.dumps([PACKING, size, grey, files]).encode()).hexdigest()[:16]
+
+
+def fill(packed, data_path, names, mode, grey):
+    """Decode, resize (pictures bilinearly, trimaps by nearest neighbour) and store every name, on all cores."""
+    size = packed.shape[-1]
+
+    def work(index):
+        try:
+            picture, trimap = read_pair(data_path, names[index])
+        except PictureError as error:
+            return str(error)
+        pixels = np.asarray(resize(picture.convert("L") if grey else picture, size))
+        packed[index, :-1] = pixels.reshape(size, size, -1).transpose(2, 0, 1)
+        packed[index, -1] = np.asarray(resize(trimap, size, Image.Resampling.NEAREST))
+        return None
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the GIL
+        results = pool.map(work, range(len(names)))
+        results = tqdm(results, f"decoding {mode}", len(names), unit="picture", disable=not sys.stderr.isatty())
+        problems = [problem for problem in results if problem]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise UserError(
+            f"{len(problems)} of {len(names)} pictures of the {mode} split in {data_path} cannot be used: "
+            f"{'; '.join(problems[:5])}{more}; restore these files, or remove their lines in annotations/"
+        )
+
+
+# ------------------------------------------------------------------------------------ download
+
+
+def download(data_path):
+    """Fetch and unpack the official archives with torchvision's downloader, which checks their sums."""
+    from torchvision.datasets import OxfordIIITPet
+
+    if data_path.name != "oxford-iiit-pet":
+        raise UserError(f"--data_path {data_path} must end in oxford-iiit-pet, the folder's official name")
+    try:
+        OxfordIIITPet(root=data_path.parent, download=True)
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"the download did not finish ({' '.join(str(error).split())}); run the same command again, or fetch "
+            f"images.tar.gz and annotations.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/pets/ on any machine, "
+            f"put both into {data_path}, and run it again"
+        ) from None
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--data_path", type=Path, default=DATA_PATH, help="folder to fill; default %(default)s")
+    args = parser.parse_args()
+    download(args.data_path)
+    for mode in SPLITS:
+        print(f"{mode}: {len(split_names(args.data_path, mode)):,} pictures in {args.data_path}")
+
+
+if __name__ == "__main__":
+    run(main)

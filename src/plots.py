@@ -1,0 +1,74 @@
+"""Numbers and pictures -> PNG files."""
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from checkpoint import write_whole
+
+TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
+
+
+def save_figure(figure, path):
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    plt.close(figure)
+
+
+def plot_history(history, title, path):
+    """Loss of train and valid, Dice of both, and the learning rate, by epoch. history: a list of dicts."""
+    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    epochs = [row["epoch"] for row in history]
+    marker = "o" if len(epochs) < 30 else None
+
+    def line(axis, key, color, label):
+        axis.plot(epochs, [row[key] for row in history], color=color, label=label, marker=marker, markersize=3)
+
+    line(axes[0], "train_loss", TRAIN, "train")
+    line(axes[0], "valid_loss", VALID, "valid")
+    line(axes[1], "train_dice", TRAIN, "train")
+    line(axes[1], "valid_dice", VALID, "valid")
+    line(axes[2], "learning_rate", RATE, "learning rate")
+    best = max(history, key=lambda row: row["valid_dice"])
+    axes[1].annotate(
+        f"best {best['valid_dice']:.4f}, epoch {best['epoch']}",
+        (best["epoch"], best["valid_dice"]),
+        xytext=(0.97, 0.06),
+        textcoords="axes fraction",
+        ha="right",
+        arrowprops={"arrowstyle": "-", "color": VALID},
+    )
+    for axis, name in zip(axes, ("loss", "Dice", "learning rate at the epoch's end"), strict=True):
+        axis.set(title=name, xlabel="epoch")
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.grid(alpha=0.3)
+    axes[0].legend()
+    axes[1].legend(loc="center right")
+    figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def plot_panels(rows, title, path):
+    """A grid with a row per picture: picture, truth, probability, prediction.
+
+    rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float
+    (H, W) and `dice`; arrays or tensors on the CPU. `note` may stand before the name.
+    """
+    figure, axes = plt.subplots(len(rows), 4, figsize=(9, 2.35 * len(rows) + 0.5), layout="constrained", squeeze=False)
+    for row, line in zip(rows, axes, strict=True):
+        image = np.asarray(row["image"]).transpose(1, 2, 0)
+        mask, probability = np.asarray(row["mask"]), np.asarray(row["probability"], dtype=np.float32)
+        line[0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
+        line[1].imshow(np.where(mask == 255, 0.5, mask), cmap="gray", vmin=0, vmax=1)
+        line[2].imshow(probability, cmap="magma", vmin=0, vmax=1)
+        line[3].imshow(probability >= 0.5, cmap="gray", vmin=0, vmax=1)
+        line[0].set_title(f"{row.get('note', '')}{row['name']}", fontsize=9)
+        line[1].set_title("truth", fontsize=9)
+        line[2].set_title("probability, 0 black to 1 bright", fontsize=9)
+        line[3].set_title(f"prediction, Dice {row['dice']:.4f}", fontsize=9)
+        for axis in line:
+            axis.set_axis_off()
+    figure.suptitle(title)
+    save_figure(figure, path)

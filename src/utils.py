@@ -1,0 +1,158 @@
+"""Scores, and the few things every script shares."""
+
+import argparse
+import os
+import random
+import sys
+
+import numpy as np
+import torch
+
+# ---------------------------------------------------------------------------------------- scores
+
+
+def foreground(logits):
+    """Logits (N, C, H, W) -> the foreground's (N, 1, H, W)."""
+    return logits[:, -1:]
+
+
+def confusion(prediction, mask):
+    """Count pixels per picture. prediction (N, 1, H, W) bool, mask (N, 1, H, W) of 0, 1, 255.
+
+    -> int64 (N, 4): true positives, false positives, false negatives, true negatives. 255 counts nowhere.
+    """
+    truth, false = mask == 1, mask == 0
+    pairs = (prediction & truth, prediction & false, ~prediction & truth, ~prediction & false)
+    return torch.stack([pair.flatten(1).sum(1) for pair in pairs], dim=1)
+
+
+def ratio(part, whole):
+    """part / whole, and 1 where whole is 0."""
+    part, whole = part.double(), whole.double()
+    return torch.where(whole > 0, part / whole.clamp(min=1e-12), 1.0)
+
+
+def dice(counts, smooth=0.0):
+    """Counts (N, 4) -> Dice (N,), 2|A and B| / (|A| + |B|); 1 where both are empty.
+
+    With the same `smooth`, Jaccard = Dice / (2 - Dice).
+    """
+    tp, fp, fn, _ = counts.double().unbind(1)
+    return ratio(2 * tp + 2 * smooth, 2 * tp + fp + fn + 2 * smooth)
+
+
+def jaccard(counts, smooth=0.0):
+    """Counts (N, 4) -> Jaccard (N,), |A and B| / |A or B|; 1 where both are empty."""
+    tp, fp, fn, _ = counts.double().unbind(1)
+    return ratio(tp + smooth, tp + fp + fn + smooth)
+
+
+def scores(counts):
+    """Counts (N, 4) of a split -> dict of its scores, each the mean over pictures, and the pooled Dice."""
+    tp, fp, fn, tn = counts.unbind(1)
+    per_picture = {
+        "dice": dice(counts),
+        "jaccard": jaccard(counts),
+        "accuracy": ratio(tp + tn, counts.sum(1)),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+    }
+    means = {name: values.mean().item() for name, values in per_picture.items()}
+    return {**means, "pooled_dice": dice(counts.sum(0, keepdim=True)).item()}
+
+
+# ------------------------------------------------------------------------------- user's mistakes
+
+
+class UserError(Exception):
+    """What a user can cause and mend: one line that names the file or flag and says what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with underscored flags, defaults in the help, and one line for a mistake."""
+
+    def __init__(self, doc):
+        super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+
+    def error(self, message):
+        print(f"error: {message}; {self.prog} --help lists every flag", file=sys.stderr)
+        sys.exit(2)
+
+
+def positive(text):
+    """argparse type: an integer of at least 1."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is less than 1")
+    return number
+
+
+def run(main):
+    """Call `main`; a UserError becomes one line on stderr and exit status 2."""
+    try:
+        sys.exit(main())
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # the reader of our output left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+# ------------------------------------------------------------------- device, precision, and seeds
+
+
+def add_device_flags(parser):
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: CUDA when there, else the CPU")
+    parser.add_argument(
+        "--precision",
+        default="auto",
+        choices=("auto", "float32", "bfloat16", "float16"),
+        help="of the network's arithmetic; auto: bfloat16 where the hardware multiplies in it, "
+        "float16 on older GPUs, else float32",
+    )
+
+
+def pick_device(name):
+    """A --device value -> torch.device. Raises UserError for one that is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, ValueError):
+        raise UserError(f"--device {name} is not there; use --device cpu, or auto") from None
+    return device
+
+
+def pick_precision(name, device):
+    """A --precision value -> torch dtype for autocast."""
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.type == "cpu":
+        # Private, and so looked up: torch has no public question for "multiplies in bfloat16".
+        for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+            if getattr(torch.cpu, check, bool)():
+                return torch.bfloat16
+    return torch.float32
+
+
+def autocast(device, precision):
+    """A context in which the network computes in `precision`."""
+    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
+
+
+def seed_everything(seed, deterministic=False):
+    """Seed Python, NumPy and torch on every device; with `deterministic`, only deterministic algorithms."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    torch.backends.cudnn.benchmark = not deterministic
+    if deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.set_float32_matmul_precision("highest" if deterministic else "high")
