@@ -108,8 +108,8 @@ def provenance(device):
         "command": " ".join(["python", *sys.argv]),
         "versions": {
             "python": sys.version.split()[0],
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
+            "torch": str(torch.__version__),
+            "torchvision": str(torchvision.__version__),
             "numpy": np.__version__,
             "pillow": PIL.__version__,
         },

@@ -39,10 +39,11 @@ from utils import (
 
 
 @torch.inference_mode()
-def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, title="evaluate"):
+def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, title="evaluate", each=None):
     """Predict every picture of `loader` -> confusion counts int64 (N, 4) on the CPU, mean loss or None.
 
     tta: average the probabilities of the picture and of its mirror image.
+    each: called with every batch's probability of foreground, float32 (N, 1, H, W) on the device.
     """
     model.eval()
     counts, total = [], 0.0
@@ -53,6 +54,8 @@ def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, 
         with autocast(device, precision):
             logits = predict(model, image, tta)
         counts.append(confusion(foreground(logits) >= 0, mask))
+        if each:
+            each(foreground(logits).sigmoid())
         if loss:
             total = total + loss(logits, mask) * len(mask)
     counts = torch.cat(counts).cpu()
@@ -67,6 +70,23 @@ def predict(model, image, tta=False):
         mirrored = model(image.flip(3)).float().flip(3)
         logits = torch.logit((logits.sigmoid() + mirrored.sigmoid()) / 2, eps=1e-7)
     return logits
+
+
+@torch.inference_mode()
+def panel_rows(model, dataset, device, precision, mean, std, indices, tta=False):
+    """Predict a few pictures of a dataset, for plot_panels."""
+    model.eval()
+    batch = dataset[list(indices)]
+    with autocast(device, precision):
+        logits = predict(model, to_float(batch["image"].to(device), mean, std), tta)
+    probability = foreground(logits).sigmoid().cpu()
+    dices = dice(confusion(probability >= 0.5, batch["mask"])).tolist()
+    return [
+        {"name": name, "image": image, "mask": mask[0], "probability": p[0], "dice": d}
+        for name, image, mask, p, d in zip(
+            batch["name"], batch["image"], batch["mask"], probability, dices, strict=True
+        )
+    ]
 
 
 def data_of(checkpoint, args, mode):
@@ -87,9 +107,15 @@ def data_of(checkpoint, args, mode):
 
 def add_data_flags(parser):
     parser.add_argument("--data_path", type=Path, help="folder of the pets; default: dataset/oxford-iiit-pet")
-    parser.add_argument("--cache_dir", type=Path, help="where decoded pictures are kept; default: cache/ in --data_path")
-    parser.add_argument("--image_size", type=positive, help="side of the network's input, in pixels; default: the checkpoint's")
-    parser.add_argument("--border", choices=BORDERS, help="what the trimap's border counts as; default: the checkpoint's")
+    parser.add_argument(
+        "--cache_dir", type=Path, help="where decoded pictures are kept; default: cache/ in --data_path"
+    )
+    parser.add_argument(
+        "--image_size", type=positive, help="side of the network's input, in pixels; default: the checkpoint's"
+    )
+    parser.add_argument(
+        "--border", choices=BORDERS, help="what the trimap's border counts as; default: the checkpoint's"
+    )
     parser.add_argument("--limit", type=positive, help="only the first so many pictures")
     parser.add_argument("--batch_size", "-b", type=positive, default=32, help="pictures at once; default %(default)s")
     parser.add_argument("--tta", action="store_true", help="average each picture's prediction with its mirror image's")
@@ -101,7 +127,9 @@ def get_args_parser():
     parser = Parser(__doc__)
     parser.add_argument("--model", type=Path, nargs="+", required=True, help="checkpoints to score")
     parser.add_argument("--split", choices=SPLITS, default="test", help="default %(default)s")
-    parser.add_argument("--output", type=Path, help="write OUTPUT.json, and OUTPUT.csv with a row per picture and model")
+    parser.add_argument(
+        "--output", type=Path, help="write OUTPUT.json, and OUTPUT.csv with a row per picture and model"
+    )
     add_data_flags(parser)
     return parser
 
@@ -118,18 +146,11 @@ def main():
         loader = eval_loader(dataset, args.batch_size, args.workers, device)
         start = time.perf_counter()
         counts, _ = evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta)
-        result = {
-            "model": str(path),
-            "split": args.split,
-            "pictures": len(dataset),
-            "image_size": args.image_size or checkpoint["image_size"],
-            "border": args.border or checkpoint["border"],
-            "tta": args.tta,
-            **scores(counts),
-            "seconds": round(time.perf_counter() - start, 2),
-        }
+        result = describe(path, checkpoint, args, counts) | {"seconds": round(time.perf_counter() - start, 2)}
         results.append(result)
-        for name, count, d, j in zip(dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True):
+        for name, count, d, j in zip(
+            dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True
+        ):
             pictures.append([str(path), name, f"{d:.6f}", f"{j:.6f}", *count])
     print_table(results)
     if args.output:
@@ -137,9 +158,24 @@ def main():
     return 0
 
 
+def describe(path, checkpoint, args, counts):
+    """What was scored and how, and the scores: one row of the table."""
+    return {
+        "model": str(path),
+        "split": args.split,
+        "pictures": len(counts),
+        "image_size": args.image_size or checkpoint["image_size"],
+        "border": args.border or checkpoint["border"],
+        "tta": args.tta,
+        **scores(counts),
+    }
+
+
 def print_table(results):
     first = results[0]
-    print(f"{first['split']} split, {first['pictures']:,} pictures{', with mirror images (--tta)' if first['tta'] else ''}")
+    print(
+        f"{first['split']} split, {first['pictures']:,} pictures{', with mirror images (--tta)' if first['tta'] else ''}"
+    )
     width = max(len(result["model"]) for result in results)
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
     print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))

@@ -21,7 +21,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from pictures import PictureError, decode, read_picture, resize
+from pictures import PictureError, decode, read_picture, resize, to_rgb
 from utils import Parser, UserError, run
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
@@ -42,8 +42,8 @@ class OxfordPet(Dataset):
     a list of indices gives the same with a first dimension, in one call.
     """
 
-    def __init__(self, packed, names, border="foreground"):
-        self.packed, self.names = packed, names
+    def __init__(self, packed, names, border="foreground", data_path=None):
+        self.packed, self.names, self.data_path = packed, names, data_path
         self.lookup = np.array([255, *BORDERS[border]], dtype=np.uint8)
 
     def __len__(self):
@@ -57,6 +57,11 @@ class OxfordPet(Dataset):
 
     __getitems__ = __getitem__  # what DataLoader calls with a batch's list
 
+    def original_size(self, index):
+        """(width, height) of a picture before it was resized."""
+        with Image.open(trimap_path(self.data_path, self.names[index])) as trimap:
+            return trimap.size
+
 
 def load_dataset(data_path, mode, image_size=256, grey=False, border="foreground", limit=None, cache_dir=None):
     """The pictures of an official split, at image_size x image_size pixels.
@@ -66,7 +71,7 @@ def load_dataset(data_path, mode, image_size=256, grey=False, border="foreground
     """
     data_path = Path(data_path)
     names = split_names(data_path, mode)[:limit]
-    return OxfordPet(pack(data_path, names, mode, image_size, grey, cache_dir), names, border)
+    return OxfordPet(pack(data_path, names, mode, image_size, grey, cache_dir), names, border, data_path)
 
 
 def split_names(data_path, mode):
@@ -117,8 +122,12 @@ def read_pair(data_path, name):
         raise PictureError(f"{where} {error}") from None
     if trimap.mode not in ("L", "P", "1"):
         raise PictureError(f"{where} is of mode {trimap.mode}, not 8-bit grey")
+    if trimap.size != picture.size and trimap.size == picture.size[::-1]:
+        picture = to_rgb(decode(picture_path(data_path, name)))  # annotated as stored, not as EXIF turns it
     if trimap.size != picture.size:
-        raise PictureError(f"{where} is {trimap.size[0]}x{trimap.size[1]}, its picture {picture.size[0]}x{picture.size[1]}")
+        raise PictureError(
+            f"{where} is {trimap.size[0]}x{trimap.size[1]}, its picture {picture.size[0]}x{picture.size[1]}"
+        )
     values = set(np.unique(np.asarray(trimap)).tolist())
     if not values <= {1, 2, 3}:
         raise PictureError(f"{where} has values {sorted(values)}, not 1, 2 and 3")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-LENGTHS = {"train": 8000, "valid": 200, "test": 200}
+LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 SPLITS = tuple(LENGTHS)
 
 
@@ -75,6 +75,10 @@ class Shapes(Dataset):
         return {"image": image.contiguous(), "mask": torch.from_numpy(mask)[None], "name": name}
 
     __getitems__ = __getitem__
+
+    def original_size(self, index):
+        """(width, height) of a picture."""
+        return self.size, self.size
 
 
 def load_dataset(data_path, mode, image_size=64, grey=False, border=None, limit=None, cache_dir=None):

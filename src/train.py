@@ -28,7 +28,7 @@ from tqdm import tqdm
 from augment import AUGMENTS, augment, shrink, to_float
 from checkpoint import load, provenance, save, write_whole
 from data import choose_dataset, eval_loader, load_split, train_loader
-from evaluate import evaluate, predict
+from evaluate import evaluate, panel_rows
 from losses import LOSSES
 from models import MODELS, build_model
 from models.resnet34_unet import DECODERS
@@ -52,7 +52,7 @@ from utils import (
 
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "epochs": 40, "batch_size": 32},
-    "shapes": {"image_size": 64, "epochs": 6, "batch_size": 16, "steps": 16},
+    "shapes": {"image_size": 64, "epochs": 5, "batch_size": 8, "steps": 20},
 }
 WEIGHT_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 1e-2, "radam": 0.0}
 MEAN_STD = {"fixed": (0.5, 0.5), "unit": (0.0, 1.0)}
@@ -63,11 +63,22 @@ MAY_CHANGE = {"epochs", "data_path", "cache_dir", "device", "precision", "worker
 def get_args_parser():
     parser = Parser(__doc__)
     add = parser.add_argument_group("data").add_argument
-    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet if there, else drawn shapes")
+    add(
+        "--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet if there, else drawn shapes"
+    )
     add("--cache_dir", type=Path, help="where decoded pictures are kept; default cache/ in --data_path")
     add("--image_size", type=positive, help="side of the network's input, in pixels; default 256, shapes 64")
-    add("--start_size", type=positive, help="begin with pictures of this side and grow to --image_size; default: no growth")
-    add("--border", choices=BORDERS, default="foreground", help="what the trimap's border counts as; default %(default)s")
+    add(
+        "--start_size",
+        type=positive,
+        help="begin with pictures of this side and grow to --image_size; default: no growth",
+    )
+    add(
+        "--border",
+        choices=BORDERS,
+        default="foreground",
+        help="what the trimap's border counts as; default %(default)s",
+    )
     add("--augment", choices=AUGMENTS, default="light", help="default %(default)s")
     add("--mean_std", choices=("fixed", "train", "unit"), default="fixed",
         help="pixels in [0, 1] are scaled by .5 and .5, by the training pictures' own mean and std, or not at all")  # fmt: skip
@@ -83,15 +94,20 @@ def get_args_parser():
     add("--in_channels", type=int, choices=(1, 3), default=3, help="1: grey pictures; default %(default)s")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
     add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", "-e", type=positive, help="default 40, shapes 6")
-    add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 16")
-    add("--batch_size", "-b", type=positive, help="pictures per step; default 32, shapes 16")
+    add("--epochs", "-e", type=positive, help="default 40, shapes 5")
+    add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 20")
+    add("--batch_size", "-b", type=positive, help="pictures per step; default 32, shapes 8")
     add("--learning_rate", "-lr", type=float, default=2e-3, help="the highest of the schedule; default %(default)s")
     add("--weight_decay", type=float, help="default 0.01 for adamw, else 0")
     add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
     add("--optimizer", choices=WEIGHT_DECAY, default="adamw", help="default %(default)s")
     add("--schedule", choices=("none", "plateau", "cosine", "onecycle"), default="onecycle", help="default %(default)s")
-    add("--ema", type=float, default=0.99, help="decay of the weights' running average, per step; 0: none; default %(default)s")
+    add(
+        "--ema",
+        type=float,
+        default=0.99,
+        help="decay of the weights' running average, per step; 0: none; default %(default)s",
+    )
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=int, default=0, help="default %(default)s")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
@@ -139,8 +155,9 @@ def resumed_settings(parser, args, argv):
     last = load(args.resume)
     if "training" not in last:
         raise UserError(f"--resume {args.resume} has weights only; name the NAME.last.pth beside it")
-    parser.set_defaults(**dict.fromkeys(vars(args), argparse.SUPPRESS))
-    given = vars(parser.parse_args(argv))
+    unset = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))  # argparse leaves alone what is set already
+    given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
     settings = argparse.Namespace(**last["training"]["args"])
     for flag, value in given.items():
         old = getattr(settings, flag, None)
@@ -375,7 +392,10 @@ def train_one_epoch(state, batches, device, precision, mean, std, size, save_las
             bar.n = done
             bar.set_postfix_str(f"loss {loss_mean:.4f}, Dice {dice_mean:.4f}{memory(device)}")
             if speak and not terminal:
-                print(f"{title}  step {done}/{state.steps_per_epoch}  loss {loss_mean:.4f}  Dice {dice_mean:.4f}", flush=True)
+                print(
+                    f"{title}  step {done}/{state.steps_per_epoch}  loss {loss_mean:.4f}  Dice {dice_mean:.4f}",
+                    flush=True,
+                )
         if (save_now or stop.signal) and done < state.steps_per_epoch:
             state.seconds += now - started
             save_last()
@@ -400,7 +420,11 @@ def memory(device):
 
 def check_finite(state, epoch):
     if not torch.isfinite(state.sums).all():
-        best = f"{state.args.save_dir / state.args.name}.pth keeps the best weights so far" if state.history else "nothing was saved"
+        best = (
+            f"{state.args.save_dir / state.args.name}.pth keeps the best weights so far"
+            if state.history
+            else "nothing was saved"
+        )
         raise UserError(
             f"the loss is not a finite number in epoch {epoch + 1}, by step {state.step}; "
             f"lower --learning_rate or use --precision float32; {best}"
@@ -413,21 +437,6 @@ def write_history(history, path):
     writer.writeheader()
     writer.writerows(history)
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
-
-
-@torch.inference_mode()
-def panel_rows(model, dataset, device, precision, mean, std, indices):
-    """Predict a few pictures of a dataset, for plot_panels."""
-    model.eval()
-    batch = dataset[list(indices)]
-    with autocast(device, precision):
-        logits = predict(model, to_float(batch["image"].to(device), mean, std))
-    probability = foreground(logits).sigmoid().cpu()
-    dices = dice(confusion(probability >= 0.5, batch["mask"])).tolist()
-    return [
-        {"name": name, "image": image, "mask": mask[0], "probability": p[0], "dice": d}
-        for name, image, mask, p, d in zip(batch["name"], batch["image"], batch["mask"], probability, dices, strict=True)
-    ]
 
 
 def mean_and_std(args, dataset):
@@ -469,11 +478,15 @@ def main(argv=None):
     check_save_dir(args, model)
     parameters = sum(p.numel() for p in model.parameters())
     source = args.data_path if args.dataset == "pets" else "drawn shapes (python src/oxford_pet.py downloads the pets)"
-    print(f"{args.model}, {parameters:,} parameters, on {device} in {str(precision).removeprefix('torch.')}; data: {source}")
+    print(
+        f"{args.model}, {parameters:,} parameters, on {device} in {str(precision).removeprefix('torch.')}; data: {source}"
+    )
 
     def load_mode(mode):
         channels = args.in_channels
-        return load_split(args.dataset, args.data_path, mode, args.image_size, channels, args.border, args.limit, args.cache_dir)
+        return load_split(
+            args.dataset, args.data_path, mode, args.image_size, channels, args.border, args.limit, args.cache_dir
+        )
 
     train_set, valid_set = load_mode("train"), load_mode("valid")
     args.batch_size = min(args.batch_size, len(train_set))
@@ -502,7 +515,9 @@ def main(argv=None):
 
     def save_to(path, **more):
         epoch, weights = len(state.history), state.weights.state_dict()
-        save({**about, "epoch": epoch, "seconds": state.seconds, "scores": state.scores, "model": weights, **more}, path)
+        save(
+            {**about, "epoch": epoch, "seconds": state.seconds, "scores": state.scores, "model": weights, **more}, path
+        )
 
     files = args.save_dir / args.name
     save_last = lambda: save_to(f"{files}.last.pth", training=state.state())  # noqa: E731
@@ -540,7 +555,9 @@ def main(argv=None):
     if stop.signal and len(state.history) < args.epochs:
         print(f"stopped after step {state.step}; go on with: python src/train.py --resume {files}.last.pth")
         return 128 + stop.signal
-    print(f"best valid Dice {state.best:.4f} after {state.seconds:.0f} s of training; wrote {files}.pth, .csv, .curve.png, .panels.png")
+    print(
+        f"best valid Dice {state.best:.4f} after {state.seconds:.0f} s of training; wrote {files}.pth, .csv, .curve.png, .panels.png"
+    )
     print(f"now: python src/evaluate.py --model {files}.pth")
     return 0
 

@@ -105,7 +105,9 @@ def run(main):
 
 
 def add_device_flags(parser):
-    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: CUDA when there, else the CPU")
+    parser.add_argument(
+        "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: CUDA when there, else the CPU"
+    )
     parser.add_argument(
         "--precision",
         default="auto",

@@ -124,9 +124,7 @@ class ResNet34UNet(nn.Module):
         skips = (256, 128, 64, 64, 0)
         blocks = 4 if decoder == "transposed" else 5
         inputs = (self.encoder.channels[-1], *widths)
-        self.blocks = nn.ModuleList(
-            DecoderBlock(inputs[i], skips[i], widths[i], decoder) for i in range(blocks)
-        )
+        self.blocks = nn.ModuleList(DecoderBlock(inputs[i], skips[i], widths[i], decoder) for i in range(blocks))
         self.head = nn.Conv2d(widths[blocks - 1], out_channels, 1)
         self.apply(init_weights)
 

@@ -1,0 +1,32 @@
+"""Convolution and transposed convolution by hand, in NumPy, for the reader; the networks use PyTorch's.
+
+    y[o, i, j] = sum over c, a, b of w[o, c, a, b] * x[c, i + a - k // 2, j + b - k // 2]
+
+with x zero outside: what deep learning calls a convolution, and signal processing a cross-correlation.
+"""
+
+import numpy as np
+
+
+def conv2d(x, w):
+    """x (c_in, h, w), w (c_out, c_in, k, k), k odd -> (c_out, h, w); stride 1, zero padding k // 2.
+
+    Equal to torch.nn.functional.conv2d(x, w, padding=k // 2).
+    """
+    k = w.shape[-1]
+    padded = np.pad(x, ((0, 0), (k // 2, k // 2), (k // 2, k // 2)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (k, k), axis=(1, 2))  # (c_in, h, w, k, k)
+    return np.einsum("ocab,cijab->oij", w, windows)
+
+
+def deconv2d(x, w):
+    """x (c_in, h, w), w (c_out, c_in, k, k), k odd -> (c_out, 2h - 1, 2w - 1): a transposed convolution of stride 2.
+
+    Zeros go between and around the pixels, (2h + 1, 2w + 1); a convolution follows, and one pixel off
+    every side. For k = 3 equal to conv_transpose2d(x, turned, stride=2, padding=1), where turned is w
+    rotated by 180 degrees with its first two axes swapped.
+    """
+    c, height, width = x.shape
+    spread = np.zeros((c, 2 * height + 1, 2 * width + 1), dtype=x.dtype)
+    spread[:, 1::2, 1::2] = x
+    return conv2d(spread, w)[:, 1:-1, 1:-1]
