@@ -92,6 +92,21 @@ def restore_model(checkpoint, path="the checkpoint"):
     return model.eval()
 
 
+def load_encoder(model, path):
+    """Load torchvision's resnet34 weights, with `fc` or without, into the encoder."""
+    if not hasattr(model, "encoder"):
+        raise UserError("--encoder_weights is for --model resnet34_unet")
+    try:
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+        model.encoder.load_state_dict(weights)
+    except FileNotFoundError:
+        raise UserError(f"--encoder_weights {path} is not there") from None
+    except Exception as error:  # not a weights file, or another network's
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"--encoder_weights {path} is not a resnet34 state_dict ({reason})") from None
+
+
 def provenance(device):
     """Where a checkpoint comes from: command line, versions, device, git commit and whether the tree was clean."""
 

@@ -27,6 +27,7 @@ from utils import (
     add_device_flags,
     autocast,
     confusion,
+    count,
     dice,
     foreground,
     jaccard,
@@ -119,7 +120,7 @@ def add_data_flags(parser):
     parser.add_argument("--limit", type=positive, help="only the first so many pictures")
     parser.add_argument("--batch_size", "-b", type=positive, default=32, help="pictures at once; default %(default)s")
     parser.add_argument("--tta", action="store_true", help="average each picture's prediction with its mirror image's")
-    parser.add_argument("--workers", type=int, default=0, help="processes that read data; default %(default)s")
+    parser.add_argument("--workers", type=count, default=0, help="processes that read data; default %(default)s")
     add_device_flags(parser)
 
 
@@ -148,10 +149,10 @@ def main():
         counts, _ = evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta)
         result = describe(path, checkpoint, args, counts) | {"seconds": round(time.perf_counter() - start, 2)}
         results.append(result)
-        for name, count, d, j in zip(
+        for name, pixels, d, j in zip(
             dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True
         ):
-            pictures.append([str(path), name, f"{d:.6f}", f"{j:.6f}", *count])
+            pictures.append([str(path), name, f"{d:.6f}", f"{j:.6f}", *pixels])
     print_table(results)
     if args.output:
         write_results(results, pictures, args.output)
@@ -173,9 +174,8 @@ def describe(path, checkpoint, args, counts):
 
 def print_table(results):
     first = results[0]
-    print(
-        f"{first['split']} split, {first['pictures']:,} pictures{', with mirror images (--tta)' if first['tta'] else ''}"
-    )
+    mirrored = ", with mirror images (--tta)" if first["tta"] else ""
+    print(f"{first['split']} split, {first['pictures']:,} pictures{mirrored}")
     width = max(len(result["model"]) for result in results)
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
     print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))

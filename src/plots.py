@@ -32,20 +32,13 @@ def plot_history(history, title, path):
     line(axes[1], "valid_dice", VALID, "valid")
     line(axes[2], "learning_rate", RATE, "learning rate")
     best = max(history, key=lambda row: row["valid_dice"])
-    axes[1].annotate(
-        f"best {best['valid_dice']:.4f}, epoch {best['epoch']}",
-        (best["epoch"], best["valid_dice"]),
-        xytext=(0.97, 0.06),
-        textcoords="axes fraction",
-        ha="right",
-        arrowprops={"arrowstyle": "-", "color": VALID},
-    )
-    for axis, name in zip(axes, ("loss", "Dice", "learning rate at the epoch's end"), strict=True):
+    names = ("loss", f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", "learning rate at epoch's end")
+    for axis, name in zip(axes, names, strict=True):
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     axes[0].legend()
-    axes[1].legend(loc="center right")
+    axes[1].legend()
     figure.suptitle(title)
     save_figure(figure, path)
 

@@ -79,12 +79,25 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def positive(text):
-    """argparse type: an integer of at least 1."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is less than 1")
-    return number
+def number(kind, fits, wanted):
+    """An argparse type: `kind` of the text, where `fits` says so."""
+
+    def convert(text):
+        try:
+            value = kind(text)
+        except ValueError:
+            value = None
+        if value is None or not fits(value):
+            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
+        return value
+
+    return convert
+
+
+positive = number(int, lambda n: n >= 1, "a whole number of at least 1")
+count = number(int, lambda n: n >= 0, "a whole number of at least 0")
+rate = number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
+share = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 
 
 def run(main):

@@ -1,0 +1,145 @@
+"""The command line of train.py -> its settings, new or those of the run it resumes."""
+
+import argparse
+import itertools
+from pathlib import Path
+
+from augment import AUGMENTS
+from checkpoint import load
+from data import choose_dataset
+from losses import LOSSES
+from models import MODELS
+from models.resnet34_unet import DECODERS
+from oxford_pet import BORDERS
+from utils import Parser, UserError, add_device_flags, count, positive, rate, share
+
+DEFAULTS = {  # of flags whose best value depends on the data
+    "pets": {"image_size": 256, "epochs": 40, "batch_size": 32},
+    "shapes": {"image_size": 64, "epochs": 4, "batch_size": 8, "steps": 16},
+}
+WEIGHT_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 1e-2, "radam": 0.0}
+MAY_CHANGE = {"epochs", "data_path", "cache_dir", "device", "precision", "workers", "save_every"}  # on --resume
+
+
+def get_args_parser(doc):
+    parser = Parser(doc)
+    add = parser.add_argument_group("data").add_argument
+    add(
+        "--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet if there, else drawn shapes"
+    )
+    add("--cache_dir", type=Path, help="where decoded pictures are kept; default cache/ in --data_path")
+    add("--image_size", type=positive, help="side of the network's input, in pixels; default 256, shapes 64")
+    add(
+        "--start_size",
+        type=positive,
+        help="begin with pictures of this side and grow to --image_size; default: no growth",
+    )
+    add(
+        "--border",
+        choices=BORDERS,
+        default="foreground",
+        help="what the trimap's border counts as; default %(default)s",
+    )
+    add("--augment", choices=AUGMENTS, default="light", help="default %(default)s")
+    add(
+        "--mean_std",
+        choices=("fixed", "train", "unit"),
+        default="fixed",
+        help="scale pixels by .5 and .5, by the training pictures' own mean and std, or to [0, 1]; default %(default)s",
+    )
+    add("--limit", type=positive, help="use the first so many pictures of each split, for a quick look")
+    add = parser.add_argument_group("network").add_argument
+    add("--model", choices=MODELS, default="unet", help="default %(default)s")
+    add("--width", type=positive, help="unet: channels of the first level; default 64")
+    add("--depth", type=positive, help="unet: poolings; default 4")
+    add("--norm", choices=("batch", "none"), help="unet: default batch")
+    add("--dropout", type=share, help="unet: share of channels dropped at the bottom; default 0")
+    add("--decoder", choices=DECODERS, help="resnet34_unet: default nearest")
+    add("--encoder_weights", type=Path, help="resnet34_unet: a file of torchvision's resnet34 weights; default: none")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="1: grey pictures; default %(default)s")
+    add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
+    add = parser.add_argument_group("recipe").add_argument
+    add("--epochs", "-e", type=positive, help="default 40, shapes 4")
+    add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 16")
+    add("--batch_size", "-b", type=positive, help="pictures per step; default 32, shapes 8")
+    add("--learning_rate", "-lr", type=rate, default=2e-3, help="the highest of the schedule; default %(default)s")
+    add("--weight_decay", type=rate, help="default 0.01 for adamw, else 0")
+    add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
+    add("--optimizer", choices=WEIGHT_DECAY, default="adamw", help="default %(default)s")
+    add("--schedule", choices=("none", "plateau", "cosine", "onecycle"), default="onecycle", help="default %(default)s")
+    add(
+        "--ema",
+        type=float,
+        default=0.99,
+        help="decay of the weights' running average, per step; 0: none; default %(default)s",
+    )
+    add = parser.add_argument_group("run").add_argument
+    add("--seed", type=count, default=0, help="default %(default)s")
+    add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
+    add("--workers", type=count, default=0, help="processes that read data; default %(default)s")
+    add("--name", help="of the files written; default: the network's, with a number where that is taken")
+    add("--save_dir", type=Path, default=Path("saved_models"), help="default %(default)s")
+    add("--save_every", type=rate, default=10, metavar="MINUTES", help="save within long epochs; default %(default)s")
+    add("--resume", type=Path, metavar="NAME.last.pth", help="go on with this run; its settings come with it")
+    add_device_flags(parser)
+    return parser
+
+
+def parse_args(doc, argv=None):
+    """-> settings (a namespace) and the state to go on from (a checkpoint), or None."""
+    parser = get_args_parser(doc)
+    args = parser.parse_args(argv)
+    if args.resume:
+        return resumed_settings(parser, args, argv)
+    args.dataset, args.data_path = choose_dataset(args.data_path)
+    for flag, value in DEFAULTS[args.dataset].items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
+    if args.weight_decay is None:
+        args.weight_decay = WEIGHT_DECAY[args.optimizer]
+    if args.name is None:
+        args.name = free_name(args.save_dir, args.model)
+    elif (args.save_dir / f"{args.name}.last.pth").exists() or (args.save_dir / f"{args.name}.pth").exists():
+        raise UserError(
+            f"{args.save_dir / args.name}.pth is there already; go on with it by --resume "
+            f"{args.save_dir / args.name}.last.pth, or choose another --name"
+        )
+    return args, None
+
+
+def free_name(folder, name):
+    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
+    return next(n for n in names if not (folder / f"{n}.last.pth").exists() and not (folder / f"{n}.pth").exists())
+
+
+def resumed_settings(parser, args, argv):
+    """The settings of the run in --resume; flags given beside it are applied where they may change, else refused."""
+    last = load(args.resume)
+    if "training" not in last:
+        raise UserError(f"--resume {args.resume} has weights only; name the NAME.last.pth beside it")
+    unset = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))  # argparse leaves alone what is set already
+    given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
+    settings = argparse.Namespace(**last["training"]["args"])
+    for flag, value in given.items():
+        old = getattr(settings, flag, None)
+        if flag in ("resume", "name", "save_dir") or str(value) == str(old):
+            continue
+        if flag not in MAY_CHANGE:
+            raise UserError(f"--{flag} {value} differs from the run's own ({old}), which cannot change; leave it out")
+        print(f"--{flag} changes from {old} to {value}")
+        setattr(settings, flag, value)
+    for flag in ("data_path", "cache_dir"):
+        if getattr(settings, flag) is not None:
+            setattr(settings, flag, Path(getattr(settings, flag)))
+    if settings.data_path is not None:
+        choose_dataset(settings.data_path)
+    settings.save_dir, settings.name = args.resume.parent, args.resume.name.removesuffix(".last.pth")
+    return settings, last
+
+
+def network_options(args):
+    """What build_model takes beside the name, from the flags that were given."""
+    flags = {name: getattr(args, name) for name in ("width", "depth", "norm", "dropout", "decoder")}
+    options = {name: value for name, value in flags.items() if value is not None}
+    return {"in_channels": args.in_channels, "out_channels": args.out_channels, **options}

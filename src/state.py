@@ -1,0 +1,141 @@
+"""All that changes while a run of train.py goes on, and comes back with --resume."""
+
+import math
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.optim import SGD, Adam, AdamW, RAdam
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+
+def build_optimizer(args, parameters):
+    kwargs = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+    if args.optimizer == "sgd":
+        return SGD(parameters, momentum=0.9, fused=True, **kwargs)
+    if args.optimizer == "radam":
+        return RAdam(parameters, **kwargs)
+    return {"adam": Adam, "adamw": AdamW}[args.optimizer](parameters, fused=True, **kwargs)
+
+
+def build_schedule(args, optimizer, steps):
+    """A schedule over that many optimizer steps; `plateau` alone steps by epoch, on the valid loss."""
+    if args.schedule == "plateau":
+        return ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+    if args.schedule == "onecycle":
+        return OneCycleLR(optimizer, args.learning_rate, steps)
+    if args.schedule == "cosine":
+        return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
+    return LambdaLR(optimizer, lambda step: 1.0)
+
+
+class State:
+    """The networks, the optimizer and its schedule, the history, and how far the run is."""
+
+    def __init__(self, args, model, steps_per_epoch, device, precision):
+        self.args, self.model, self.steps_per_epoch = args, model, steps_per_epoch
+        self.optimizer = build_optimizer(args, model.parameters())
+        self.schedule = build_schedule(args, self.optimizer, args.epochs * steps_per_epoch)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        self.average = AveragedModel(model, multi_avg_fn=self.blend, use_buffers=True) if args.ema else None
+        self.step = 0  # optimizer steps done since the run began
+        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # of this epoch: loss, Dice, pictures
+        self.history = []  # a dict per epoch, a row of NAME.csv
+        self.scores = {}  # of the last epoch, on the valid split
+        self.seconds = 0.0  # of training, evaluation not counted
+
+    def blend(self, averages, values, count):
+        """Exponential average whose decay starts low, so that a short run is not held back by its first weights."""
+        decay = min(self.args.ema, (1 + int(count)) / (10 + int(count)))
+        get_ema_multi_avg_fn(decay)(averages, values, count)
+
+    @property
+    def weights(self):
+        """The network to evaluate and keep."""
+        return self.average.module if self.average else self.model
+
+    @property
+    def best(self):
+        """The highest valid Dice so far."""
+        return max((row["valid_dice"] for row in self.history), default=0.0)
+
+    def is_best(self):
+        """Whether the last epoch is better than every one before it."""
+        return all(row["valid_dice"] < self.history[-1]["valid_dice"] for row in self.history[:-1])
+
+    def end_step(self):
+        """After the backward pass: move the weights, the learning rate and the average."""
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if self.args.schedule != "plateau":
+            self.schedule.step()
+        if self.average:
+            self.average.update_parameters(self.model)
+        self.step += 1
+
+    def end_epoch(self, valid_scores, valid_loss, size):
+        """Write the epoch into the history, and begin the next. -> the epoch's row."""
+        loss, dice, pictures = self.sums.tolist()
+        self.scores = {"valid": valid_scores}
+        row = {
+            "epoch": len(self.history) + 1,
+            "step": self.step,
+            "image_size": size,
+            "train_loss": loss / pictures,
+            "train_dice": dice / pictures,
+            "valid_loss": valid_loss,
+            "valid_dice": valid_scores["dice"],
+            "valid_jaccard": valid_scores["jaccard"],
+            "learning_rate": self.optimizer.param_groups[0]["lr"],
+        }
+        self.history.append(row)
+        self.sums.zero_()
+        if self.args.schedule == "plateau":
+            self.schedule.step(valid_loss)
+        return row
+
+    def state_dict(self):
+        """What NAME.last.pth holds as `training`: tensors and plain values."""
+        kind, keys, *rest = np.random.get_state()
+        return {
+            "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()},
+            "weights": self.model.state_dict(),
+            "average": self.average.state_dict() if self.average else None,
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
+            "scaler": self.scaler.state_dict(),
+            "step": self.step,
+            "sums": self.sums,
+            "history": self.history,
+            "scores": self.scores,
+            "seconds": self.seconds,
+            "random": {
+                "torch": torch.get_rng_state(),
+                "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+                "numpy": (kind, keys.tolist(), *rest),
+                "python": random.getstate(),
+            },
+        }
+
+    def load_state(self, state):
+        """Go on from what `state_dict` gave."""
+        self.model.load_state_dict(state["weights"])
+        if self.average:
+            self.average.load_state_dict(state["average"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        schedule = state["schedule"]
+        if self.args.schedule != "plateau":  # the rest follows from the settings, which may have more epochs now
+            schedule = {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")}
+        self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
+        self.scaler.load_state_dict(state["scaler"])
+        self.step, self.history, self.scores = state["step"], state["history"], state["scores"]
+        self.sums.copy_(state["sums"])
+        self.seconds = state["seconds"]
+        kept = state["random"]
+        torch.set_rng_state(kept["torch"])
+        if kept["cuda"] and torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(kept["cuda"])
+        np.random.set_state(kept["numpy"])
+        random.setstate(kept["python"])
