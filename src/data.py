@@ -14,15 +14,21 @@ from utils import UserError
 DATASETS = {"pets": oxford_pet, "shapes": shapes}
 
 
-def choose_dataset(data_path):
-    """--data_path or None -> (dataset's name, path). A path that was given must be there."""
-    if data_path is not None:
-        if not data_path.is_dir():
-            raise UserError(f"--data_path {data_path} is not a folder; python src/oxford_pet.py downloads the pets")
-        return "pets", data_path
-    if oxford_pet.DATA_PATH.is_dir():
-        return "pets", oxford_pet.DATA_PATH
-    return "shapes", None
+def choose_dataset(dataset, data_path):
+    """--dataset and --data_path, or None for either -> the dataset's name and path. What was asked for must be there."""
+    if dataset == "shapes" and data_path is None:
+        return "shapes", None
+    if dataset == "shapes":
+        raise UserError("--data_path is for the pets; leave it out with --dataset shapes")
+    if data_path is None and dataset is None and not oxford_pet.DATA_PATH.is_dir():
+        return "shapes", None
+    data_path = data_path or oxford_pet.DATA_PATH
+    if not data_path.is_dir():
+        raise UserError(
+            f"--data_path {data_path} is not there; python src/oxford_pet.py downloads the pets into "
+            f"{oxford_pet.DATA_PATH}, or name the folder that holds images/ and annotations/"
+        )
+    return "pets", data_path
 
 
 def load_split(dataset, data_path, mode, image_size, in_channels, border, limit=None, cache_dir=None):

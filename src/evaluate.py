@@ -23,7 +23,6 @@ from data import choose_dataset, eval_loader, load_split
 from oxford_pet import BORDERS, SPLITS
 from utils import (
     Parser,
-    UserError,
     add_device_flags,
     autocast,
     confusion,
@@ -92,14 +91,7 @@ def panel_rows(model, dataset, device, precision, mean, std, indices, tta=False)
 
 def data_of(checkpoint, args, mode):
     """The split a checkpoint is scored on: its own dataset and settings, unless the flags say otherwise."""
-    if args.data_path:
-        dataset, data_path = choose_dataset(args.data_path)
-    else:
-        dataset, data_path = checkpoint["dataset"], None
-        if dataset == "pets":
-            dataset, data_path = choose_dataset(None)
-            if dataset != "pets":
-                raise UserError("the checkpoint is for the pets, which are not in dataset/; name them with --data_path")
+    dataset, data_path = choose_dataset("pets" if args.data_path else checkpoint["dataset"], args.data_path)
     size = args.image_size or checkpoint["image_size"]
     border = args.border or checkpoint["border"]
     channels = checkpoint["options"]["in_channels"]

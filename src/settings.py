@@ -6,7 +6,7 @@ from pathlib import Path
 
 from augment import AUGMENTS
 from checkpoint import load
-from data import choose_dataset
+from data import DATASETS, choose_dataset
 from losses import LOSSES
 from models import MODELS
 from models.resnet34_unet import DECODERS
@@ -14,7 +14,7 @@ from oxford_pet import BORDERS
 from utils import Parser, UserError, add_device_flags, count, positive, rate, share
 
 DEFAULTS = {  # of flags whose best value depends on the data
-    "pets": {"image_size": 256, "epochs": 40, "batch_size": 32},
+    "pets": {"image_size": 256, "epochs": 40, "batch_size": 16},
     "shapes": {"image_size": 64, "epochs": 4, "batch_size": 8, "steps": 16},
 }
 WEIGHT_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 1e-2, "radam": 0.0}
@@ -24,9 +24,8 @@ MAY_CHANGE = {"epochs", "data_path", "cache_dir", "device", "precision", "worker
 def get_args_parser(doc):
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    add(
-        "--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet if there, else drawn shapes"
-    )
+    add("--dataset", choices=DATASETS, help="default: the pets where they are there, else the drawn shapes")
+    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet")
     add("--cache_dir", type=Path, help="where decoded pictures are kept; default cache/ in --data_path")
     add("--image_size", type=positive, help="side of the network's input, in pixels; default 256, shapes 64")
     add(
@@ -61,7 +60,7 @@ def get_args_parser(doc):
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive, help="default 40, shapes 4")
     add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 16")
-    add("--batch_size", "-b", type=positive, help="pictures per step; default 32, shapes 8")
+    add("--batch_size", "-b", type=positive, help="pictures per step; default 16, shapes 8")
     add("--learning_rate", "-lr", type=rate, default=2e-3, help="the highest of the schedule; default %(default)s")
     add("--weight_decay", type=rate, help="default 0.01 for adamw, else 0")
     add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
@@ -91,7 +90,7 @@ def parse_args(doc, argv=None):
     args = parser.parse_args(argv)
     if args.resume:
         return resumed_settings(parser, args, argv)
-    args.dataset, args.data_path = choose_dataset(args.data_path)
+    args.dataset, args.data_path = choose_dataset(args.dataset, args.data_path)
     for flag, value in DEFAULTS[args.dataset].items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
@@ -132,8 +131,7 @@ def resumed_settings(parser, args, argv):
     for flag in ("data_path", "cache_dir"):
         if getattr(settings, flag) is not None:
             setattr(settings, flag, Path(getattr(settings, flag)))
-    if settings.data_path is not None:
-        choose_dataset(settings.data_path)
+    choose_dataset(settings.dataset, settings.data_path)
     settings.save_dir, settings.name = args.resume.parent, args.resume.name.removesuffix(".last.pth")
     return settings, last
 

@@ -1,0 +1,62 @@
+"""Drawn pictures in the dataset's official layout, and scripts run as a person runs them."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import shapes
+
+ROOT = Path(__file__).parents[1]
+torch.set_num_threads(2)
+
+
+def draw_pet(folder, name, index, width=60, height=44):
+    """A drawn picture and its trimap (1 inside, 3 along the edge, 2 outside) in the official layout."""
+    picture, mask = shapes.draw(np.random.default_rng([7, index]), height, width, count=4)
+    inside = np.pad(mask, 1, mode="edge")
+    neighbours = [inside[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    edge = np.minimum.reduce(neighbours) != np.maximum.reduce(neighbours)
+    trimap = np.where(edge, 3, np.where(mask == 1, 1, 2)).astype(np.uint8)
+    Image.fromarray(picture).save(folder / "images" / f"{name}.jpg", quality=95)
+    Image.fromarray(trimap).save(folder / "annotations" / "trimaps" / f"{name}.png")
+
+
+def make_pets(folder, trainval=20, test=6):
+    """A small dataset in the official layout; pictures of two shapes."""
+    (folder / "images").mkdir(parents=True)
+    (folder / "annotations" / "trimaps").mkdir(parents=True)
+    for split, number, first in (("trainval", trainval, 0), ("test", test, trainval)):
+        names = [f"Drawn_{index}" for index in range(first, first + number)]
+        for index, name in enumerate(names, first):
+            draw_pet(folder, name, index, *((60, 44) if index % 2 else (40, 53)))
+        lines = [f"{name} 1 1 1\n" for name in names]
+        (folder / "annotations" / f"{split}.txt").write_text("".join(lines))
+    return folder
+
+
+@pytest.fixture
+def pets(tmp_path):
+    return make_pets(tmp_path / "oxford-iiit-pet")
+
+
+def script(name, *arguments, cwd, expect=0, **environment):
+    """Run `python src/NAME.py ARGUMENTS` in the folder cwd; -> the finished process, with stdout and stderr."""
+    command = [sys.executable, str(ROOT / "src" / f"{name}.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def error_of(done):
+    """The one line that a script with exit status 2 leaves on stderr."""
+    lines = done.stderr.strip().splitlines()
+    assert lines and lines[-1].startswith("error: "), done.stderr
+    assert not any("Traceback" in line for line in lines), done.stderr
+    return lines[-1]

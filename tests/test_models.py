@@ -1,0 +1,101 @@
+import pytest
+import torch
+import torchvision
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+import shapes
+from models import MODELS, build_model
+from models.resnet34_unet import DECODERS
+from utils import confusion, dice
+
+
+def count(model):
+    return sum(p.numel() for p in model.parameters())
+
+
+def test_parameter_counts_known_from_elsewhere():
+    # milesial/Pytorch-UNet's UNet(3, 1); segmentation_models.pytorch's Unet("resnet34") has 24,436,369 with a
+    # 3x3 head, which is 128 weights more than a 1x1 head.
+    assert count(build_model("unet")) == 31_037_633
+    assert count(build_model("resnet34_unet")) == 24_436_369 - 128
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+@pytest.mark.parametrize("name, depth, join", [("unet", 4, 2), ("unet_shallow", 2, 2), ("unet_add", 4, 1)])
+def test_unet_parameters_follow_the_papers_figure(name, depth, join, norm):
+    """Two 3x3 convolutions per level and side, 2x2 up-convolutions, a 1x1 head; `join` times the width after a skip."""
+
+    def double(i, o):  # a bias, or a norm's scale and shift, per channel
+        return 9 * (i + o) * o + 2 * o * (2 if norm == "batch" else 1)
+
+    widths = [64 * 2**level for level in range(depth + 1)]
+    expected = double(3, 64) + 64 + 1
+    for narrow, wide in zip(widths, widths[1:], strict=False):
+        expected += double(narrow, wide) + 4 * wide * narrow + narrow + double(join * narrow, narrow)
+    assert count(build_model(name, norm=norm)) == expected
+
+
+@pytest.mark.parametrize("size", [(64, 64), (33, 47), (97, 40), (17, 17), (1, 5), (256, 1)])
+@pytest.mark.parametrize("name", MODELS)
+def test_logits_have_the_inputs_size(name, size):
+    model = build_model(name, **({} if name == "resnet34_unet" else {"width": 4})).eval()
+    assert model(torch.rand(2, 3, *size)).shape == (2, 1, *size)
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_decoders_on_odd_sizes_and_channels(decoder):
+    model = build_model("resnet34_unet", in_channels=1, out_channels=2, decoder=decoder).eval()
+    assert model(torch.rand(1, 1, 51, 38)).shape == (1, 2, 51, 38)
+
+
+@pytest.mark.parametrize("options", [{"norm": "none"}, {"dropout": 0.5}, {"depth": 1}, {"out_channels": 2}])
+def test_unet_options(options):
+    model = build_model("unet", in_channels=1, width=4, **options)
+    assert model(torch.rand(2, 1, 20, 20)).shape == (2, options.get("out_channels", 1), 20, 20)
+
+
+def test_unknown_names_and_options_are_refused():
+    with pytest.raises(ValueError, match="no network is called 'vnet'"):
+        build_model("vnet")
+    with pytest.raises(ValueError, match="no option 'width'"):
+        build_model("resnet34_unet", width=32)
+
+
+def test_encoder_is_torchvisions_resnet34():
+    torch.manual_seed(0)
+    reference = torchvision.models.resnet34(weights=None).eval()
+    for module in reference.modules():  # running statistics away from 0 and 1, so that they count
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    encoder = build_model("resnet34_unet").encoder.eval()
+    weights = {name: value for name, value in reference.state_dict().items() if not name.startswith("fc.")}
+    assert list(encoder.state_dict()) == list(weights)
+    encoder.load_state_dict(weights)
+    x = torch.randn(2, 3, 96, 64)
+    expected, y = [], reference.relu(reference.bn1(reference.conv1(x)))
+    expected.append(y)
+    y = reference.maxpool(y)
+    for layer in (reference.layer1, reference.layer2, reference.layer3, reference.layer4):
+        y = layer(y)
+        expected.append(y)
+    for ours, theirs in zip(encoder(x), expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_overfits_eight_pictures(name):
+    torch.manual_seed(0)
+    batch = shapes.load_dataset(None, "train", 32, limit=8)[list(range(8))]
+    image, mask = batch["image"].float() / 255, batch["mask"]
+    model = build_model(name, **({} if name == "resnet34_unet" else {"width": 8}))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(150):
+        logits = model(image)
+        if dice(confusion(logits >= 0, mask)).mean() >= 0.995:
+            break
+        loss = binary_cross_entropy_with_logits(logits, mask.float())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert dice(confusion(model(image) >= 0, mask)).mean() >= 0.99

@@ -1,0 +1,143 @@
+import numpy as np
+import pytest
+import torch
+from conftest import draw_pet, make_pets
+from PIL import Image
+from torch.utils.data import DataLoader
+
+import oxford_pet
+from data import ShuffledBatches
+from oxford_pet import load_dataset, split_names
+from utils import UserError
+
+
+def test_splits_are_disjoint_and_of_the_official_counts(tmp_path):
+    annotations = tmp_path / "annotations"
+    annotations.mkdir()
+    annotations.joinpath("trainval.txt").write_text("".join(f"Abyssinian_{i} 1 1 1\n" for i in range(3680)))
+    annotations.joinpath("test.txt").write_text("".join(f"pug_{i} 26 2 18\n" for i in range(3669)))
+    names = {mode: split_names(tmp_path, mode) for mode in oxford_pet.SPLITS}
+    assert {mode: len(found) for mode, found in names.items()} == {"train": 3312, "valid": 368, "test": 3669}
+    assert len(set().union(*names.values())) == 3680 + 3669
+    assert names["valid"][:3] == ["Abyssinian_0", "Abyssinian_10", "Abyssinian_20"]
+    assert names["train"][:2] == ["Abyssinian_1", "Abyssinian_2"]
+
+
+@pytest.mark.parametrize("border, third", [("foreground", 1), ("background", 0), ("ignore", 255)])
+def test_mask_rule(pets, border, third):
+    dataset = load_dataset(pets, "train", 40, border=border)
+    name = dataset.names[2]
+    trimap = Image.open(pets / "annotations" / "trimaps" / f"{name}.png").resize((40, 40), Image.Resampling.NEAREST)
+    expected = np.select([np.asarray(trimap) == 1, np.asarray(trimap) == 2], [1, 0], third)
+    assert (dataset[2]["mask"][0].numpy() == expected).all() and (np.asarray(trimap) == 3).any()
+
+
+def test_pictures_are_resized_bilinearly(pets):
+    dataset = load_dataset(pets, "test", 32)
+    picture = Image.open(pets / "images" / f"{dataset.names[1]}.jpg").resize((32, 32), Image.Resampling.BILINEAR)
+    assert (dataset[1]["image"].permute(1, 2, 0).numpy() == np.asarray(picture)).all()
+    assert dataset.original_size(1) == Image.open(pets / "images" / f"{dataset.names[1]}.jpg").size
+
+
+def test_contract_of_items_lists_and_loaders(pets):
+    dataset = load_dataset(pets, "train", 32)
+    item, batch = dataset[5], dataset[[5, 0]]
+    assert item["image"].shape == (3, 32, 32) and item["mask"].shape == (1, 32, 32) and item["name"] == "Drawn_6"
+    assert item["image"].dtype == item["mask"].dtype == torch.uint8
+    assert torch.equal(batch["image"][0], item["image"]) and batch["name"] == ["Drawn_6", "Drawn_1"]
+    loaded = next(iter(DataLoader(dataset, batch_size=4, collate_fn=lambda batch: batch)))
+    assert loaded["image"].shape == (4, 3, 32, 32)
+    assert load_dataset(pets, "train", 32, grey=True, limit=3)[[0, 1, 2]]["image"].shape == (3, 1, 32, 32)
+
+
+def test_decoding_happens_once_and_again_after_a_change(pets, monkeypatch):
+    first = load_dataset(pets, "train", 32)[0]["image"]
+    monkeypatch.setattr(oxford_pet, "read_pair", None)  # a second decoding would fail
+    assert torch.equal(load_dataset(pets, "train", 32)[0]["image"], first)
+    monkeypatch.undo()
+    draw_pet(pets, "Drawn_1", 99)
+    assert not torch.equal(load_dataset(pets, "train", 32)[0]["image"], first)
+    assert not list(pets.glob("cache/unfinished-*"))
+
+
+def test_a_cache_that_cannot_be_written_is_one_note(pets, tmp_path, capsys):
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, no folder")
+    dataset = load_dataset(pets, "test", 32, cache_dir=blocked)
+    assert len(dataset) == 6 and dataset[0]["image"].shape == (3, 32, 32)
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def break_picture(pets):
+    (pets / "images" / "Drawn_3.jpg").write_text("no picture")
+
+
+def remove_trimap(pets):
+    (pets / "annotations" / "trimaps" / "Drawn_3.png").unlink()
+
+
+def resize_trimap(pets):
+    Image.new("L", (9, 9), 1).save(pets / "annotations" / "trimaps" / "Drawn_3.png")
+
+
+def repaint_trimap(pets):
+    path = pets / "annotations" / "trimaps" / "Drawn_3.png"
+    Image.fromarray(np.asarray(Image.open(path)) * 50).save(path)
+
+
+def color_trimap(pets):
+    path = pets / "annotations" / "trimaps" / "Drawn_3.png"
+    Image.open(path).convert("RGB").save(path)
+
+
+@pytest.mark.parametrize(
+    "spoil, reason",
+    [
+        (break_picture, r"images/Drawn_3.jpg is not a picture"),
+        (remove_trimap, r"trimaps/Drawn_3.png is missing"),
+        (resize_trimap, r"trimaps/Drawn_3.png is 9x9, its picture 60x44"),
+        (repaint_trimap, r"trimaps/Drawn_3.png has values \[50, 100, 150\]"),
+        (color_trimap, r"trimaps/Drawn_3.png is of mode RGB"),
+    ],
+)
+def test_what_cannot_be_used_is_named_in_one_line(spoil, reason, pets):
+    spoil(pets)
+    with pytest.raises(UserError, match=rf"^1 of 18 pictures of the train split .*{reason}[^\n]*$"):
+        load_dataset(pets, "train", 32)
+    assert not list(pets.glob("cache/*train*")) and not list(pets.glob("cache/unfinished-*"))
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [("", "no picture"), ("a 1 1 1\n../../b 1 1 1\n", "not a plain file name"), ("a 1\nb 1\na 1\n", "names a more")],
+)
+def test_split_files_that_cannot_be_used(text, reason, pets):
+    (pets / "annotations" / "test.txt").write_text(text)
+    with pytest.raises(UserError, match=reason):
+        load_dataset(pets, "test", 32)
+
+
+def test_split_files_with_blank_lines_comments_and_crlf(pets):
+    expected = split_names(pets, "test")
+    lines = "".join(f"{name} 1 1 1\r\n" for name in expected)
+    (pets / "annotations" / "test.txt").write_bytes(f"# Image CLASS-ID SPECIES\r\n\r\n{lines}\r\n".encode())
+    assert split_names(pets, "test") == expected
+
+
+def test_a_trimap_drawn_on_the_picture_as_stored(tmp_path):
+    pets = make_pets(tmp_path / "oxford-iiit-pet", 2, 1)
+    path = pets / "images" / "Drawn_1.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(path).save(path, exif=exif, quality=95)
+    assert len(load_dataset(pets, "train", 32)) == 1
+
+
+def test_shuffled_batches_cover_every_picture_once_a_pass_and_go_on_from_any_step():
+    whole = list(ShuffledBatches(10, 4, seed=3, steps=range(10)))
+    stream = [index for batch in whole for index in batch]
+    for first in range(0, 40, 10):
+        assert sorted(stream[first : first + 10]) == list(range(10))
+    assert stream[:10] != stream[10:20]
+    assert list(ShuffledBatches(10, 4, seed=3, steps=range(7, 10))) == whole[7:]
+    assert list(ShuffledBatches(10, 4, seed=4, steps=range(10))) != whole

@@ -1,0 +1,254 @@
+"""Each script as a person runs it, in a temporary folder, on drawn pictures in the official layout."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from conftest import ROOT, draw_pet, error_of, make_pets, script
+from PIL import Image
+
+TINY = ("--width", 4, "--image_size", 32, "--batch_size", 4, "--learning_rate", 0.01)
+SHAPES = ("--dataset", "shapes", "--steps", 3, "--epochs", 2, "--limit", 12)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with drawn pets in dataset/ and a small network trained on them, by the command of the README."""
+    folder = tmp_path_factory.mktemp("project")
+    make_pets(folder / "dataset" / "oxford-iiit-pet")
+    done = script("train", "--model", "unet", *TINY, "--epochs", 12, "--augment", "flips", cwd=folder)
+    return folder, done.stdout
+
+
+def read_history(path):
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_training_says_what_it_does_and_keeps_the_best(trained):
+    folder, out = trained
+    assert "unet" in out and "on cpu" in out and "dataset/oxford-iiit-pet" in out
+    assert "18 pictures to train, 2 to validate" in out and out.count("valid loss") == 12
+    files = {path.name for path in (folder / "saved_models").iterdir()}
+    assert files == {"unet.pth", "unet.last.pth", "unet.csv", "unet.curve.png", "unet.panels.png"}
+    history = read_history(folder / "saved_models" / "unet.csv")
+    best = max(history, key=lambda row: float(row["valid_dice"]))
+    checkpoint = torch.load(folder / "saved_models" / "unet.pth", weights_only=True)
+    assert checkpoint["epoch"] == int(best["epoch"])
+    assert checkpoint["scores"]["valid"]["dice"] == pytest.approx(float(best["valid_dice"]))
+    assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
+    for key in ("options", "image_size", "mean", "std", "border", "dataset", "command", "versions", "git"):
+        assert key in checkpoint
+    for name in ("unet.curve.png", "unet.panels.png"):
+        assert Image.open(folder / "saved_models" / name).size[0] > 500
+
+
+def test_evaluate_needs_no_flag_but_the_checkpoint(trained):
+    folder, _ = trained
+    out = script("evaluate", "--model", "saved_models/unet.pth", "--output", "scores/unet", cwd=folder).stdout
+    assert "test split, 6 pictures" in out
+    [result] = json.loads((folder / "scores" / "unet.json").read_text())
+    rows = read_history(folder / "scores" / "unet.csv")
+    assert len(rows) == 6 == result["pictures"]
+    assert result["dice"] == pytest.approx(np.mean([float(row["dice"]) for row in rows]), abs=1e-5)
+    assert f"{result['dice']:.4f}" in out
+    tp, fp, fn = (sum(int(row[key]) for row in rows) for key in ("tp", "fp", "fn"))
+    assert result["pooled_dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+
+
+def test_evaluate_gives_the_dice_that_training_wrote(trained):
+    folder, _ = trained
+    models = ("saved_models/unet.pth", "saved_models/unet.last.pth")
+    out = script("evaluate", "--model", *models, "--split", "valid", "--output", "both", cwd=folder).stdout
+    results = json.loads((folder / "both.json").read_text())
+    history = [float(row["valid_dice"]) for row in read_history(folder / "saved_models" / "unet.csv")]
+    assert results[0]["dice"] == pytest.approx(max(history), abs=1e-6)
+    assert results[1]["dice"] == pytest.approx(history[-1], abs=1e-6)
+    assert all(name in out for name in models)
+
+
+def test_inference_on_a_split(trained):
+    folder, _ = trained
+    out = script("inference", "--model", "saved_models/unet.pth", "--output", "masks", "--tta", cwd=folder).stdout
+    assert "6 masks" in out and "--tta" in out
+    names = (folder / "dataset/oxford-iiit-pet/annotations/test.txt").read_text().split()[::4]
+    for name in names:
+        mask, picture = (
+            Image.open(path)
+            for path in (folder / "masks" / f"{name}.png", folder / f"dataset/oxford-iiit-pet/images/{name}.jpg")
+        )
+        assert mask.size == picture.size and set(np.unique(np.asarray(mask))) <= {0, 255}
+    assert (folder / "masks" / "panels.png").exists()
+
+
+def test_inference_on_files_and_folders_leaves_out_only_what_is_broken(trained, tmp_path):
+    folder, _ = trained
+    photos = tmp_path / "photos"
+    (photos / "images").mkdir(parents=True)
+    (photos / "annotations" / "trimaps").mkdir(parents=True)
+    draw_pet(photos, "cat", 1, 90, 61)
+    Image.open(photos / "images" / "cat.jpg").save(photos / "images" / "cat.png")
+    (photos / "images" / "broken.jpg").write_text("no picture")
+    before = (photos / "images" / "cat.png").read_bytes()
+    arguments = (
+        "--model",
+        folder / "saved_models/unet.pth",
+        "--input",
+        photos / "images",
+        "--output",
+        photos / "images",
+    )
+    done = script("inference", *arguments, cwd=tmp_path, expect=2)
+    assert "broken.jpg is not a picture" in error_of(done) and "wrote 2 masks" in done.stdout
+    assert (photos / "images" / "cat.png").read_bytes() == before
+    masks = sorted(photos.glob("images/cat*.png*.png")) + sorted(photos.glob("images/cat.jpg.png"))
+    assert len(masks) == 2 and all(Image.open(mask).size == (90, 61) for mask in masks)
+
+
+def test_a_stopped_run_goes_on_as_if_it_had_not_been(tmp_path):
+    """SIGTERM in the middle of an epoch, then --resume: the same weights, bit for bit, and the same history."""
+    flags = ("--dataset", "shapes", *TINY, "--steps", 30, "--epochs", 3, "--dropout", 0.5, "--augment", "full")
+    script("train", *flags, "--name", "whole", cwd=tmp_path)
+    command = [sys.executable, ROOT / "src" / "train.py", *map(str, flags), "--name", "cut", "--save_every", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    while not (tmp_path / "saved_models/cut.csv").exists():  # the first epoch is over
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "--resume saved_models/cut.last.pth" in out
+    step = torch.load(tmp_path / "saved_models/cut.last.pth", weights_only=True)["training"]["step"]
+    assert 30 <= step < 90
+    out = script("train", "--resume", "saved_models/cut.last.pth", cwd=tmp_path).stdout
+    assert f"going on after step {step} of 90" in out
+    whole, cut = (torch.load(tmp_path / f"saved_models/{n}.last.pth", weights_only=True) for n in ("whole", "cut"))
+    for key in ("weights", "average"):
+        for name, value in whole["training"][key].items():
+            assert torch.equal(value, cut["training"][key][name]), name
+    histories = [(tmp_path / f"saved_models/{n}.csv").read_bytes() for n in ("whole", "cut")]
+    assert histories[0] == histories[1]
+
+
+def test_resume_takes_more_epochs_and_refuses_another_batch_size(tmp_path):
+    script("train", *SHAPES, *TINY, "--name", "a", cwd=tmp_path)
+    out = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 3, cwd=tmp_path).stdout
+    assert "--epochs changes from 2 to 3" in out and len(read_history(tmp_path / "saved_models/a.csv")) == 3
+    done = script("train", "--resume", "saved_models/a.last.pth", "-b", 7, cwd=tmp_path, expect=2)
+    assert "--batch_size 7 differs" in error_of(done)
+    done = script("train", "--resume", "saved_models/a.pth", cwd=tmp_path, expect=2)
+    assert "NAME.last.pth" in error_of(done)
+
+
+def test_a_second_run_does_not_touch_the_first(tmp_path):
+    script("train", *SHAPES, *TINY, cwd=tmp_path)
+    before = (tmp_path / "saved_models/unet.pth").read_bytes()
+    script("train", *SHAPES, *TINY, "--seed", 1, cwd=tmp_path)
+    assert (tmp_path / "saved_models/unet-2.pth").exists()
+    done = script("train", *SHAPES, *TINY, "--name", "unet", cwd=tmp_path, expect=2)
+    assert "saved_models/unet.pth is there already" in error_of(done)
+    assert (tmp_path / "saved_models/unet.pth").read_bytes() == before
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(tmp_path):
+    flags = (*SHAPES, *TINY, "--norm", "none", "--optimizer", "sgd", "--schedule", "none", "--ema", 0)
+    script("train", *flags, "-lr", 1e-4, "--name", "a", "--epochs", 1, cwd=tmp_path)
+    done = script("train", *flags, "-lr", 1e30, "--name", "b", cwd=tmp_path, expect=2)
+    assert "not a finite number in epoch 1" in error_of(done) and "lower --learning_rate" in done.stderr
+    kept = torch.load(tmp_path / "saved_models/a.last.pth", weights_only=True)
+    kept["training"]["optimizer"]["param_groups"][0]["lr"] = 1e30
+    kept["training"]["schedule"]["base_lrs"] = [1e30]
+    torch.save(kept, tmp_path / "saved_models/a.last.pth")
+    before = (tmp_path / "saved_models/a.pth").read_bytes()
+    done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 3, cwd=tmp_path, expect=2)
+    assert "saved_models/a.pth keeps the best weights" in error_of(done)
+    assert (tmp_path / "saved_models/a.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("with_fc", [True, False])
+def test_published_encoder_weights_load(with_fc, tmp_path):
+    weights = torchvision.models.resnet34(weights=None).state_dict()
+    if not with_fc:
+        weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+    torch.save(weights, tmp_path / "resnet34.pth")
+    flags = ("--model", "resnet34_unet", *SHAPES, "--image_size", 32, "--batch_size", 2)
+    flags = (*flags, "--epochs", 1, "--learning_rate", 0, "--weight_decay", 0, "--schedule", "none", "--ema", 0)
+    script("train", *flags, "--encoder_weights", "resnet34.pth", cwd=tmp_path)
+    kept = torch.load(tmp_path / "saved_models/resnet34_unet.pth", weights_only=True)["model"]
+    assert torch.equal(kept["encoder.layer4.2.conv2.weight"], weights["layer4.2.conv2.weight"])
+    torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    done = script("train", *flags, "--encoder_weights", "other.pth", cwd=tmp_path, expect=2)
+    assert "other.pth is not a resnet34 state_dict" in error_of(done)
+
+
+class Creates:
+    """Unpickled, it would create a file."""
+
+    def __reduce__(self):
+        return (open, ("harm.txt", "w"))
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ("train --data_path nowhere", "--data_path nowhere is not there"),
+        ("train --model vnet", "invalid choice: 'vnet'"),
+        ("train --batch_size 0", "0 is not a whole number of at least 1"),
+        ("train --dropout 2", "2 is not a number of at least 0 and below 1"),
+        ("train --no_such_flag", "unrecognized arguments: --no_such_flag"),
+        ("train --model resnet34_unet --width 32", "resnet34_unet has no option 'width'"),
+        ("train --encoder_weights x.pth", "--encoder_weights is for --model resnet34_unet"),
+        ("train --device cuda:99", "--device cuda:99 is not there"),
+        ("train --device toaster", "--device toaster is not there"),
+        ("train --save_dir file.txt", "--save_dir file.txt cannot be written"),
+        ("train --resume nowhere.last.pth", "nowhere.last.pth is not there"),
+        ("train --resume file.txt", "file.txt is not a checkpoint, or is damaged"),
+        ("train --data_path empty", "empty/annotations/trainval.txt is missing"),
+        ("evaluate", "the following arguments are required: --model"),
+        ("evaluate --model nowhere.pth", "nowhere.pth is not there"),
+        ("evaluate --model file.txt", "file.txt is not a checkpoint, or is damaged"),
+        ("evaluate --model harm.pth", "harm.pth holds more than weights"),
+        ("evaluate --model plain.pth", "plain.pth is not a checkpoint of src/train.py"),
+        ("inference --model empty.pth", "empty.pth is not a checkpoint, or is damaged"),
+        ("oxford_pet --data_path pets", "must end in oxford-iiit-pet"),
+    ],
+)
+def test_mistakes_get_one_line_and_exit_status_2(arguments, words, tmp_path):
+    (tmp_path / "file.txt").write_text("some text")
+    (tmp_path / "empty.pth").touch()
+    (tmp_path / "empty").mkdir()
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pth")
+    torch.save({"model": Creates()}, tmp_path / "harm.pth")
+    name, *rest = arguments.split()
+    done = script(name, *rest, cwd=tmp_path, expect=2)
+    assert words in error_of(done) and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "harm.txt").exists()
+
+
+def test_inference_names_an_input_that_is_not_there(trained):
+    folder, _ = trained
+    done = script("inference", "--model", "saved_models/unet.pth", "--input", "nowhere.jpg", cwd=folder, expect=2)
+    assert "--input nowhere.jpg is not there" in error_of(done)
+
+
+def test_weights_of_another_network_are_refused(trained, tmp_path):
+    folder, _ = trained
+    checkpoint = torch.load(folder / "saved_models/unet.pth", weights_only=True)
+    torch.save({**checkpoint, "name": "resnet34_unet", "options": {}}, tmp_path / "swapped.pth")
+    done = script("evaluate", "--model", tmp_path / "swapped.pth", cwd=folder, expect=2)
+    assert "does not fit the network it names" in error_of(done)
+    checkpoint["model"]["head.bias"].fill_(float("nan"))
+    torch.save(checkpoint, tmp_path / "nan.pth")
+    done = script("evaluate", "--model", tmp_path / "nan.pth", cwd=folder, expect=2)
+    assert "not finite numbers" in error_of(done)

@@ -1,0 +1,46 @@
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+import shapes
+
+
+def test_items_come_back_the_same_and_differ_from_each_other():
+    first, again = shapes.load_dataset(None, "train", 32), shapes.load_dataset(None, "train", 32)
+    again[7]  # other reads change nothing
+    for index in (0, 5, 7999):
+        assert torch.equal(first[index]["image"], again[index]["image"])
+        assert torch.equal(first[index]["mask"], again[index]["mask"])
+    assert not torch.equal(first[0]["image"], first[1]["image"])
+
+
+def test_no_split_shares_an_item():
+    seen = {}
+    for mode in shapes.SPLITS:
+        dataset = shapes.load_dataset(None, mode, 16, limit=200)
+        for index in range(len(dataset)):
+            seen.setdefault(dataset[index]["image"].numpy().tobytes(), set()).add((mode, index))
+    assert all(len(places) == 1 for places in seen.values()) and len(seen) == 200 + 100 + 200
+
+
+def test_contract_of_grey_and_rgb():
+    for grey, channels in ((True, 1), (False, 3)):
+        dataset = shapes.load_dataset(None, "valid", 40, grey=grey, limit=10)
+        item, batch = dataset[3], dataset[[3, 4]]
+        assert item["image"].shape == (channels, 40, 40) and item["image"].dtype == torch.uint8
+        assert item["mask"].shape == (1, 40, 40) and set(item["mask"].unique().tolist()) <= {0, 1}
+        assert torch.equal(batch["image"][0], item["image"]) and batch["name"] == ["valid_3", "valid_4"]
+        loaded = next(iter(DataLoader(dataset, batch_size=4, collate_fn=lambda batch: batch)))
+        assert loaded["image"].shape == (4, channels, 40, 40)
+
+
+def test_the_mask_is_the_union_of_the_discs():
+    picture, mask = shapes.draw(np.random.default_rng(1), 96, 128, sigma=0, grey=True)
+    assert picture.shape == mask.shape == (96, 128)
+    assert picture[mask == 0].max() == picture.min() == 0  # without noise the background is one level, the lowest
+    assert (picture[mask == 1] > 0).mean() > 0.99 and picture.max() == 255
+
+
+def test_the_harder_form_has_a_second_class():
+    _, mask = shapes.draw(np.random.default_rng(2), 128, 128, squares=True)
+    assert set(np.unique(mask)) == {0, 1, 2}

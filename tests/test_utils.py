@@ -1,0 +1,53 @@
+import random
+
+import pytest
+import torch
+
+from utils import confusion, dice, jaccard, scores
+
+
+def counts(a, b):
+    return confusion(a.bool()[None, None], b.to(torch.uint8)[None, None])
+
+
+EYE, ONES, ZEROS = torch.eye(3), torch.ones(3, 3), torch.zeros(3, 3)
+
+
+@pytest.mark.parametrize(
+    "a, b, expected", [(EYE, EYE, 1), (EYE, ONES, 0.3333), (ZEROS, ONES, 1.1111e-05), (ZEROS, ZEROS, 1)]
+)
+def test_jaccard_of_the_report(a, b, expected):
+    j = jaccard(counts(a, b), smooth=1e-4).item()
+    assert j == pytest.approx(expected, rel=1e-3)
+    d = dice(counts(a, b), smooth=1e-4).item()
+    assert j == pytest.approx(d / (2 - d), rel=1e-12)
+
+
+@pytest.mark.parametrize("a, b, expected", [(EYE, EYE, 1), (EYE, ONES, 0.5), (ZEROS, ONES, 0), (ZEROS, ZEROS, 1)])
+def test_dice_of_known_masks(a, b, expected):
+    assert dice(counts(a, b)).item() == expected
+
+
+def test_scores_against_a_plain_count():
+    rng = random.Random(0)
+    prediction = torch.tensor([[[[rng.random() < 0.4 for _ in range(7)] for _ in range(5)]] for _ in range(20)])
+    mask = torch.tensor([[[[rng.choice((0, 1, 1, 255)) for _ in range(7)] for _ in range(5)]] for _ in range(20)])
+    prediction[3], mask[3] = False, 0
+    prediction[4], mask[4] = False, 255
+    sums = dict.fromkeys(("dice", "jaccard", "accuracy", "precision", "recall"), 0.0)
+    pooled = [0, 0]
+    for p, m in zip(prediction.flatten(1).tolist(), mask.flatten(1).tolist(), strict=True):
+        pixels = [(a, b) for a, b in zip(p, m, strict=True) if b != 255]
+        both = sum(a and b == 1 for a, b in pixels)
+        predicted, true = sum(a for a, _ in pixels), sum(b for _, b in pixels)
+        either = predicted + true - both
+        sums["dice"] += 2 * both / (predicted + true) if predicted + true else 1
+        sums["jaccard"] += both / either if either else 1
+        sums["accuracy"] += sum(a == b for a, b in pixels) / len(pixels) if pixels else 1
+        sums["precision"] += both / predicted if predicted else 1
+        sums["recall"] += both / true if true else 1
+        pooled = [pooled[0] + 2 * both, pooled[1] + predicted + true]
+    found = scores(confusion(prediction, mask.to(torch.uint8)))
+    for name, total in sums.items():
+        assert found[name] == pytest.approx(total / 20, abs=1e-12), name
+    assert found["pooled_dice"] == pytest.approx(pooled[0] / pooled[1], abs=1e-12)
