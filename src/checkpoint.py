@@ -10,12 +10,12 @@ import pickle
 import subprocess
 import sys
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-import torchvision
 
 from models import build_model
 from utils import UserError
@@ -124,7 +124,7 @@ def provenance(device):
         "versions": {
             "python": sys.version.split()[0],
             "torch": str(torch.__version__),
-            "torchvision": str(torchvision.__version__),
+            "torchvision": version("torchvision"),  # importing it takes seconds
             "numpy": np.__version__,
             "pillow": PIL.__version__,
         },

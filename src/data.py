@@ -15,7 +15,7 @@ DATASETS = {"pets": oxford_pet, "shapes": shapes}
 
 
 def choose_dataset(dataset, data_path):
-    """--dataset and --data_path, or None for either -> the dataset's name and path. What was asked for must be there."""
+    """--dataset and --data_path, or None for either -> name and path. What was asked for must be there."""
     if dataset == "shapes" and data_path is None:
         return "shapes", None
     if dataset == "shapes":

@@ -1,6 +1,7 @@
 """Each script as a person runs it, in a temporary folder, on drawn pictures in the official layout."""
 
 import csv
+import importlib
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ import torch
 import torchvision
 from conftest import ROOT, draw_pet, error_of, make_pets, script
 from PIL import Image
+
+from utils import run
 
 TINY = ("--width", 4, "--image_size", 32, "--batch_size", 4, "--learning_rate", 0.01)
 SHAPES = ("--dataset", "shapes", "--steps", 3, "--epochs", 2, "--limit", 12)
@@ -224,15 +227,19 @@ class Creates:
         ("oxford_pet --data_path pets", "must end in oxford-iiit-pet"),
     ],
 )
-def test_mistakes_get_one_line_and_exit_status_2(arguments, words, tmp_path):
+def test_mistakes_get_one_line_and_exit_status_2(arguments, words, tmp_path, monkeypatch, capsys):
     (tmp_path / "file.txt").write_text("some text")
     (tmp_path / "empty.pth").touch()
     (tmp_path / "empty").mkdir()
     torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pth")
     torch.save({"model": Creates()}, tmp_path / "harm.pth")
     name, *rest = arguments.split()
-    done = script(name, *rest, cwd=tmp_path, expect=2)
-    assert words in error_of(done) and len(done.stderr.strip().splitlines()) == 1
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *rest])
+    with pytest.raises(SystemExit, match="^2$"):
+        run(importlib.import_module(name).main)
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and words in line
     assert not (tmp_path / "harm.txt").exists()
 
 
