@@ -20,7 +20,7 @@ def choose_dataset(dataset, data_path):
         return "shapes", None
     if dataset == "shapes":
         raise UserError("--data_path is for the pets; leave it out with --dataset shapes")
-    if data_path is None and dataset is None and not oxford_pet.DATA_PATH.is_dir():
+    if data_path is None and dataset is None and not (oxford_pet.DATA_PATH / "annotations").is_dir():
         return "shapes", None
     data_path = data_path or oxford_pet.DATA_PATH
     if not data_path.is_dir():

@@ -11,8 +11,11 @@ import hashlib
 import json
 import os
 import sys
+import tarfile
 import tempfile
+import zlib
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
@@ -219,19 +222,23 @@ def fill(packed, data_path, names, mode, grey):
 
 
 def download(data_path):
-    """Fetch and unpack the official archives with torchvision's downloader, which checks their sums."""
-    from torchvision.datasets import OxfordIIITPet
+    """Fetch the official archives with torchvision's downloader, check their sums, and unpack them.
 
-    if data_path.name != "oxford-iiit-pet":
-        raise UserError(f"--data_path {data_path} must end in oxford-iiit-pet, the folder's official name")
-    try:
-        OxfordIIITPet(root=data_path.parent, download=True)
-    except (OSError, RuntimeError) as error:
-        raise UserError(
-            f"the download did not finish ({' '.join(str(error).split())}); run the same command again, or fetch "
-            f"images.tar.gz and annotations.tar.gz from https://www.robots.ox.ac.uk/~vgg/data/pets/ on any machine, "
-            f"put both into {data_path}, and run it again"
-        ) from None
+    Safe to interrupt and to repeat: an archive whose sum is right is not fetched again, and unpacking starts over.
+    """
+    from torchvision.datasets import OxfordIIITPet
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    for url, md5 in OxfordIIITPet._RESOURCES:
+        print(f"{url} -> {data_path}", flush=True)
+        try:
+            download_and_extract_archive(url, data_path, md5=md5)
+        except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(
+                f"{url} was not fetched and unpacked ({reason}); run the same command again, or fetch images.tar.gz "
+                f"and annotations.tar.gz on any machine, put both into {data_path}, and run it again"
+            ) from None
 
 
 def main():

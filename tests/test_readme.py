@@ -42,7 +42,7 @@ def test_every_report_has_its_command():
 @pytest.mark.parametrize("name", REPORTS)
 def test_a_reports_command_is_its_settings(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "dataset" / "oxford-iiit-pet").mkdir(parents=True)
+    (tmp_path / "dataset" / "oxford-iiit-pet" / "annotations").mkdir(parents=True)
     settings, _ = parse_args(None, commands()[name])
     assert {key: getattr(settings, key) for key in REPORTS[name]} == REPORTS[name]
     assert settings.ema == 0 and settings.start_size is None

@@ -224,7 +224,6 @@ class Creates:
         ("evaluate --model harm.pth", "harm.pth holds more than weights"),
         ("evaluate --model plain.pth", "plain.pth is not a checkpoint of src/train.py"),
         ("inference --model empty.pth", "empty.pth is not a checkpoint, or is damaged"),
-        ("oxford_pet --data_path pets", "must end in oxford-iiit-pet"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_status_2(arguments, words, tmp_path, monkeypatch, capsys):
