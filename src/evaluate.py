@@ -98,7 +98,7 @@ def data_of(checkpoint, args, mode):
     return load_split(dataset, data_path, mode, size, channels, border, args.limit, args.cache_dir)
 
 
-def add_data_flags(parser):
+def add_data_flags(parser, batch_size=32):
     parser.add_argument("--data_path", type=Path, help="folder of the pets; default: dataset/oxford-iiit-pet")
     parser.add_argument(
         "--cache_dir", type=Path, help="where decoded pictures are kept; default: cache/ in --data_path"
@@ -110,7 +110,9 @@ def add_data_flags(parser):
         "--border", choices=BORDERS, help="what the trimap's border counts as; default: the checkpoint's"
     )
     parser.add_argument("--limit", type=positive, help="only the first so many pictures")
-    parser.add_argument("--batch_size", "-b", type=positive, default=32, help="pictures at once; default %(default)s")
+    parser.add_argument(
+        "--batch_size", "-b", type=positive, default=batch_size, help="pictures at once; default %(default)s"
+    )
     parser.add_argument("--tta", action="store_true", help="average each picture's prediction with its mirror image's")
     parser.add_argument("--workers", type=count, default=0, help="processes that read data; default %(default)s")
     add_device_flags(parser)

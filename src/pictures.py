@@ -13,7 +13,7 @@ class PictureError(Exception):
 
 
 def decode(path):
-    """The first frame of the file at `path` as a PIL picture in its own mode, decoded whole.
+    """The first frame of a file (a path, or an open binary file) as a PIL picture in its own mode, decoded whole.
 
     Raises PictureError.
     """
@@ -26,8 +26,11 @@ def decode(path):
         raise PictureError("is not a picture") from None
     except Image.DecompressionBombError:
         raise PictureError(f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except MemoryError:
+        raise PictureError("is too large for the memory") from None
     except Exception as error:  # Pillow's decoders raise whatever their format's parser does
-        raise PictureError(f"cannot be decoded ({' '.join(str(error).split())})") from None
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise PictureError(f"cannot be decoded ({reason})") from None
     return picture
 
 
@@ -46,7 +49,10 @@ def to_rgb(picture):
 
 
 def read_picture(path):
-    """The picture at `path`, upright (EXIF orientation applied), in mode RGB. Raises PictureError."""
+    """The picture in a file (a path, or an open binary file), upright (EXIF orientation applied), in mode RGB.
+
+    Raises PictureError.
+    """
     picture = decode(path)
     try:
         return to_rgb(ImageOps.exif_transpose(picture))

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import shapes
+from models import build_model
 
 ROOT = Path(__file__).parents[1]
 torch.set_num_threads(2)
@@ -60,3 +61,14 @@ def error_of(done):
     assert lines and lines[-1].startswith("error: "), done.stderr
     assert not any("Traceback" in line for line in lines), done.stderr
     return lines[-1]
+
+
+def make_checkpoint(path, name="unet", image_size=32, seed=0, **options):
+    """A checkpoint of a network that was never trained, as train.py writes it."""
+    torch.manual_seed(seed)
+    options = {"in_channels": 3, "out_channels": 1, **({} if name == "resnet34_unet" else {"width": 4}), **options}
+    scaling = {"mean": [0.5] * options["in_channels"], "std": [0.5] * options["in_channels"]}
+    about = {"name": name, "options": options, "dataset": "pets", "image_size": image_size, "border": "foreground"}
+    more = {"epoch": 1, "scores": {}, "seconds": 1.0, "command": "python src/train.py"}
+    torch.save({**about, **scaling, **more, "model": build_model(name, **options).state_dict()}, path)
+    return path
