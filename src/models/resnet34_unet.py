@@ -9,7 +9,7 @@ too large is cropped to its skip connection.
 import torch
 from torch import nn
 
-from models.unet import init_weights
+from models.unet import crop, init_weights
 
 DECODERS = ("transposed", "nearest", "upconv")
 
@@ -104,7 +104,7 @@ class DecoderBlock(nn.Module):
 
     def forward(self, x, skip, size):
         """x (N, C, h, w), skip (N, S, H, W) or None, size (H, W) -> (N, out_channels, H, W)."""
-        x = self.up(x)[..., : size[0], : size[1]]
+        x = crop(self.up(x), size)
         return self.conv(x if skip is None else torch.cat([x, skip], dim=1))
 
 
@@ -135,6 +135,6 @@ class ResNet34UNet(nn.Module):
             skip = skips.pop() if skips else None
             x = block(x, skip, size if skip is None else skip.shape[-2:])
         x = self.head(x)
-        if x.shape[-2:] != size:
+        if len(self.blocks) == 4:  # at half size
             x = nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
         return x

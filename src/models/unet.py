@@ -45,7 +45,7 @@ class Up(nn.Module):
 
     def forward(self, x, skip):
         """x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise -> (N, C, H, W)."""
-        x = self.up(x)[..., : skip.shape[-2], : skip.shape[-1]]
+        x = crop(self.up(x), skip.shape[-2:])
         return self.conv(torch.cat([skip, x], dim=1) if self.skip == "concat" else skip + x)
 
 
@@ -78,6 +78,14 @@ class UNet(nn.Module):
         for up in self.ups:
             x = up(x, skips.pop())
         return self.head(x)
+
+
+def crop(x, size):
+    """(N, C, h, w) -> its first H rows and W columns; size is (H, W)."""
+    if torch.compiler.is_exporting():  # a slice would fix which sizes are odd to those of the example
+        rows, columns = (torch.arange(length, device=x.device) for length in size)
+        return x.index_select(2, rows).index_select(3, columns)
+    return x[..., : size[0], : size[1]]
 
 
 def init_weights(module):
