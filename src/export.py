@@ -3,9 +3,10 @@
     python src/export.py --model saved_models/unet.pth --format onnx                  # saved_models/unet.onnx
     python src/export.py --model saved_models/unet.pth --format torchscript pt2 --output unet
 
-Input `image`: float32 (N, C, H, W), RGB in [0, 1], any batch, height and width (for pt2 more than 32 pixels a side).
-Output `probability` of foreground: float32 (N, 1, H, W). The scaling by mean and std is inside. A file is written only after it gave what the
-checkpoint gives on random pictures of several sizes. --format onnx: pip install -r requirements-export.txt
+Input `image`: float32 (N, C, H, W), RGB in [0, 1], of any batch, height and width (for pt2 more than 32 pixels a
+side). Output `probability` of foreground: float32 (N, 1, H, W). The scaling by mean and std is inside. A file is
+written only after it gave what the checkpoint gives on random pictures of several sizes. --format onnx needs
+more packages: pip install -r requirements-export.txt
 """
 
 import tempfile
