@@ -1,0 +1,133 @@
+"""Checkpoints on a split -> the numbers of report.py: per picture, per threshold, per group, with their uncertainty."""
+
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from augment import to_float
+from data import eval_loader
+from evaluate import predict
+from utils import autocast, confusion, dice, foreground, scores
+
+THRESHOLDS = [step / 20 for step in range(1, 20)]
+BINS = 10  # of probability, for calibration
+RESAMPLES = 10_000
+
+
+@dataclass
+class Result:
+    """What one checkpoint did on a split of N pictures."""
+
+    label: str
+    parameters: int
+    names: list
+    dice: np.ndarray = None  # (N,) at threshold .5
+    scores: dict = field(default_factory=dict)
+    by_threshold: np.ndarray = None  # mean Dice at each of THRESHOLDS
+    calibration: np.ndarray = None  # (BINS, 3): sum of probability, foreground pixels, pixels
+    seconds: float = 0.0  # in the network alone
+
+
+@torch.inference_mode()
+def collect(label, model, checkpoint, dataset, device, precision, batch_size, tta=False):
+    """Predict every picture of `dataset` once. -> Result."""
+    parameters = sum(p.numel() for p in model.parameters())
+    result = Result(label, parameters, list(dataset.names))
+    counts = [[] for _ in THRESHOLDS]
+    calibration = torch.zeros(BINS, 3, dtype=torch.float64)
+    for batch in eval_loader(dataset, batch_size, device=device):
+        image = to_float(batch["image"].to(device), checkpoint["mean"], checkpoint["std"])
+        start = time.perf_counter()
+        with autocast(device, precision):
+            logits = predict(model, image, tta)
+        probability = foreground(logits).sigmoid().cpu()
+        result.seconds += time.perf_counter() - start
+        mask = batch["mask"]
+        for index, threshold in enumerate(THRESHOLDS):
+            counts[index].append(confusion(probability >= threshold, mask))
+        p, truth = probability[mask != 255].double(), (mask[mask != 255] == 1).double()
+        place = (p * BINS).long().clamp(max=BINS - 1)
+        for column, values in enumerate((p, truth, torch.ones_like(p))):
+            calibration[:, column] += torch.bincount(place, values, minlength=BINS)
+    counts = [torch.cat(part) for part in counts]
+    result.by_threshold = np.array([dice(part).mean().item() for part in counts])
+    at_half = counts[THRESHOLDS.index(0.5)]
+    result.dice, result.scores = dice(at_half).numpy(), scores(at_half)
+    result.calibration = calibration.numpy()
+    return result
+
+
+def calibration_error(calibration):
+    """Expected calibration error (Guo et al., ICML 2017, equation 3): mean |probability - share| over pixels."""
+    p, truth, pixels = calibration.T
+    return float(np.abs(p - truth).sum() / pixels.sum())
+
+
+def bootstrap(values, seed=0):
+    """The 95 % interval of the mean, from RESAMPLES resamples of the pictures (Efron 1979, percentile)."""
+    rng = np.random.default_rng(seed)
+    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
+    return tuple(np.percentile(means, (2.5, 97.5)))
+
+
+def paired_test(first, second, seed=0):
+    """p that a mean difference so large comes by chance: the signs of the pictures' differences, flipped at random."""
+    rng = np.random.default_rng(seed)
+    difference = first - second
+    observed = abs(difference.mean())
+    signs = (rng.choice((-1, 1), len(difference)) for _ in range(RESAMPLES))
+    as_large = sum(abs((difference * sign).mean()) >= observed - 1e-12 for sign in signs)
+    return (as_large + 1) / (RESAMPLES + 1)
+
+
+def breed(name):
+    """Abyssinian_12 -> Abyssinian."""
+    return name.rsplit("_", 1)[0]
+
+
+def species(name):
+    """The dataset writes cats' breeds with a capital and dogs' without."""
+    return "cats" if name[0].isupper() else "dogs"
+
+
+def properties(dataset):
+    """What a picture is like, from its pixels and its truth. -> dict of names -> (N,) arrays, shares in [0, 1]."""
+    rows = []
+    for index in range(len(dataset)):
+        item = dataset[index]
+        image, mask = item["image"].float().mean(0) / 255, item["mask"][0]
+        inside, outside = mask == 1, mask == 0
+        rim = torch.cat([inside[0], inside[-1], inside[1:-1, 0], inside[1:-1, -1]])
+        contrast = (image[inside].mean() - image[outside].mean()).abs() if inside.any() and outside.any() else 0.0
+        rows.append((inside.float().mean(), rim.float().mean(), image.mean(), contrast))
+    columns = np.array(rows, dtype=np.float64).T
+    return dict(zip(("foreground share", "share of the frame touched", "brightness", "contrast"), columns, strict=True))
+
+
+def group_means(values, groups):
+    """-> dict of group -> (mean, number), in the order of the mean."""
+    names = np.array(groups)
+    means = {name: (values[names == name].mean(), int((names == name).sum())) for name in sorted(set(groups))}
+    return dict(sorted(means.items(), key=lambda item: item[1][0]))
+
+
+def in_ranges(values, edges):
+    """-> a label such as "10-20 %" for each share, by the ranges between the edges."""
+    labels = [f"{100 * low:.0f}–{100 * high:.0f} %" for low, high in zip(edges, edges[1:], strict=False)]
+    places = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(labels) - 1)
+    return labels, [labels[place] for place in places]
+
+
+def what_the_worst_share(scored, described, share=0.1):
+    """Compare the worst tenth with the rest. -> rows of (property, mean of the worst, of the rest, gap in std)."""
+    worst = np.argsort(scored)[: max(1, round(share * len(scored)))]
+    is_worst = np.isin(np.arange(len(scored)), worst)
+    if is_worst.all():
+        return []
+    rows = []
+    for name, values in described.items():
+        bad, rest = values[is_worst].mean(), values[~is_worst].mean()
+        rows.append((name, bad, rest, (bad - rest) / (values.std() or 1.0)))
+    return sorted(rows, key=lambda row: -abs(row[3]))

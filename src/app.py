@@ -1,0 +1,129 @@
+"""A local web page: drop a photo, see its mask, overlay and cut-out, move the threshold, download the PNG.
+
+    pip install -r requirements-app.txt
+    python src/app.py --model saved_models/unet.pth        # then open http://127.0.0.1:7860
+
+The page is served to this machine alone unless --host says otherwise.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+import oxford_pet
+import shapes
+from inference import load_model, open_photo, predict
+from outputs import cutout, mask_of, overlay
+from pictures import PictureError
+from utils import Parser, UserError, add_device_flags, positive, run
+
+MAX_UPLOAD = "30mb"
+SHOWN_SIZE = 1600  # longer side of what the page shows, in pixels; downloads have the photo's own size
+
+
+def make_examples(folder, model):
+    """A few pictures to pick: of the dataset where it is there, else drawn."""
+    if model.checkpoint["dataset"] == "pets" and (oxford_pet.DATA_PATH / "annotations").is_dir():
+        names = oxford_pet.split_names(oxford_pet.DATA_PATH, "valid")
+        return [
+            str(oxford_pet.picture_path(oxford_pet.DATA_PATH, name)) for name in names[:: max(1, len(names) // 4)][:4]
+        ]
+    paths = []
+    for index in range(4):
+        picture, _ = shapes.draw(np.random.default_rng([9, index]), 192, 256)
+        paths.append(str(Path(folder) / f"drawn_{index + 1}.png"))
+        Image.fromarray(picture).save(paths[-1])
+    return paths
+
+
+def build_page(model, folder):
+    """The page as a gradio Blocks; `folder` takes its examples and downloads."""
+    import gradio as gr
+
+    def open_and_predict(path, threshold, crop):
+        if path is None:
+            return None, None, None, None, None, ""
+        try:
+            photo = open_photo(path)
+            state = (photo, predict(model, photo), Path(path).stem)
+        except (PictureError, MemoryError) as error:
+            reason = str(error) or "is too large for the memory"
+            return None, None, None, None, None, f"**{Path(path).name} {reason}.** Try another photo."
+        return (state, *show(state, threshold, crop))
+
+    def show(state, threshold, crop):
+        if state is None:
+            return None, None, None, None, ""
+        photo, probability, name = state
+        probability = torch.from_numpy(probability)
+        mask, cut = mask_of(probability, threshold), cutout(photo, probability, threshold, crop)
+        file = Path(tempfile.mkdtemp(dir=folder)) / f"{name}_cutout.png"
+        cut.save(file)
+        share = np.count_nonzero(np.asarray(mask)) / (mask.width * mask.height)
+        pictures = [overlay(photo, probability, threshold), mask, cut]
+        for picture in pictures:
+            picture.thumbnail((SHOWN_SIZE, SHOWN_SIZE))
+        return (*pictures, str(file), f"{photo.width}×{photo.height} pixels, {100 * share:.1f} % foreground.")
+
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
+    with gr.Blocks(title="Pet segmentation") as page:
+        gr.Markdown("# Pet segmentation\nDrop a photo, or pick an example below.")
+        state = gr.State()
+        with gr.Row():
+            with gr.Column(scale=1):
+                upload = gr.File(label="Photo", type="filepath", elem_id="photo")
+                threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
+                crop = gr.Checkbox(label="Crop the cut-out to the pet")
+                said = gr.Markdown(elem_id="said")
+                gr.Examples(make_examples(folder, model), upload)
+            with gr.Column(scale=2):
+                drawn = gr.Image(label="Overlay", format="png", elem_id="overlay", interactive=False)
+                with gr.Row():
+                    mask = gr.Image(label="Mask", format="png", elem_id="mask", interactive=False)
+                    cut = gr.Image(label="Cut-out", format="png", elem_id="cutout", interactive=False)
+                file = gr.File(label="Download the cut-out (PNG, the photo's own size)", elem_id="download")
+        shown = [drawn, mask, cut, file, said]
+        upload.change(open_and_predict, [upload, threshold, crop], [state, *shown])
+        threshold.release(show, [state, threshold, crop], shown)
+        crop.change(show, [state, threshold, crop], shown)
+    return page, theme
+
+
+def main():
+    parser = Parser(__doc__)
+    parser.add_argument("--model", type=Path, required=True, help="checkpoint")
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network; default %(default)s"
+    )
+    parser.add_argument("--port", type=positive, default=7860, help="default %(default)s")
+    add_device_flags(parser)
+    args = parser.parse_args()
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    try:
+        import gradio  # noqa: F401
+    except ImportError:
+        raise UserError("src/app.py needs gradio; pip install -r requirements-app.txt") from None
+    model = load_model(args.model, args.device, args.precision)
+    with tempfile.TemporaryDirectory() as folder:
+        page, theme = build_page(model, folder)
+        allowed = [folder, str(oxford_pet.DATA_PATH)]
+        try:
+            page.launch(
+                server_name=args.host,
+                server_port=args.port,
+                max_file_size=MAX_UPLOAD,
+                allowed_paths=allowed,
+                theme=theme,
+                share=False,
+            )
+        except OSError as error:
+            raise UserError(f"--port {args.port} cannot be used ({error}); choose another") from None
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)
