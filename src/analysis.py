@@ -14,6 +14,7 @@ from utils import autocast, confusion, dice, foreground, scores
 THRESHOLDS = [step / 20 for step in range(1, 20)]
 BINS = 10  # of probability, for calibration
 RESAMPLES = 10_000
+CHUNK = 100  # resamples at once, so that memory stays small
 
 
 @dataclass
@@ -68,18 +69,18 @@ def calibration_error(calibration):
 def bootstrap(values, seed=0):
     """The 95 % interval of the mean, from RESAMPLES resamples of the pictures (Efron 1979, percentile)."""
     rng = np.random.default_rng(seed)
-    means = [values[rng.integers(0, len(values), len(values))].mean() for _ in range(RESAMPLES)]
-    return tuple(np.percentile(means, (2.5, 97.5)))
+    n = len(values)
+    means = [values[rng.integers(0, n, (CHUNK, n))].mean(1) for _ in range(RESAMPLES // CHUNK)]
+    return tuple(np.percentile(np.concatenate(means), (2.5, 97.5)))
 
 
 def paired_test(first, second, seed=0):
     """p that a mean difference so large comes by chance: the signs of the pictures' differences, flipped at random."""
     rng = np.random.default_rng(seed)
     difference = first - second
-    observed = abs(difference.mean())
-    signs = (rng.choice((-1, 1), len(difference)) for _ in range(RESAMPLES))
-    as_large = sum(abs((difference * sign).mean()) >= observed - 1e-12 for sign in signs)
-    return (as_large + 1) / (RESAMPLES + 1)
+    signs = (rng.integers(0, 2, (CHUNK, len(difference))) * 2 - 1 for _ in range(RESAMPLES // CHUNK))
+    means = np.concatenate([(sign @ difference) / len(difference) for sign in signs])
+    return float((np.sum(np.abs(means) >= abs(difference.mean()) - 1e-12) + 1) / (RESAMPLES + 1))
 
 
 def breed(name):

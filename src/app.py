@@ -81,10 +81,28 @@ def build_page(model, folder):
                 said = gr.Markdown(elem_id="said")
                 gr.Examples(make_examples(folder, model), upload)
             with gr.Column(scale=2):
-                drawn = gr.Image(label="Overlay", format="png", elem_id="overlay", interactive=False)
+                drawn = gr.Image(
+                    label="Overlay",
+                    format="png",
+                    elem_id="overlay",
+                    interactive=False,
+                    buttons=["download", "fullscreen"],
+                )
                 with gr.Row():
-                    mask = gr.Image(label="Mask", format="png", elem_id="mask", interactive=False)
-                    cut = gr.Image(label="Cut-out", format="png", elem_id="cutout", interactive=False)
+                    mask = gr.Image(
+                        label="Mask",
+                        format="png",
+                        elem_id="mask",
+                        interactive=False,
+                        buttons=["download", "fullscreen"],
+                    )
+                    cut = gr.Image(
+                        label="Cut-out",
+                        format="png",
+                        elem_id="cutout",
+                        interactive=False,
+                        buttons=["download", "fullscreen"],
+                    )
                 file = gr.File(label="Download the cut-out (PNG, the photo's own size)", elem_id="download")
         shown = [drawn, mask, cut, file, said]
         upload.change(open_and_predict, [upload, threshold, crop], [state, *shown])
