@@ -20,6 +20,9 @@ import torch
 from models import build_model
 from utils import UserError
 
+UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(UMASK)
+
 
 def write_whole(path, write):
     """Call write(binary file) on a new file beside `path`, then rename it over `path`, and wait for the disk.
@@ -34,11 +37,12 @@ def write_whole(path, write):
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~umask())
+        os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        os.fsync(folder)
-        os.close(folder)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
     except OSError as error:
         raise UserError(
             f"{path} cannot be written ({error.strerror or error}); free or choose another place with --save_dir; "
@@ -47,12 +51,6 @@ def write_whole(path, write):
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
-
-
-def umask():
-    value = os.umask(0)
-    os.umask(value)
-    return value
 
 
 def save(checkpoint, path):

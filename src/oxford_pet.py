@@ -167,7 +167,8 @@ def pack(data_path, names, mode, size, grey, cache_dir):
         fill(packed, data_path, names, mode, grey)
         if temporary:
             packed.flush()
-            with open(temporary, "rb") as file:
+            del packed  # unmapped, as some systems want of a file that is renamed
+            with open(temporary, "r+b") as file:
                 os.fsync(file.fileno())
             os.replace(temporary, target)
             return np.load(target, mmap_mode="r")

@@ -259,9 +259,9 @@ def check_save_dir(args, model):
     """Find out now, not after an epoch, that checkpoints cannot be written."""
     try:
         args.save_dir.mkdir(parents=True, exist_ok=True)
-        probe = args.save_dir / f".{args.name}.probe"
-        probe.touch()
-        probe.unlink()
+        (args.save_dir / f".{args.name}.probe").touch()
+        for left in args.save_dir.glob(f".{args.name}.*"):  # of a save that was killed, too
+            left.unlink()
     except OSError as error:
         raise UserError(f"--save_dir {args.save_dir} cannot be written ({error.strerror}); choose another") from None
     needed = 9 * sum(value.nbytes for value in model.parameters())  # NAME.last.pth old and new, and NAME.pth
