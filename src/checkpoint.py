@@ -45,7 +45,7 @@ def write_whole(path, write):
             os.close(folder)
     except OSError as error:
         raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); free or choose another place with --save_dir; "
+            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder; "
             f"what was saved before is as it was"
         ) from None
     finally:
