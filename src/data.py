@@ -69,24 +69,18 @@ def as_it_is(batch):
 
 def train_loader(dataset, batch_size, seed, steps, workers=0, device="cpu"):
     """Shuffled batches for a range of global steps."""
-    sampler = ShuffledBatches(len(dataset), batch_size, seed, steps)
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=as_it_is,
-        num_workers=workers,
-        pin_memory=torch.device(device).type == "cuda",
-        generator=torch.Generator(),  # else the loader's own seed would come from, and move, the global state
-    )
+    return make_loader(dataset, workers, device, batch_sampler=ShuffledBatches(len(dataset), batch_size, seed, steps))
 
 
 def eval_loader(dataset, batch_size, workers=0, device="cpu"):
     """Every picture once, in order."""
+    return make_loader(dataset, workers, device, batch_size=batch_size)
+
+
+def make_loader(dataset, workers, device, **batches):
+    """The stock DataLoader; its own generator keeps it from moving the global random state."""
+    pinned = torch.device(device).type == "cuda"
+    generator = torch.Generator()
     return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        collate_fn=as_it_is,
-        num_workers=workers,
-        pin_memory=torch.device(device).type == "cuda",
-        generator=torch.Generator(),
+        dataset, num_workers=workers, pin_memory=pinned, collate_fn=as_it_is, generator=generator, **batches
     )
