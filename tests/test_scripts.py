@@ -110,7 +110,7 @@ def test_inference_on_files_and_folders_leaves_out_only_what_is_broken(trained, 
         photos / "images",
     )
     done = script("inference", *arguments, cwd=tmp_path, expect=2)
-    assert "broken.jpg is not a picture" in error_of(done) and "wrote 2 masks" in done.stdout
+    assert "broken.jpg is not a picture" in error_of(done) and "wrote mask of 2 pictures" in done.stdout
     assert (photos / "images" / "cat.png").read_bytes() == before
     masks = sorted(photos.glob("images/cat*.png*.png")) + sorted(photos.glob("images/cat.jpg.png"))
     assert len(masks) == 2 and all(Image.open(mask).size == (90, 61) for mask in masks)
