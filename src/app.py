@@ -17,7 +17,7 @@ from PIL import Image
 import oxford_pet
 import shapes
 from inference import load_model, open_photo, predict
-from outputs import cutout, mask_of, overlay
+from outputs import cutout, foreground_share, mask_of, overlay
 from pictures import PictureError
 from utils import Parser, UserError, add_device_flags, positive, run
 
@@ -63,11 +63,15 @@ def build_page(model, folder):
         mask, cut = mask_of(probability, threshold), cutout(photo, probability, threshold, crop)
         file = Path(tempfile.mkdtemp(dir=folder)) / f"{name}_cutout.png"
         cut.save(file)
-        share = np.count_nonzero(np.asarray(mask)) / (mask.width * mask.height)
+        share = foreground_share(mask)
         pictures = [overlay(photo, probability, threshold), mask, cut]
         for picture in pictures:
             picture.thumbnail((SHOWN_SIZE, SHOWN_SIZE))
         return (*pictures, str(file), f"{photo.width}×{photo.height} pixels, {100 * share:.1f} % foreground.")
+
+    def picture(label, name):
+        buttons = ["download", "fullscreen"]
+        return gr.Image(label=label, format="png", elem_id=name, interactive=False, buttons=buttons)
 
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
     with gr.Blocks(title="Pet segmentation") as page:
@@ -81,28 +85,10 @@ def build_page(model, folder):
                 said = gr.Markdown(elem_id="said")
                 gr.Examples(make_examples(folder, model), upload)
             with gr.Column(scale=2):
-                drawn = gr.Image(
-                    label="Overlay",
-                    format="png",
-                    elem_id="overlay",
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                )
+                drawn = picture("Overlay", "overlay")
                 with gr.Row():
-                    mask = gr.Image(
-                        label="Mask",
-                        format="png",
-                        elem_id="mask",
-                        interactive=False,
-                        buttons=["download", "fullscreen"],
-                    )
-                    cut = gr.Image(
-                        label="Cut-out",
-                        format="png",
-                        elem_id="cutout",
-                        interactive=False,
-                        buttons=["download", "fullscreen"],
-                    )
+                    mask = picture("Mask", "mask")
+                    cut = picture("Cut-out", "cutout")
                 file = gr.File(label="Download the cut-out (PNG, the photo's own size)", elem_id="download")
         shown = [drawn, mask, cut, file, said]
         upload.change(open_and_predict, [upload, threshold, crop], [state, *shown])

@@ -5,6 +5,8 @@ A checkpoint is one dict: `model` (the weights), `name` and `options` of the net
 NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
 """
 
+import csv
+import io
 import os
 import pickle
 import subprocess
@@ -53,6 +55,13 @@ def write_whole(path, write):
             os.unlink(temporary)
 
 
+def write_table(path, header, rows, end="\r\n"):
+    """Write a CSV file, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end).writerows([header, *rows])
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
 def save(checkpoint, path):
     """Write a checkpoint to `path`, whole or not at all."""
     try:
@@ -77,8 +86,11 @@ def load(path):
     return checkpoint
 
 
-def restore_model(checkpoint, path="the checkpoint"):
-    """The network a checkpoint describes, with its weights, in evaluation mode. Raises UserError."""
+def restore_model(checkpoint, path="the checkpoint", device=None):
+    """The network a checkpoint describes, with its weights, in evaluation mode; on a device in channels-last layout.
+
+    Raises UserError.
+    """
     try:
         model = build_model(checkpoint["name"], **checkpoint["options"])
         model.load_state_dict(checkpoint["model"])
@@ -87,7 +99,7 @@ def restore_model(checkpoint, path="the checkpoint"):
         raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
     if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
         raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
-    return model.eval()
+    return (model.to(device, memory_format=torch.channels_last) if device else model).eval()
 
 
 def load_encoder(model, path):

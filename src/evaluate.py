@@ -7,8 +7,6 @@
 Scores are means over pictures; a picture's Dice is taken at probability .5, and two empty masks score 1.
 """
 
-import csv
-import io
 import json
 import sys
 import time
@@ -18,7 +16,7 @@ import torch
 from tqdm import tqdm
 
 from augment import to_float
-from checkpoint import load, restore_model, write_whole
+from checkpoint import load, restore_model, write_table, write_whole
 from data import choose_dataset, eval_loader, load_split
 from oxford_pet import BORDERS, SPLITS
 from utils import (
@@ -136,7 +134,7 @@ def main():
     checkpoints = [load(path) for path in args.model]
     results, pictures = [], []
     for path, checkpoint in zip(args.model, checkpoints, strict=True):
-        model = restore_model(checkpoint, path).to(device, memory_format=torch.channels_last)
+        model = restore_model(checkpoint, path, device)
         dataset = data_of(checkpoint, args, args.split)
         loader = eval_loader(dataset, args.batch_size, args.workers, device)
         start = time.perf_counter()
@@ -182,11 +180,8 @@ def write_results(results, pictures, output):
     output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(results, indent=2) + "\n"
     write_whole(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
-    table = io.StringIO()
-    writer = csv.writer(table)
-    writer.writerow(["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"])
-    writer.writerows(pictures)
-    write_whole(output.with_name(output.name + ".csv"), lambda file: file.write(table.getvalue().encode()))
+    header = ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"]
+    write_table(output.with_name(output.name + ".csv"), header, pictures)
     print(f"wrote {output}.json and {output}.csv")
 
 

@@ -13,7 +13,6 @@ panels.png: the best, the median and the worst pictures. In Python:
     probability = predict(model, "cat.jpg")      # float32 (H, W); a list of pictures gives a list
 """
 
-import csv
 import io
 import sys
 import time
@@ -29,16 +28,40 @@ from PIL import Image
 from tqdm import tqdm
 
 from augment import to_float
-from checkpoint import load, restore_model, write_whole
+from checkpoint import load, restore_model, write_table
 from data import eval_loader
 from evaluate import add_data_flags, data_of, describe, evaluate, panel_rows, print_table
 from evaluate import predict as predict_logits
 from inputs import choose_names, find_pictures, name_outputs
-from outputs import KINDS, LARGE, MANY_PIXELS, box, encode, mask_of, render, run_lengths, save_picture, to_size
+from outputs import (
+    KINDS,
+    LARGE,
+    MANY_PIXELS,
+    box,
+    encode,
+    foreground_share,
+    mask_of,
+    render,
+    run_lengths,
+    save_picture,
+    to_size,
+)
 from oxford_pet import BORDERS, SPLITS
 from pictures import PictureError, decode, read_picture, resize, to_rgb
 from plots import plot_panels
-from utils import Parser, UserError, autocast, confusion, dice, foreground, pick_device, pick_precision, positive, run
+from utils import (
+    Parser,
+    UserError,
+    autocast,
+    confusion,
+    dice,
+    foreground,
+    make_folder,
+    pick_device,
+    pick_precision,
+    positive,
+    run,
+)
 
 # ------------------------------------------------------------------------------- for a notebook
 
@@ -57,7 +80,7 @@ def load_model(path, device="auto", precision="auto"):
     """Open a checkpoint of train.py for `predict`. Raises UserError."""
     checkpoint = load(path)
     device = pick_device(device)
-    network = restore_model(checkpoint, path).to(device, memory_format=torch.channels_last)
+    network = restore_model(checkpoint, path, device)
     return Predictor(network, checkpoint, device, pick_precision(precision, device))
 
 
@@ -164,7 +187,7 @@ def predict_split(model, args):
             rows.append({**row, "note": f"{group}: "})
     plot_panels(rows, f"{args.model.name} on the {args.split} split", args.output / "panels.png")
     if args.rle:
-        write_table(args.rle, ["image_id", "encoded_mask"], runs)
+        write_rows(args.rle, ["image_id", "encoded_mask"], runs)
     print(f"wrote {len(runs):,} masks and panels.png into {args.output}")
     return 0
 
@@ -223,10 +246,10 @@ def predict_files(model, args):
     seconds = time.perf_counter() - began
     if args.csv:
         header = ["name", "width", "height", "foreground", "left", "top", "right", "bottom", "dice"]
-        write_table(args.csv, header, [rows[source]["numbers"] for source in sources if source in rows])
+        write_rows(args.csv, header, [rows[source]["numbers"] for source in sources if source in rows])
     if args.rle:
         runs = [(source.path.stem, rows[source]["runs"]) for source in sources if source in rows]
-        write_table(args.rle, ["image_id", "encoded_mask"], runs)
+        write_rows(args.rle, ["image_id", "encoded_mask"], runs)
     speed = f"{len(rows) / seconds:.1f} pictures/s, {100 * in_network / seconds:.0f} % of the time in the network"
     print(f"wrote {', '.join(args.save)} of {len(rows):,} pictures into {args.output}: {speed}")
     if problems:
@@ -271,7 +294,7 @@ def write_outputs(model, args, source, files, size, probability):
         for kind, path in files.items():
             save_picture(render(kind, photo, probability, crop=args.crop), path)
         mask = mask_of(probability)
-        share = np.count_nonzero(np.asarray(mask)) / (size[0] * size[1])
+        share = foreground_share(mask)
         scored = dice_beside(source.path, mask, args.border or model.checkpoint["border"]) if args.csv else ""
         numbers = [str(source.place), *size, f"{share:.6f}", *box(mask), scored]
         return {"numbers": numbers, "runs": run_lengths(mask) if args.rle else ""}
@@ -292,11 +315,9 @@ def dice_beside(path, mask, border):
     return ""
 
 
-def write_table(path, header, rows):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+def write_rows(path, header, rows):
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_table(path, header, rows, end="\n")
 
 
 def predict_pipe(model, args):
@@ -346,10 +367,7 @@ def main():
     if piped:
         return predict_pipe(model, args)
     args.output = Path(args.output)
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {args.output} cannot be made ({error.strerror}); choose another folder") from None
+    make_folder(args.output, "--output")
     return predict_files(model, args) if args.input else predict_split(model, args)
 
 

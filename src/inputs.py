@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from utils import UserError
+from utils import UserError, read_names
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,9 @@ def name_outputs(sources, folders, suffixes):
 def choose_names(sources, listing):
     """Only the pictures that a text file names (the first word of a line, with or without suffix), in its order."""
     try:
-        lines = Path(listing).read_text(encoding="utf-8").splitlines()
+        names = read_names(listing)
     except (OSError, UnicodeDecodeError):
         raise UserError(f"--names {listing} is not a text file; it holds a picture's name on each line") from None
-    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     known = {source.path.stem: source for source in sources} | {source.path.name: source for source in sources}
     missing = [name for name in names if name not in known]
     if missing or not names:

@@ -102,6 +102,11 @@ def encode(picture, file, suffix=".png"):
         picture.save(file, "PNG", compress_level=4)
 
 
+def foreground_share(mask):
+    """mask (PIL, mode L) -> the share of its pixels that are foreground."""
+    return np.count_nonzero(np.asarray(mask)) / (mask.width * mask.height)
+
+
 def box(mask):
     """mask (PIL, mode L) -> left, top, right, bottom of its foreground in pixels, or four zeros."""
     return mask.getbbox() or (0, 0, 0, 0)

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from pictures import PictureError, decode, read_picture, resize, to_rgb
-from utils import Parser, UserError, run
+from utils import Parser, UserError, read_names, run
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 SPLITS = ("train", "valid", "test")
@@ -81,13 +81,12 @@ def split_names(data_path, mode):
     """Picture names of a split: test.txt, or trainval.txt cut 9 : 1, every tenth name (0, 10, ...) to valid."""
     listing = data_path / "annotations" / ("test.txt" if mode == "test" else "trainval.txt")
     try:
-        lines = listing.read_text(encoding="utf-8").splitlines()
+        names = read_names(listing)
     except (OSError, UnicodeDecodeError):
         raise UserError(
             f"{listing} is missing or not a text file; {data_path} must hold images/ and annotations/ "
             f"(python src/oxford_pet.py downloads them), or name another folder with --data_path"
         ) from None
-    names = [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
     for name in names:
         if name != Path(name).name or name.startswith("."):
             raise UserError(f"{listing} names {name!r}, which is not a plain file name; remove that line")

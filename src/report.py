@@ -17,7 +17,6 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
@@ -26,7 +25,7 @@ from analysis import THRESHOLDS, bootstrap, calibration_error, group_means, in_r
 from checkpoint import load, restore_model, write_whole
 from evaluate import add_data_flags, data_of, panel_rows
 from oxford_pet import SPLITS
-from utils import Parser, UserError, pick_device, pick_precision, run
+from utils import Parser, UserError, make_folder, pick_device, pick_precision, run
 
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)
 FRAME_EDGES = (0, 0.01, 0.1, 0.2, 0.3, 1)
@@ -339,17 +338,11 @@ def main():
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     checkpoints = [load(path) for path in args.model]
-    models = [
-        restore_model(c, path).to(device, memory_format=torch.channels_last)
-        for c, path in zip(checkpoints, args.model, strict=True)
-    ]
+    models = [restore_model(c, path, device) for c, path in zip(checkpoints, args.model, strict=True)]
     datasets = [data_of(checkpoint, args, args.split) for checkpoint in checkpoints]
     if any(dataset.names != datasets[0].names for dataset in datasets):
         raise UserError("--model names checkpoints of different datasets; compare those of one at a time")
-    try:
-        args.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output {args.output} cannot be made ({error.strerror}); choose another folder") from None
+    make_folder(args.output, "--output")
 
     jobs = list(zip(labels_of(args.model), models, checkpoints, datasets, strict=True))
     results = [

@@ -98,7 +98,7 @@ def parse_args(doc, argv=None):
         args.weight_decay = WEIGHT_DECAY[args.optimizer]
     if args.name is None:
         args.name = free_name(args.save_dir, args.model)
-    elif (args.save_dir / f"{args.name}.last.pth").exists() or (args.save_dir / f"{args.name}.pth").exists():
+    elif is_taken(args.save_dir, args.name):
         raise UserError(
             f"{args.save_dir / args.name}.pth is there already; go on with it by --resume "
             f"{args.save_dir / args.name}.last.pth, or choose another --name"
@@ -106,9 +106,13 @@ def parse_args(doc, argv=None):
     return args, None
 
 
+def is_taken(folder, name):
+    return (folder / f"{name}.last.pth").exists() or (folder / f"{name}.pth").exists()
+
+
 def free_name(folder, name):
     names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(n for n in names if not (folder / f"{n}.last.pth").exists() and not (folder / f"{n}.pth").exists())
+    return next(n for n in names if not is_taken(folder, n))
 
 
 def resumed_settings(parser, args, argv):

@@ -8,8 +8,6 @@ Written into --save_dir: NAME.pth (best weights, for evaluate.py and inference.p
 --resume), NAME.csv (history), NAME.curve.png and NAME.panels.png, each renewed every epoch.
 """
 
-import csv
-import io
 import itertools
 import math
 import shutil
@@ -22,7 +20,7 @@ import torch
 from tqdm import tqdm
 
 from augment import AUGMENTS, augment, shrink, to_float
-from checkpoint import load_encoder, provenance, save, write_whole
+from checkpoint import load_encoder, provenance, save, write_table
 from data import eval_loader, load_split, train_loader
 from evaluate import evaluate, panel_rows
 from losses import LOSSES
@@ -111,7 +109,7 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
         if state.is_best():
             save_weights(f"{files}.pth")
         save_last()
-        write_history(state.history, f"{files}.csv")
+        write_table(f"{files}.csv", list(row), [list(row.values()) for row in state.history])
         plot_history(state.history, args.name, f"{files}.curve.png")
         shown = [index * len(valid_set) // PANELS for index in range(min(PANELS, len(valid_set)))]
         rows = panel_rows(state.weights, valid_set, device, precision, *scaling, shown)
@@ -271,14 +269,6 @@ def check_save_dir(args, model):
             f"--save_dir {args.save_dir} has {free / 1e6:.0f} MB free, checkpoints need about {needed / 1e6:.0f} MB; "
             f"free some or choose another"
         )
-
-
-def write_history(history, path):
-    text = io.StringIO()
-    writer = csv.DictWriter(text, history[0])
-    writer.writeheader()
-    writer.writerows(history)
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def memory(device):
