@@ -40,35 +40,40 @@ def to_float(image, mean, std):
     return (image.float() / 255 - mean) / std
 
 
-def augment(image, mask, strength, generator):
+def draw(n, generator):
+    """All that chance decides for n pictures, from a generator on the CPU: a dict of tensors (n, ...)."""
+    return {
+        "uniform": torch.rand(n, 9, generator=generator),  # flips 2, rotation, scale, shift 2, color 3
+        "normal": torch.randn(n, 2, 3, 3, generator=generator),  # elastic
+    }
+
+
+def augment(image, mask, strength, chance):
     """image uint8 (N, C, H, W), mask uint8 (N, 1, H, W) -> image float32 in [0, 255], mask uint8 of 0, 1, 255.
 
-    generator: a torch.Generator on the CPU; the amounts are drawn from it alone.
+    chance: what `draw` gave for these N pictures.
     """
     image = image.float()
     if strength.color:
-        image = jitter_color(image, strength.color, generator)
+        image = jitter_color(image, 1 + strength.color * (2 * chance["uniform"][:, 6:] - 1))
     if any((strength.flip_horizontal, strength.flip_vertical, strength.rotation, strength.shift, strength.elastic)) or (
         strength.scale != (1.0, 1.0)
     ):
-        grid = sampling_grid(image.shape, strength, generator).to(image.device)
-        image, mask = warp(image, mask, grid)
+        image, mask = warp(image, mask, sampling_grid(image, strength, chance))
     return image, mask
 
 
-def uniform(generator, low, high, *shape):
-    return torch.rand(*shape, generator=generator) * (high - low) + low
-
-
-def sampling_grid(shape, strength, generator):
+def sampling_grid(image, strength, chance):
     """-> (N, H, W, 2): for each pixel, where in the source it comes from, in [-1, 1] across the picture."""
-    n, _, height, width = shape
-    angle = uniform(generator, -1, 1, n) * math.radians(strength.rotation)
-    scale = uniform(generator, *strength.scale, n)
-    shift = uniform(generator, -1, 1, n, 2) * 2 * strength.shift
-    signs = torch.randint(0, 2, (n, 2), generator=generator) * 2.0 - 1
+    n, _, height, width = image.shape
+    uniform = chance["uniform"]
+    signs = torch.where(uniform[:, :2] < 0.5, -1.0, 1.0)
     flip_x = signs[:, 0] if strength.flip_horizontal else torch.ones(n)
     flip_y = signs[:, 1] if strength.flip_vertical else torch.ones(n)
+    angle = (2 * uniform[:, 2] - 1) * math.radians(strength.rotation)
+    smallest, largest = strength.scale
+    scale = smallest + (largest - smallest) * uniform[:, 3]
+    shift = (2 * uniform[:, 4:6] - 1) * 2 * strength.shift
     cos, sin = angle.cos() * scale, angle.sin() * scale
     aspect = width / height  # so that a rotation turns and does not shear
     theta = torch.stack(
@@ -78,9 +83,9 @@ def sampling_grid(shape, strength, generator):
         ],
         dim=1,
     )
-    grid = F.affine_grid(theta, (n, 1, height, width), align_corners=False)
+    grid = F.affine_grid(theta.to(image.device), (n, 1, height, width), align_corners=False)
     if strength.elastic:
-        coarse = torch.randn(n, 2, 3, 3, generator=generator) * 2 * strength.elastic
+        coarse = chance["normal"].to(image.device) * 2 * strength.elastic
         fine = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
         grid = grid + fine.permute(0, 2, 3, 1)
     return grid
@@ -97,13 +102,13 @@ def warp(image, mask, grid):
     return image + mean, mask
 
 
-def jitter_color(image, amount, generator):
-    """Brightness, contrast (about the mean grey) and saturation, each by its own factor in 1 -+ amount.
+def jitter_color(image, factors):
+    """Scale brightness, contrast (about the mean grey) and saturation by each picture's three factors (N, 3).
 
     They make one affine map of a pixel's channels, so the three cost one matrix product.
     """
     n, channels = image.shape[:2]
-    brightness, contrast, saturation = uniform(generator, 1 - amount, 1 + amount, 3, n, 1, 1).to(image.device)
+    brightness, contrast, saturation = factors.to(image.device).T.reshape(3, n, 1, 1)
     grey = torch.tensor([0.299, 0.587, 0.114] if channels == 3 else [1.0], device=image.device)
     identity = torch.eye(channels, device=image.device)
     matrix = brightness * contrast * (saturation * identity + (1 - saturation) * grey)

@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 import oxford_pet
 import shapes
+from distributed import rank, share, world_size
 from utils import UserError
 
 DATASETS = {"pets": oxford_pet, "shapes": shapes}
@@ -41,6 +42,7 @@ class ShuffledBatches(Sampler):
     """Lists of batch_size indices, cut from an endless stream of shuffled passes over the pictures.
 
     A step's list depends on nothing but the seed and the step, so a run can go on from any step.
+    Of several processes, each gets its share of the list.
     """
 
     def __init__(self, length, batch_size, seed, steps):
@@ -51,9 +53,10 @@ class ShuffledBatches(Sampler):
 
     def __iter__(self):
         order, order_pass = None, None
+        mine = share(self.batch_size, rank(), world_size())
         for step in self.steps:
             batch = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            for position in range(step * self.batch_size + mine.start, step * self.batch_size + mine.stop):
                 this_pass, place = divmod(position, self.length)
                 if this_pass != order_pass:
                     order = np.random.default_rng([self.seed, this_pass]).permutation(self.length)
@@ -73,14 +76,21 @@ def train_loader(dataset, batch_size, seed, steps, workers=0, device="cpu"):
 
 
 def eval_loader(dataset, batch_size, workers=0, device="cpu"):
-    """Every picture once, in order."""
-    return make_loader(dataset, workers, device, batch_size=batch_size)
+    """Every picture once, in order; of several processes, each gets every world_size-th picture."""
+    mine = range(rank(), len(dataset), world_size())
+    return make_loader(dataset, workers, device, batch_size=batch_size, sampler=mine)
 
 
 def make_loader(dataset, workers, device, **batches):
     """The stock DataLoader; its own generator keeps it from moving the global random state."""
-    pinned = torch.device(device).type == "cuda"
+    on_device = isinstance(getattr(dataset, "packed", None), torch.Tensor)
+    pinned = torch.device(device).type == "cuda" and not on_device
     generator = torch.Generator()
     return DataLoader(
-        dataset, num_workers=workers, pin_memory=pinned, collate_fn=as_it_is, generator=generator, **batches
+        dataset,
+        num_workers=0 if on_device else workers,
+        pin_memory=pinned,
+        collate_fn=as_it_is,
+        generator=generator,
+        **batches,
     )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from augment import to_float
 from checkpoint import load, restore_model, write_table, write_whole
 from data import choose_dataset, eval_loader, load_split
+from distributed import finish, first_alone, gather, gather_rows, rank, start
 from oxford_pet import BORDERS, SPLITS
 from utils import (
     Parser,
@@ -40,12 +41,13 @@ from utils import (
 def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, title="evaluate", each=None):
     """Predict every picture of `loader` -> confusion counts int64 (N, 4) on the CPU, mean loss or None.
 
+    Of several processes, each predicts its part, and all get the counts and the loss of the whole.
     tta: average the probabilities of the picture and of its mirror image.
     each: called with every batch's probability of foreground, float32 (N, 1, H, W) on the device.
     """
     model.eval()
-    counts, total = [], 0.0
-    bar = tqdm(loader, title, unit="batch", leave=False, disable=not sys.stderr.isatty())
+    counts, total = [torch.zeros(0, 4, dtype=torch.int64, device=device)], torch.zeros((), dtype=torch.float64)
+    bar = tqdm(loader, title, unit="batch", leave=False, disable=rank() > 0 or not sys.stderr.isatty())
     for batch in bar:
         image = to_float(batch["image"].to(device, non_blocking=True), mean, std)
         mask = batch["mask"].to(device, non_blocking=True)
@@ -55,9 +57,9 @@ def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, 
         if each:
             each(foreground(logits).sigmoid())
         if loss:
-            total = total + loss(logits, mask) * len(mask)
-    counts = torch.cat(counts).cpu()
-    return counts, float(total) / len(counts) if loss else None
+            total = total.to(device) + loss(logits, mask).double() * len(mask)
+    counts = gather_rows(torch.cat(counts), len(loader.dataset))
+    return counts, gather(total).sum().item() / len(counts) if loss else None
 
 
 def predict(model, image, tta=False):
@@ -130,24 +132,27 @@ def get_args_parser():
 def main():
     args = get_args_parser().parse_args()
     device = pick_device(args.device)
+    start(device)
     precision = pick_precision(args.precision, device)
     checkpoints = [load(path) for path in args.model]
     results, pictures = [], []
     for path, checkpoint in zip(args.model, checkpoints, strict=True):
         model = restore_model(checkpoint, path, device)
-        dataset = data_of(checkpoint, args, args.split)
+        with first_alone():
+            dataset = data_of(checkpoint, args, args.split)
         loader = eval_loader(dataset, args.batch_size, args.workers, device)
-        start = time.perf_counter()
+        began = time.perf_counter()
         counts, _ = evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta)
-        result = describe(path, checkpoint, args, counts) | {"seconds": round(time.perf_counter() - start, 2)}
+        result = describe(path, checkpoint, args, counts) | {"seconds": round(time.perf_counter() - began, 2)}
         results.append(result)
         for name, pixels, d, j in zip(
             dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True
         ):
             pictures.append([str(path), name, f"{d:.6f}", f"{j:.6f}", *pixels])
     print_table(results)
-    if args.output:
+    if args.output and rank() == 0:
         write_results(results, pictures, args.output)
+    finish()
     return 0
 
 

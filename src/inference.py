@@ -46,8 +46,8 @@ from outputs import (
     save_picture,
     to_size,
 )
-from oxford_pet import BORDERS, SPLITS
-from pictures import PictureError, decode, read_picture, resize, to_rgb
+from oxford_pet import SPLITS, read_trimap, truth_of
+from pictures import PictureError, read_picture, resize, to_rgb
 from plots import plot_panels
 from utils import (
     Parser,
@@ -304,12 +304,13 @@ def dice_beside(path, mask, border):
     """Dice against the trimap in a folder trimaps or annotations/trimaps beside the picture's, or "" without one."""
     for folder in (path.parent.parent / "trimaps", path.parent.parent / "annotations" / "trimaps"):
         if (folder / f"{path.stem}.png").exists():
-            trimap = decode(folder / f"{path.stem}.png")
+            try:
+                trimap = read_trimap(folder / f"{path.stem}.png")
+            except PictureError as error:
+                raise PictureError(f"has a trimap that {error}") from None
             if trimap.size != mask.size:
                 raise PictureError(f"has a trimap of another size, {trimap.size[0]}x{trimap.size[1]}")
-            lookup = np.full(256, 255, dtype=np.uint8)
-            lookup[1:4] = BORDERS[border]
-            truth = torch.from_numpy(lookup[np.asarray(trimap)])[None, None]
+            truth = truth_of(torch.from_numpy(np.array(trimap)), border)[None, None]
             prediction = torch.from_numpy(np.array(mask))[None, None] > 0
             return f"{dice(confusion(prediction, truth)).item():.6f}"
     return ""

@@ -1,7 +1,8 @@
 """Losses: logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255 -> one number.
 
-Pixels of value 255 count nowhere. One channel of logits is the foreground's; two are the
-background's and the foreground's, each against its own mask.
+Every loss is a mean over pictures, so that a batch may be cut into parts. Pixels of value 255 count
+nowhere. One channel of logits is the foreground's; two are the background's and the foreground's,
+each against its own mask.
 """
 
 from torch.nn.functional import binary_cross_entropy_with_logits
@@ -18,10 +19,10 @@ def targets(logits, mask):
 
 
 def bce(logits, mask):
-    """Binary cross-entropy, averaged over the known pixels of the batch."""
+    """Binary cross-entropy, averaged over the known pixels of each picture, then over the pictures."""
     truth, known = targets(logits, mask)
     loss = binary_cross_entropy_with_logits(logits.float(), truth, reduction="none")
-    return (loss * known).sum() / (known.sum() * logits.shape[1]).clamp(min=1)
+    return ((loss * known).sum((1, 2, 3)) / (known.sum((1, 2, 3)) * logits.shape[1]).clamp(min=1)).mean()
 
 
 def overlap(logits, mask):

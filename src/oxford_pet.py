@@ -29,36 +29,40 @@ from utils import Parser, UserError, read_names, run
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 SPLITS = ("train", "valid", "test")
-BORDERS = {  # --border: what trimap values 1 (pet), 2 (background), 3 (border) become in the mask
-    "foreground": (1, 0, 1),
-    "background": (1, 0, 0),
-    "ignore": (1, 0, 255),
-}
+BORDERS = ("foreground", "background", "ignore")  # --border: what the trimap's border becomes in the mask
 PACKING = 1  # part of a packed array's name: raise it when what is packed changes
 
 
 class OxfordPet(Dataset):
     """Packed pictures with their masks.
 
-    packed: uint8 (N, C + 1, S, S), the picture's channels (RGB or grey) and then its trimap.
+    packed: uint8 (N, C + 1, S, S), the picture's channels (RGB or grey) and then its trimap; an array, or a tensor.
     An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`;
     a list of indices gives the same with a first dimension, in one call.
     """
 
     def __init__(self, packed, names, border="foreground", data_path=None):
-        self.packed, self.names, self.data_path = packed, names, data_path
-        self.lookup = np.array([255, *BORDERS[border]], dtype=np.uint8)
+        self.packed, self.names, self.border, self.data_path = packed, names, border, data_path
 
     def __len__(self):
         return len(self.names)
 
     def __getitem__(self, index):
-        pixels = np.array(self.packed[index])  # a copy, out of the mapped file
+        pixels = self.packed[index]
+        if isinstance(pixels, np.ndarray):
+            pixels = torch.from_numpy(np.array(pixels))  # a copy, out of the mapped file
         name = [self.names[i] for i in index] if isinstance(index, list) else self.names[index]
         image, trimap = pixels[..., :-1, :, :], pixels[..., -1:, :, :]
-        return {"image": torch.from_numpy(image), "mask": torch.from_numpy(self.lookup[trimap]), "name": name}
+        return {"image": image, "mask": truth_of(trimap, self.border), "name": name}
 
     __getitems__ = __getitem__  # what DataLoader calls with a batch's list
+
+    def to(self, device):
+        """The same set with its pixels on a GPU, where they take at most a quarter of the memory that is free."""
+        if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
+            return self
+        packed = torch.from_numpy(np.array(self.packed)).to(device)
+        return OxfordPet(packed, self.names, self.border, self.data_path)
 
     def original_size(self, index):
         """(width, height) of a picture before it was resized."""
@@ -119,21 +123,37 @@ def read_pair(data_path, name):
         raise PictureError(f"images/{name}.jpg {error}") from None
     where = f"annotations/trimaps/{name}.png"
     try:
-        trimap = decode(trimap_path(data_path, name))
+        trimap = read_trimap(trimap_path(data_path, name))
     except PictureError as error:
         raise PictureError(f"{where} {error}") from None
-    if trimap.mode not in ("L", "P", "1"):
-        raise PictureError(f"{where} is of mode {trimap.mode}, not 8-bit grey")
     if trimap.size != picture.size and trimap.size == picture.size[::-1]:
         picture = to_rgb(decode(picture_path(data_path, name)))  # annotated as stored, not as EXIF turns it
     if trimap.size != picture.size:
         raise PictureError(
             f"{where} is {trimap.size[0]}x{trimap.size[1]}, its picture {picture.size[0]}x{picture.size[1]}"
         )
-    values = set(np.unique(np.asarray(trimap)).tolist())
+    return picture, trimap
+
+
+def read_trimap(path):
+    """-> PIL picture in mode L, of values 1 (pet), 2 (background), 3 (border). Raises PictureError."""
+    trimap = decode(path)
+    if trimap.mode not in ("L", "P", "1"):
+        raise PictureError(f"is of mode {trimap.mode}, not 8-bit grey")
+    pixels = np.asarray(trimap, dtype=np.uint8)
+    values = set(np.unique(pixels).tolist())
     if not values <= {1, 2, 3}:
-        raise PictureError(f"{where} has values {sorted(values)}, not 1, 2 and 3")
-    return picture, Image.fromarray(np.asarray(trimap, dtype=np.uint8))
+        raise PictureError(f"has values {sorted(values)}, not 1, 2 and 3")
+    return Image.fromarray(pixels)
+
+
+def truth_of(trimap, border):
+    """Trimap uint8, any shape -> mask uint8 of 0, 1, 255 by the rule --border."""
+    rim = trimap == 3
+    if border == "foreground":
+        return ((trimap == 1) | rim).view(torch.uint8)
+    mask = (trimap == 1).view(torch.uint8)
+    return mask if border == "background" else mask + 255 * rim.view(torch.uint8)
 
 
 def pack(data_path, names, mode, size, grey, cache_dir):

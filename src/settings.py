@@ -18,7 +18,9 @@ DEFAULTS = {  # of flags whose best value depends on the data
     "shapes": {"image_size": 64, "epochs": 4, "batch_size": 8, "steps": 16},
 }
 WEIGHT_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 1e-2, "radam": 0.0}
-MAY_CHANGE = {"epochs", "data_path", "cache_dir", "device", "precision", "workers", "save_every"}  # on --resume
+MAY_CHANGE = {  # on --resume
+    "epochs", "accumulate", "compile", "data_path", "cache_dir", "device", "precision", "workers", "save_every"
+}  # fmt: skip
 
 
 def get_args_parser(doc):
@@ -60,7 +62,13 @@ def get_args_parser(doc):
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive, help="default 40, shapes 4")
     add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 16")
-    add("--batch_size", "-b", type=positive, help="pictures per step; default 16, shapes 8")
+    add("--batch_size", "-b", type=positive, help="pictures per step, of all processes; default 16, shapes 8")
+    add(
+        "--accumulate",
+        type=positive,
+        default=1,
+        help="compute each batch in so many parts, which takes less memory; default %(default)s",
+    )
     add("--learning_rate", "-lr", type=rate, default=2e-3, help="the highest of the schedule; default %(default)s")
     add("--weight_decay", type=rate, help="default 0.01 for adamw, else 0")
     add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
@@ -74,14 +82,27 @@ def get_args_parser(doc):
     )
     add = parser.add_argument_group("run").add_argument
     add("--seed", type=count, default=0, help="default %(default)s")
+    add("--compile", action="store_true", help="compile the network; the README says when that pays")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
     add("--workers", type=count, default=0, help="processes that read data; default %(default)s")
     add("--name", help="of the files written; default: the network's, with a number where that is taken")
     add("--save_dir", type=Path, default=Path("saved_models"), help="default %(default)s")
-    add("--save_every", type=rate, default=10, metavar="MINUTES", help="save within long epochs; default %(default)s")
+    add(
+        "--save_every",
+        type=interval,
+        default=(10.0, "minutes"),
+        metavar="INTERVAL",
+        help="save within long epochs: minutes, or steps as in 500steps; default 10",
+    )
     add("--resume", type=Path, metavar="NAME.last.pth", help="go on with this run; its settings come with it")
     add_device_flags(parser)
     return parser
+
+
+def interval(text):
+    """ "10" -> (10.0, "minutes"), "500steps" -> (500.0, "steps")."""
+    number = text.removesuffix("steps")
+    return rate(number), "minutes" if number == text else "steps"
 
 
 def parse_args(doc, argv=None):

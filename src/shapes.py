@@ -76,6 +76,10 @@ class Shapes(Dataset):
 
     __getitems__ = __getitem__
 
+    def to(self, device):
+        """Itself: pictures are drawn on the CPU."""
+        return self
+
     def original_size(self, index):
         """(width, height) of a picture."""
         return self.size, self.size

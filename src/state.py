@@ -10,6 +10,8 @@ from torch.optim import SGD, Adam, AdamW, RAdam
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from distributed import from_first, gather, rank, world_size, wrap
+
 
 def build_optimizer(args, parameters):
     kwargs = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
@@ -40,8 +42,13 @@ class State:
         self.schedule = build_schedule(args, self.optimizer, args.epochs * steps_per_epoch)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         self.average = AveragedModel(model, multi_avg_fn=self.blend, use_buffers=True) if args.ema else None
+        pictures = args.batch_size // world_size() // args.accumulate
+        self.forward = wrap(model, device, pictures)  # the network as training calls it
+        if args.compile:
+            self.forward = torch.compile(self.forward)
         self.step = 0  # optimizer steps done since the run began
         self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # of this epoch: loss, Dice, pictures
+        self.highest = torch.zeros((), device=device)  # loss of a batch, since the process began
         self.history = []  # a dict per epoch, a row of NAME.csv
         self.scores = {}  # of the last epoch, on the valid split
         self.seconds = 0.0  # of training, evaluation not counted
@@ -65,6 +72,20 @@ class State:
         """Whether the last epoch is better than every one before it."""
         return all(row["valid_dice"] < self.history[-1]["valid_dice"] for row in self.history[:-1])
 
+    def share_running_means(self):
+        """Several processes differ in batch norm's running means alone; take those of process 0."""
+        from_first(self.weights)
+
+    def count(self, loss, dices):
+        """Add the mean loss and the Dice of each picture to the epoch's sums, without waiting for the device."""
+        self.sums += torch.stack([loss.double() * len(dices), dices.sum(), dices.new_tensor(len(dices))])
+        self.highest = torch.fmax(self.highest, loss.detach().float())  # which passes over NaN
+
+    def means(self):
+        """Mean loss and Dice of this epoch so far, over all processes."""
+        loss, dice, pictures = gather(self.sums).sum(0).tolist()
+        return loss / pictures, dice / pictures
+
     def end_step(self):
         """After the backward pass: move the weights, the learning rate and the average."""
         self.scaler.step(self.optimizer)
@@ -77,14 +98,14 @@ class State:
 
     def end_epoch(self, valid_scores, valid_loss, size):
         """Write the epoch into the history, and begin the next. -> the epoch's row."""
-        loss, dice, pictures = self.sums.tolist()
+        train_loss, train_dice = self.means()
         self.scores = {"valid": valid_scores}
         row = {
             "epoch": len(self.history) + 1,
             "step": self.step,
             "image_size": size,
-            "train_loss": loss / pictures,
-            "train_dice": dice / pictures,
+            "train_loss": train_loss,
+            "train_dice": train_dice,
             "valid_loss": valid_loss,
             "valid_dice": valid_scores["dice"],
             "valid_jaccard": valid_scores["jaccard"],
@@ -97,7 +118,7 @@ class State:
         return row
 
     def state_dict(self):
-        """What NAME.last.pth holds as `training`: tensors and plain values."""
+        """What NAME.last.pth holds as `training`: tensors and plain values. Every process must ask at once."""
         kind, keys, *rest = np.random.get_state()
         return {
             "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()},
@@ -107,7 +128,7 @@ class State:
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
             "scaler": self.scaler.state_dict(),
             "step": self.step,
-            "sums": self.sums,
+            "sums": gather(self.sums),
             "history": self.history,
             "scores": self.scores,
             "seconds": self.seconds,
@@ -131,7 +152,10 @@ class State:
         self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.history, self.scores = state["step"], state["history"], state["scores"]
-        self.sums.copy_(state["sums"])
+        sums = state["sums"]  # of each process
+        if len(sums) != world_size():
+            sums = torch.cat([sums.sum(0, keepdim=True), torch.zeros(world_size() - 1, 3, dtype=sums.dtype)])
+        self.sums.copy_(sums[rank()])
         self.seconds = state["seconds"]
         kept = state["random"]
         torch.set_rng_state(kept["torch"])

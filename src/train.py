@@ -4,6 +4,10 @@
     python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet --name first
     python src/train.py --resume saved_models/first.last.pth          # go on exactly where it stopped
 
+Several processes, each with its share of every batch (the README has several machines, and Slurm):
+
+    torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
+
 Written into --save_dir: NAME.pth (best weights, for evaluate.py and inference.py), NAME.last.pth (for
 --resume), NAME.csv (history), NAME.curve.png and NAME.panels.png, each renewed every epoch.
 """
@@ -14,14 +18,16 @@ import shutil
 import signal
 import sys
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from augment import AUGMENTS, augment, shrink, to_float
+from augment import AUGMENTS, augment, draw, shrink, to_float
 from checkpoint import load_encoder, provenance, save, write_table
 from data import eval_loader, load_split, train_loader
+from distributed import agree, finish, first_alone, no_sync, rank, share, start, world_size
 from evaluate import evaluate, panel_rows
 from losses import LOSSES
 from models import build_model
@@ -39,15 +45,18 @@ from utils import (
     run,
     scores,
     seed_everything,
+    when_memory_runs_out,
 )
 
 PANELS = 4  # fixed valid pictures shown every epoch
 MEAN_STD = {"fixed": (0.5, 0.5), "unit": (0.0, 1.0)}
+EXPLODED = 1e4  # a loss above it; that of a network which knows nothing is near 1
 
 
 def main(argv=None):
     args, last = parse_args(__doc__, argv)
     device = pick_device(args.device)
+    start(device)
     precision = pick_precision(args.precision, device)
     seed_everything(args.seed, args.deterministic)
     model = build(args)
@@ -56,13 +65,18 @@ def main(argv=None):
     parameters = sum(p.numel() for p in model.parameters())
     print(f"{args.model}, {parameters:,} parameters, on {device} in {str(precision)[6:]}; data: {source}", flush=True)
 
-    train_set, valid_set = (load(args, mode) for mode in ("train", "valid"))
+    with first_alone():
+        train_set, valid_set = (load(args, mode) for mode in ("train", "valid"))
     args.batch_size = min(args.batch_size, len(train_set))
+    parts = world_size() * args.accumulate
+    if args.batch_size < parts:
+        raise UserError(f"a batch of {args.batch_size} pictures has too few for {parts} parts; raise --batch_size")
     steps_per_epoch = args.steps or math.ceil(len(train_set) / args.batch_size)
     scaling = mean_and_std(args, train_set)
     print(
         f"{len(train_set):,} pictures to train, {len(valid_set):,} to validate, {args.image_size}x{args.image_size}; "
-        f"{args.epochs} epochs of {steps_per_epoch} steps of {args.batch_size} pictures",
+        f"{args.epochs} epochs of {steps_per_epoch} steps of {args.batch_size} pictures"
+        + (f" on {world_size()} processes" if world_size() > 1 else ""),
         flush=True,
     )
     state = State(args, model.to(device, memory_format=torch.channels_last), steps_per_epoch, device, precision)
@@ -80,7 +94,15 @@ def main(argv=None):
         "border": args.border,
         **provenance(device),
     }
-    return fit(state, train_set, valid_set, scaling, about, device, precision)
+    train_set = train_set.to(device)
+    try:
+        with when_memory_runs_out(
+            f"take --accumulate {2 * args.accumulate} (the same batch of {args.batch_size}, in parts of "
+            f"{math.ceil(args.batch_size / parts / 2)} pictures) or a smaller --image_size"
+        ):
+            return fit(state, train_set, valid_set, scaling, about, device, precision)
+    finally:
+        finish()
 
 
 def fit(state, train_set, valid_set, scaling, about, device, precision):
@@ -89,7 +111,8 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
 
     def save_weights(path, **more):
         scored = {"epoch": len(state.history), "scores": state.scores, "seconds": state.seconds}
-        save({**about, **scored, "model": state.weights.state_dict(), **more}, path)
+        if rank() == 0:
+            save({**about, **scored, "model": state.weights.state_dict(), **more}, path)
 
     def save_last():
         save_weights(f"{files}.last.pth", training=state.state_dict())
@@ -102,6 +125,7 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
         size = size_of(epoch, args)
         if not train_one_epoch(state, batches, scaling, size, device, precision, save_last, stop):
             break
+        state.share_running_means()
         loader = eval_loader(valid_set, args.batch_size, args.workers, device)
         loss, title = LOSSES[args.loss], f"valid {epoch + 1}/{args.epochs}"
         counts, valid_loss = evaluate(state.weights, loader, device, precision, *scaling, loss, title=title)
@@ -109,11 +133,13 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
         if state.is_best():
             save_weights(f"{files}.pth")
         save_last()
-        write_table(f"{files}.csv", list(row), [list(row.values()) for row in state.history])
-        plot_history(state.history, args.name, f"{files}.curve.png")
-        shown = [index * len(valid_set) // PANELS for index in range(min(PANELS, len(valid_set)))]
-        rows = panel_rows(state.weights, valid_set, device, precision, *scaling, shown)
-        plot_panels(rows, f"{args.name}, epoch {epoch + 1}, valid split", f"{files}.panels.png")
+        if rank() == 0:
+            write_table(f"{files}.csv", list(row), [list(row.values()) for row in state.history])
+            plot_history(state.history, args.name, f"{files}.curve.png")
+            shown = [index * len(valid_set) // PANELS for index in range(min(PANELS, len(valid_set)))]
+            rows = panel_rows(state.weights, valid_set, device, precision, *scaling, shown)
+            plot_panels(rows, f"{args.name}, epoch {epoch + 1}, valid split", f"{files}.panels.png")
+            check_progress(state.history)
         print(
             f"epoch {epoch + 1:3}/{args.epochs}  size {size}"
             f"  train loss {row['train_loss']:.4f} Dice {row['train_dice']:.4f}"
@@ -122,7 +148,7 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
             flush=True,
         )
     if len(state.history) < args.epochs:
-        print(f"stopped after step {state.step}; go on with: python src/train.py --resume {files}.last.pth")
+        print(f"stopped after step {state.step}; go on with: {launcher()} src/train.py --resume {files}.last.pth")
         return 128 + stop.signal
     print(
         f"best valid Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
@@ -134,48 +160,35 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
 
 def train_one_epoch(state, batches, scaling, size, device, precision, save_last, stop):
     """Go on to the end of the epoch, or until `stop`; -> whether the end was reached."""
-    args, model = state.args, state.model
-    criterion, strength = LOSSES[args.loss], AUGMENTS[args.augment]
+    args = state.args
     epoch, done = divmod(state.step, state.steps_per_epoch)
-    title, terminal = f"epoch {epoch + 1}/{args.epochs}", sys.stderr.isatty()
+    title, terminal = f"epoch {epoch + 1}/{args.epochs}", rank() == 0 and sys.stderr.isatty()
     bar = tqdm(total=state.steps_per_epoch, initial=done, desc=title, unit="step", leave=False, disable=not terminal)
-    saved = spoken = started = time.perf_counter()
-    model.train()
+    saved_step, saved = state.step, time.perf_counter()
+    spoken = started = saved
+    state.model.train()
     for batch in itertools.islice(batches, state.steps_per_epoch - done):
-        image = batch["image"].to(device, non_blocking=True)
-        mask = batch["mask"].to(device, non_blocking=True)
-        image, mask = augment(*shrink(image, mask, size), strength, step_generator(args.seed, state.step))
-        image = to_float(image, *scaling).contiguous(memory_format=torch.channels_last)
-
-        with autocast(device, precision):
-            logits = model(image)
-        loss = criterion(logits, mask)
-        state.optimizer.zero_grad(set_to_none=True)
-        state.scaler.scale(loss).backward()
-        state.end_step()
-
-        with torch.no_grad():
-            scored = dice(confusion(foreground(logits) >= 0, mask))
-            state.sums += torch.stack([loss.double() * len(mask), scored.sum(), scored.new_tensor(len(mask))])
-
+        train_step(state, batch, scaling, size, device, precision)
         done += 1
         now = time.perf_counter()
+        interval, unit = args.save_every
+        due = state.step - saved_step >= interval if unit == "steps" else now - saved > 60 * interval
         speak = now - spoken > (0.5 if terminal else 60)
-        save_now = now - saved > 60 * args.save_every or stop.signal
+        first = rank() == 0  # whose clock counts
+        stop.signal, due, speak = agree(stop.signal, due and first, speak and first)
+        save_now = due or stop.signal
         if speak or save_now or done == state.steps_per_epoch:  # the only places that wait for a GPU
-            check_finite(state, epoch)
-            loss_mean, dice_mean = (state.sums[:2] / state.sums[2]).tolist()
+            loss, dice_mean = state.means()
+            check_loss(state, loss, epoch)
             bar.n, spoken = done, now
-            bar.set_postfix_str(f"loss {loss_mean:.4f}, Dice {dice_mean:.4f}{memory(device)}")
+            bar.set_postfix_str(f"loss {loss:.4f}, Dice {dice_mean:.4f}{memory(device)}")
             if speak and not terminal:
-                print(
-                    f"{title}  step {done}/{state.steps_per_epoch}  loss {loss_mean:.4f} Dice {dice_mean:.4f}",
-                    flush=True,
-                )
+                print(f"{title}  step {done}/{state.steps_per_epoch}  loss {loss:.4f} Dice {dice_mean:.4f}", flush=True)
         if save_now and done < state.steps_per_epoch:
             state.seconds += now - started
             save_last()
-            saved = started = time.perf_counter()
+            saved_step, saved = state.step, time.perf_counter()
+            started = saved
         if stop.signal:
             break
     bar.close()
@@ -183,9 +196,34 @@ def train_one_epoch(state, batches, scaling, size, device, precision, save_last,
     return done == state.steps_per_epoch
 
 
-def step_generator(seed, step):
-    """Random numbers of its own for each step of each run, so that a run can go on from any step."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence([seed, step]).generate_state(1)[0]))
+def train_step(state, batch, scaling, size, device, precision):
+    """Forward, backward and an optimizer step on this process's share of a batch, in --accumulate parts."""
+    args, criterion = state.args, LOSSES[state.args.loss]
+    chance = draw(args.batch_size, torch.Generator().manual_seed(seed_of(args.seed, state.step)))
+    mine = share(args.batch_size, rank(), world_size())
+    torch.manual_seed(seed_of(args.seed, state.step, 1 + rank()))  # of dropout
+    state.optimizer.zero_grad(set_to_none=True)
+    for part in range(args.accumulate):
+        rows = share(mine.stop - mine.start, part, args.accumulate)
+        image = batch["image"][rows].to(device, non_blocking=True)
+        mask = batch["mask"][rows].to(device, non_blocking=True)
+        drawn = {name: values[mine][rows] for name, values in chance.items()}
+        image, mask = augment(*shrink(image, mask, size), AUGMENTS[args.augment], drawn)
+        image = to_float(image, *scaling).contiguous(memory_format=torch.channels_last)
+        with nullcontext() if part + 1 == args.accumulate else no_sync(state.forward):
+            with autocast(device, precision):
+                logits = state.forward(image)
+            loss = criterion(logits, mask)
+            weight = len(mask) * world_size() / args.batch_size  # of the mean that the processes take of gradients
+            state.scaler.scale(loss * weight).backward()
+        with torch.no_grad():
+            state.count(loss, dice(confusion(foreground(logits) >= 0, mask)))
+    state.end_step()
+
+
+def seed_of(*numbers):
+    """A seed of its own for each step of each run, so that a run can go on from any step."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def size_of(epoch, args):
@@ -196,27 +234,53 @@ def size_of(epoch, args):
     return min(args.image_size, args.start_size + 32 * int(steps * epoch / (0.7 * args.epochs)))
 
 
-def check_finite(state, epoch):
-    if torch.isfinite(state.sums).all():
+def check_loss(state, loss, epoch):
+    """Stop a run whose loss has left all measure, and say which way it went."""
+    highest = state.highest.item()
+    exploded = not highest < EXPLODED
+    if math.isfinite(loss) and not exploded:
         return
     kept = f"{state.args.save_dir / state.args.name}.pth keeps the best weights so far"
+    kept = kept if state.history else "nothing was saved yet"
+    where = f"in epoch {epoch + 1}, by step {state.step}"
+    if exploded:
+        raise UserError(f"the loss exploded {where}: it reached {highest:.3g}; lower --learning_rate; {kept}")
     raise UserError(
-        f"the loss is not a finite number in epoch {epoch + 1}, by step {state.step}; lower --learning_rate "
-        f"or use --precision float32; {kept if state.history else 'nothing was saved yet'}"
+        f"the loss is not a number {where}, though it was never above {highest:.3g}; use --precision float32, "
+        f"or look for what is not finite in the loss or the network; {kept}"
     )
+
+
+def check_progress(history):
+    """Say so when the training loss stands still, or grows."""
+    first, last = history[0]["train_loss"], history[-1]["train_loss"]
+    if len(history) == 2 and abs(first - last) < 1e-3 * abs(first):
+        print(
+            f"note: the training loss has not moved from {first:.4f}; raise --learning_rate, or look at the masks in "
+            f"the panels",
+            file=sys.stderr,
+        )
+    elif last > 2 * min(row["train_loss"] for row in history):
+        print(f"note: the training loss has grown to {last:.4f}; lower --learning_rate", file=sys.stderr)
+
+
+def launcher():
+    """How this run was started, for the command that goes on with it."""
+    return f"torchrun --nproc_per_node {world_size()}" if world_size() > 1 else "python"
 
 
 class Stop:
     """SIGINT and SIGTERM ask the loop to stop after its step; a second one ends the process at once."""
 
     def __init__(self):
-        self.signal = None
+        self.signal = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask)
 
     def ask(self, number, frame):
         self.signal = number
-        print("\nstopping after this step; once more to leave at once", file=sys.stderr)
+        if rank() == 0:
+            print("\nstopping after this step; once more to leave at once", file=sys.stderr)
         for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_DFL)
 

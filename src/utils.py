@@ -4,6 +4,7 @@ import argparse
 import os
 import random
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -114,12 +115,26 @@ def read_names(path):
     return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
 
 
+@contextmanager
+def when_memory_runs_out(advice):
+    """Turn a device's or the machine's lack of memory in the block into a UserError that ends in `advice`."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        lacking = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+        if not lacking:
+            raise
+        where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
+        raise UserError(f"{where} is not enough; {advice}") from None
+
+
 def run(main):
     """Call `main`; a UserError becomes one line on stderr and exit status 2."""
     try:
         sys.exit(main())
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
+            print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -147,7 +162,9 @@ def add_device_flags(parser):
 def pick_device(name):
     """A --device value -> torch.device. Raises UserError for one that is not there."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        process = os.environ.get("LOCAL_RANK")  # one GPU for each process of torchrun
+        cuda = f"cuda:{process}" if process else "cuda"
+        return torch.device(cuda if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)

@@ -58,5 +58,13 @@ def test_a_wholly_ignored_batch_gives_a_number(name, batch):
     assert math.isfinite(loss.item()) and (logits.grad == 0).all()
 
 
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_batch_may_be_cut_into_parts(name, batch):
+    logits, mask = batch[0], batch[1].clone()
+    mask[0, :, :4] = 255  # pictures with different numbers of known pixels
+    parts = LOSSES[name](logits[:1], mask[:1]) / 3 + LOSSES[name](logits[1:], mask[1:]) * 2 / 3
+    torch.testing.assert_close(LOSSES[name](logits, mask), parts)
+
+
 def test_bce_dice_is_the_sum(batch):
     torch.testing.assert_close(bce_dice(*batch), bce(*batch) + dice(*batch))

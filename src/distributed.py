@@ -1,0 +1,117 @@
+"""Several processes, started by torchrun, that share every batch; a single process needs nothing of this.
+
+Process 0 alone prints and writes. Small values go over gloo, gradients over NCCL on GPUs and gloo on the CPU.
+"""
+
+import os
+import sys
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from utils import UserError
+
+SMALL_SHARE = 16  # pictures per process below which batch norm takes its statistics over all processes
+
+
+def rank():
+    """This process's number; 0 where there is one."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size():
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def start(device):
+    """Join the other processes, if there are any; all but process 0 fall silent."""
+    if world_size() == 1 or dist.is_initialized():
+        return
+    try:
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"the processes did not find each other ({reason}); start them with torchrun") from None
+    if rank():
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def finish():
+    """Leave the other processes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def first_alone():
+    """The first process of each machine goes through the block before its others, who find what it left on the disk."""
+    waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
+    if waits:
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if world_size() > 1 and not waits:
+            dist.barrier()
+
+
+def share(n, part, parts):
+    """Which of n items are the part-th of so many parts, in order: a slice."""
+    return slice(part * n // parts, (part + 1) * n // parts)
+
+
+def wrap(model, device, pictures):
+    """The network to call in training: its gradients are the mean over the processes.
+
+    pictures: how many one process takes in one forward pass.
+    """
+    if world_size() == 1:
+        return model
+    if device.type == "cuda" and pictures < SMALL_SHARE:
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
+
+
+def no_sync(forward):
+    """A context for a backward pass whose gradients are added to by the next one, and not yet exchanged."""
+    return forward.no_sync() if world_size() > 1 else nullcontext()
+
+
+def agree(*values):
+    """Whole numbers of each process -> the largest of each over the processes."""
+    if world_size() == 1:
+        return values
+    values = torch.tensor(values)
+    dist.all_reduce(values, dist.ReduceOp.MAX)
+    return tuple(values.tolist())
+
+
+def gather(values):
+    """A tensor of the same shape in every process -> (processes, ...), on the CPU."""
+    values = values.detach().cpu()
+    if world_size() == 1:
+        return values[None]
+    parts = [torch.empty_like(values) for _ in range(world_size())]
+    dist.all_gather(parts, values.contiguous())
+    return torch.stack(parts)
+
+
+def gather_rows(rows, total):
+    """Rows of every world_size-th of `total` items, from item `rank` on -> those of all items, in order, on the CPU."""
+    if world_size() == 1:
+        return rows.cpu()
+    length = -(-total // world_size())
+    padded = torch.zeros(length, *rows.shape[1:], dtype=rows.dtype)
+    padded[: len(rows)] = rows
+    return gather(padded).transpose(0, 1).flatten(0, 1)[:total]
+
+
+def from_first(module):
+    """Give every process the buffers (running means) of process 0."""
+    if world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
