@@ -115,11 +115,3 @@ def jitter_color(image, factors):
     mean_grey = (image.mean((2, 3)) @ grey).view(n, 1, 1)
     offset = brightness * (1 - contrast) * mean_grey
     return torch.baddbmm(offset, matrix, image.flatten(2)).view_as(image).clamp_(0, 255)
-
-
-def shrink(image, mask, size):
-    """image float or uint8 (N, C, H, W), mask uint8 (N, 1, H, W) -> the same at size x size, where that is smaller."""
-    if size >= min(image.shape[-2:]):
-        return image, mask
-    image = F.interpolate(image.float(), size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return image, F.interpolate(mask, size=(size, size), mode="nearest-exact")

@@ -65,12 +65,17 @@ class State:
 
     @property
     def best(self):
-        """The highest valid Dice so far."""
-        return max((row["valid_dice"] for row in self.history), default=0.0)
+        """The highest valid Dice so far, of the epochs with the largest pictures."""
+        return max((row["valid_dice"] for row in self.of_last_size()), default=0.0)
 
     def is_best(self):
-        """Whether the last epoch is better than every one before it."""
-        return all(row["valid_dice"] < self.history[-1]["valid_dice"] for row in self.history[:-1])
+        """Whether the last epoch is better than every one before it with pictures of its size."""
+        *before, last = self.of_last_size()
+        return all(row["valid_dice"] < last["valid_dice"] for row in before)
+
+    def of_last_size(self):
+        """The epochs whose pictures have the last one's size; the Dice of other sizes is another measure."""
+        return [row for row in self.history if row["image_size"] == self.history[-1]["image_size"]]
 
     def share_running_means(self):
         """Several processes differ in batch norm's running means alone; take those of process 0."""

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from augment import AUGMENTS, augment, draw, shrink, to_float
+from augment import AUGMENTS, augment, draw, to_float
 from checkpoint import load_encoder, provenance, save, write_table
 from data import eval_loader, load_split, train_loader
 from distributed import agree, finish, first_alone, no_sync, rank, share, start, world_size
@@ -66,7 +66,7 @@ def main(argv=None):
     print(f"{args.model}, {parameters:,} parameters, on {device} in {str(precision)[6:]}; data: {source}", flush=True)
 
     with first_alone():
-        train_set, valid_set = (load(args, mode) for mode in ("train", "valid"))
+        train_set, valid_set = (load(args, mode, args.image_size) for mode in ("train", "valid"))
     args.batch_size = min(args.batch_size, len(train_set))
     parts = world_size() * args.accumulate
     if args.batch_size < parts:
@@ -74,7 +74,7 @@ def main(argv=None):
     steps_per_epoch = args.steps or math.ceil(len(train_set) / args.batch_size)
     scaling = mean_and_std(args, train_set)
     print(
-        f"{len(train_set):,} pictures to train, {len(valid_set):,} to validate, {args.image_size}x{args.image_size}; "
+        f"{len(train_set):,} pictures to train, {len(valid_set):,} to validate, {growth(args)}; "
         f"{args.epochs} epochs of {steps_per_epoch} steps of {args.batch_size} pictures"
         + (f" on {world_size()} processes" if world_size() > 1 else ""),
         flush=True,
@@ -88,29 +88,27 @@ def main(argv=None):
         "name": args.model,
         "options": network_options(args),
         "dataset": args.dataset,
-        "image_size": args.image_size,
         "mean": scaling[0],
         "std": scaling[1],
         "border": args.border,
         **provenance(device),
     }
-    train_set = train_set.to(device)
     try:
         with when_memory_runs_out(
             f"take --accumulate {2 * args.accumulate} (the same batch of {args.batch_size}, in parts of "
             f"{math.ceil(args.batch_size / parts / 2)} pictures) or a smaller --image_size"
         ):
-            return fit(state, train_set, valid_set, scaling, about, device, precision)
+            return fit(state, scaling, about, device, precision)
     finally:
         finish()
 
 
-def fit(state, train_set, valid_set, scaling, about, device, precision):
+def fit(state, scaling, about, device, precision):
     """Train to the last epoch or until asked to stop; validate, save and draw after every epoch. -> exit status."""
-    args, files = state.args, state.args.save_dir / state.args.name
+    args, files, size = state.args, state.args.save_dir / state.args.name, None
 
     def save_weights(path, **more):
-        scored = {"epoch": len(state.history), "scores": state.scores, "seconds": state.seconds}
+        scored = {"image_size": size, "epoch": len(state.history), "scores": state.scores, "seconds": state.seconds}
         if rank() == 0:
             save({**about, **scored, "model": state.weights.state_dict(), **more}, path)
 
@@ -118,12 +116,15 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
         save_weights(f"{files}.last.pth", training=state.state_dict())
 
     stop = Stop()
-    steps = range(state.step, args.epochs * state.steps_per_epoch)
-    batches = iter(train_loader(train_set, args.batch_size, args.seed, steps, args.workers, device))
     while len(state.history) < args.epochs and not stop.signal:
         epoch, before = len(state.history), state.seconds
-        size = size_of(epoch, args)
-        if not train_one_epoch(state, batches, scaling, size, device, precision, save_last, stop):
+        if size != size_of(epoch, args):
+            size = size_of(epoch, args)
+            with first_alone():
+                train_set, valid_set = (load(args, mode, size).to(device) for mode in ("train", "valid"))
+            steps = range(state.step, args.epochs * state.steps_per_epoch)
+            batches = iter(train_loader(train_set, args.batch_size, args.seed, steps, args.workers, device))
+        if not train_one_epoch(state, batches, scaling, device, precision, save_last, stop):
             break
         state.share_running_means()
         loader = eval_loader(valid_set, args.batch_size, args.workers, device)
@@ -158,7 +159,7 @@ def fit(state, train_set, valid_set, scaling, about, device, precision):
     return 0
 
 
-def train_one_epoch(state, batches, scaling, size, device, precision, save_last, stop):
+def train_one_epoch(state, batches, scaling, device, precision, save_last, stop):
     """Go on to the end of the epoch, or until `stop`; -> whether the end was reached."""
     args = state.args
     epoch, done = divmod(state.step, state.steps_per_epoch)
@@ -168,7 +169,7 @@ def train_one_epoch(state, batches, scaling, size, device, precision, save_last,
     spoken = started = saved
     state.model.train()
     for batch in itertools.islice(batches, state.steps_per_epoch - done):
-        train_step(state, batch, scaling, size, device, precision)
+        train_step(state, batch, scaling, device, precision)
         done += 1
         now = time.perf_counter()
         interval, unit = args.save_every
@@ -196,7 +197,7 @@ def train_one_epoch(state, batches, scaling, size, device, precision, save_last,
     return done == state.steps_per_epoch
 
 
-def train_step(state, batch, scaling, size, device, precision):
+def train_step(state, batch, scaling, device, precision):
     """Forward, backward and an optimizer step on this process's share of a batch, in --accumulate parts."""
     args, criterion = state.args, LOSSES[state.args.loss]
     chance = draw(args.batch_size, torch.Generator().manual_seed(seed_of(args.seed, state.step)))
@@ -208,7 +209,7 @@ def train_step(state, batch, scaling, size, device, precision):
         image = batch["image"][rows].to(device, non_blocking=True)
         mask = batch["mask"][rows].to(device, non_blocking=True)
         drawn = {name: values[mine][rows] for name, values in chance.items()}
-        image, mask = augment(*shrink(image, mask, size), AUGMENTS[args.augment], drawn)
+        image, mask = augment(image, mask, AUGMENTS[args.augment], drawn)
         image = to_float(image, *scaling).contiguous(memory_format=torch.channels_last)
         with nullcontext() if part + 1 == args.accumulate else no_sync(state.forward):
             with autocast(device, precision):
@@ -226,12 +227,25 @@ def seed_of(*numbers):
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
+def sizes(args):
+    """Sides of the training pictures: from start_size by factors of about sqrt(2), in multiples of 32, to image_size."""
+    if not args.start_size:
+        return [args.image_size]
+    factors = range(round(2 * math.log2(max(1, args.image_size / args.start_size))))
+    growing = {max(32, 32 * round(args.start_size * 2 ** (factor / 2) / 32)) for factor in factors}
+    return sorted({size for size in growing if size < args.image_size} | {args.image_size})
+
+
 def size_of(epoch, args):
-    """Side of the training pictures in an epoch: from start_size by steps of 32, image_size for the last 30 %."""
-    if not args.start_size or epoch >= 0.7 * args.epochs:
-        return args.image_size
-    steps = math.ceil((args.image_size - args.start_size) / 32)
-    return min(args.image_size, args.start_size + 32 * int(steps * epoch / (0.7 * args.epochs)))
+    """Side of the training pictures in an epoch; each side gets a share of the epochs that is as 1 / side."""
+    shares = np.cumsum([1 / size for size in sizes(args)])
+    reached = (epoch + 1) / args.epochs * shares[-1]
+    return sizes(args)[int(np.searchsorted(shares, reached - 1e-9))]
+
+
+def growth(args):
+    """The sides of the pictures, in words."""
+    return " then ".join(f"{size}x{size}" for size in sizes(args))
 
 
 def check_loss(state, loss, epoch):
@@ -246,8 +260,8 @@ def check_loss(state, loss, epoch):
     if exploded:
         raise UserError(f"the loss exploded {where}: it reached {highest:.3g}; lower --learning_rate; {kept}")
     raise UserError(
-        f"the loss is not a number {where}, though it was never above {highest:.3g}; use --precision float32, "
-        f"or look for what is not finite in the loss or the network; {kept}"
+        f"the loss is not a number {where}, though it was never above {highest:.3g}; use --precision float32 or a "
+        f"lower --learning_rate, and look for a division or a logarithm of zero in what you changed; {kept}"
     )
 
 
@@ -299,8 +313,8 @@ def build(args):
     return model
 
 
-def load(args, mode):
-    size, channels = args.image_size, args.in_channels
+def load(args, mode, size):
+    channels = args.in_channels
     return load_split(args.dataset, args.data_path, mode, size, channels, args.border, args.limit, args.cache_dir)
 
 

@@ -1,6 +1,10 @@
 """Drawn pictures in the dataset's official layout, and scripts run as a person runs them."""
 
+import contextlib
+import importlib
+import io
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +16,10 @@ from PIL import Image
 
 import shapes
 from models import build_model
+from utils import run
 
 ROOT = Path(__file__).parents[1]
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # results then do not depend on the machine, and tiny networks are no slower
 
 
 def draw_pet(folder, name, index, width=60, height=44):
@@ -46,11 +51,30 @@ def pets(tmp_path):
     return make_pets(tmp_path / "oxford-iiit-pet")
 
 
-def script(name, *arguments, cwd, expect=0, **environment):
-    """Run `python src/NAME.py ARGUMENTS` in the folder cwd; -> the finished process, with stdout and stderr."""
-    command = [sys.executable, str(ROOT / "src" / f"{name}.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+def script(name, *arguments, cwd, expect=0):
+    """`python src/NAME.py ARGUMENTS` in the folder cwd, in this process, which has torch loaded; -> what it left."""
+    before, signals = Path.cwd(), [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    argv, sys.argv = sys.argv, [f"src/{name}.py", *map(str, arguments)]
+    out, err = io.StringIO(), io.StringIO()
+    os.chdir(cwd)
+    try:
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+            run(importlib.import_module(name).main)
+    finally:
+        os.chdir(before)
+        sys.argv = argv
+        for number, handler in signals:
+            signal.signal(number, handler)
+    done = subprocess.CompletedProcess([name, *arguments], ended.value.code or 0, out.getvalue(), err.getvalue())
+    assert done.returncode == expect, done.stdout + done.stderr
+    return done
+
+
+def process(name, *arguments, cwd, expect=0, launcher=(sys.executable,)):
+    """The same in a process of its own, or in those that `launcher` starts."""
+    command = [*launcher, str(ROOT / "src" / f"{name}.py"), *map(str, arguments)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torchvision.transforms.functional as TF
 
-from augment import AUGMENTS, Strength, augment, draw, jitter_color, shrink, to_float
+from augment import AUGMENTS, Strength, augment, draw, jitter_color, to_float
 from shapes import load_dataset
 
 
@@ -99,12 +99,6 @@ def test_color_is_torchvisions():
     for picture, result, brightness, contrast, saturation in zip(image, found, *factors.T.tolist(), strict=True):
         expected = TF.adjust_contrast(TF.adjust_saturation(picture, saturation), contrast)
         torch.testing.assert_close(result, TF.adjust_brightness(expected, brightness), atol=1e-3, rtol=0)
-
-
-def test_shrink(batch):
-    image, mask = shrink(*batch, 24)
-    assert image.shape[-2:] == mask.shape[-2:] == (24, 24) and set(mask.unique().tolist()) <= {0, 1, 255}
-    assert shrink(*batch, 48) == batch
 
 
 def test_to_float():

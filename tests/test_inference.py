@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, draw_pet, make_checkpoint, make_pets, script
+from conftest import ROOT, draw_pet, make_checkpoint, make_pets, process, script
 from PIL import Image
 
 import inference
@@ -110,7 +110,7 @@ def test_a_second_run_gives_the_same_files(call, tmp_path):
 def test_24_megapixels_in_under_2_gib(tmp_path, model):
     photo(600, 400).resize((6000, 4000)).save(tmp_path / "big.jpg")
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
-    script("inference", "--model", model, "--input", "big.jpg", "--save", *KINDS, "--output", "out", cwd=tmp_path)
+    process("inference", "--model", model, "--input", "big.jpg", "--save", *KINDS, "--output", "out", cwd=tmp_path)
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     assert Image.open(tmp_path / "out/mask/big.png").size == (6000, 4000)
     assert max(peak, before) < 2 * 2**20, f"{peak / 2**20:.2f} GiB"

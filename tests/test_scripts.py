@@ -164,19 +164,63 @@ def test_a_second_run_does_not_touch_the_first(tmp_path):
     assert (tmp_path / "saved_models/unet.pth").read_bytes() == before
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_best(tmp_path):
-    flags = (*SHAPES, *TINY, "--norm", "none", "--optimizer", "sgd", "--schedule", "none", "--ema", 0)
-    script("train", *flags, "-lr", 1e-4, "--name", "a", "--epochs", 1, cwd=tmp_path)
-    done = script("train", *flags, "-lr", 1e30, "--name", "b", cwd=tmp_path, expect=2)
-    assert "not a finite number in epoch 1" in error_of(done) and "lower --learning_rate" in done.stderr
+UNSTEADY = (*SHAPES, *TINY, "--norm", "none", "--optimizer", "sgd", "--schedule", "none", "--ema", 0)
+
+
+def test_a_loss_that_explodes_stops_the_run_and_keeps_the_best(tmp_path):
+    script("train", *UNSTEADY, "-lr", 1e-4, "--name", "a", "--epochs", 1, cwd=tmp_path)
     kept = torch.load(tmp_path / "saved_models/a.last.pth", weights_only=True)
-    kept["training"]["optimizer"]["param_groups"][0]["lr"] = 1e30
-    kept["training"]["schedule"]["base_lrs"] = [1e30]
+    kept["training"]["optimizer"]["param_groups"][0]["lr"] = 30.0
+    kept["training"]["schedule"]["base_lrs"] = [30.0]
     torch.save(kept, tmp_path / "saved_models/a.last.pth")
     before = (tmp_path / "saved_models/a.pth").read_bytes()
-    done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 3, cwd=tmp_path, expect=2)
-    assert "saved_models/a.pth keeps the best weights" in error_of(done)
+    done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 9, cwd=tmp_path, expect=2)
+    assert "the loss exploded in epoch " in error_of(done) and "lower --learning_rate" in done.stderr
+    assert "saved_models/a.pth keeps the best weights" in done.stderr
     assert (tmp_path / "saved_models/a.pth").read_bytes() == before
+
+
+def test_a_loss_that_is_not_a_number_is_told_from_one_that_explodes(tmp_path):
+    done = script("train", *UNSTEADY, "-lr", 1e30, cwd=tmp_path, expect=2)
+    assert "the loss is not a number in epoch 1" in error_of(done) and "nothing was saved yet" in done.stderr
+
+
+def test_a_loss_that_never_moves_is_said(tmp_path):
+    done = script("train", *SHAPES, *TINY, "--schedule", "none", "-lr", 0, "--weight_decay", 0, "--steps", 12,
+                  "--augment", "none", cwd=tmp_path)  # fmt: skip
+    [note] = done.stderr.splitlines()
+    assert note.startswith("note: the training loss has not moved from ") and "raise --learning_rate" in note
+
+
+def test_parts_of_a_batch_give_what_the_batch_gives(tmp_path):
+    flags = (*SHAPES, *TINY, "--norm", "none", "--augment", "full")
+    for parts in (1, 3):
+        script("train", *flags, "--name", f"parts{parts}", "--accumulate", parts, cwd=tmp_path)
+    whole, cut = (torch.load(tmp_path / f"saved_models/parts{n}.pth", weights_only=True)["model"] for n in (1, 3))
+    for name, value in whole.items():
+        torch.testing.assert_close(value, cut[name], atol=1e-5, rtol=1e-4)
+    done = script("train", *flags, "--accumulate", 5, cwd=tmp_path, expect=2)
+    assert "a batch of 4 pictures has too few for 5 parts" in error_of(done)
+
+
+def test_a_lack_of_memory_says_which_flag_to_lower(tmp_path, monkeypatch):
+    def forward(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr("models.unet.UNet.forward", forward)
+    done = script("train", *SHAPES, *TINY, cwd=tmp_path, expect=2)
+    assert "the GPU's memory is not enough; take --accumulate 2 (the same batch of 4, in parts of 2" in error_of(done)
+
+
+def test_pictures_that_grow(tmp_path):
+    """While pictures grow, the best checkpoint is one of the largest size so far, and says its size."""
+    flags = ("--dataset", "shapes", "--steps", 2, "--limit", 6, "--width", 2, "--batch_size", 2)
+    out = script("train", *flags, "--start_size", 32, "--image_size", 64, "--epochs", 5, cwd=tmp_path).stdout
+    history = read_history(tmp_path / "saved_models/unet.csv")
+    assert [int(row["image_size"]) for row in history] == [32, 32, 32, 64, 64] and "32x32 then 64x64" in out
+    best = torch.load(tmp_path / "saved_models/unet.pth", weights_only=True)
+    dices = [float(row["valid_dice"]) for row in history]
+    assert best["image_size"] == 64 and best["epoch"] == 4 + (dices[4] > dices[3])
 
 
 @pytest.mark.parametrize("with_fc", [True, False])
