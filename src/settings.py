@@ -14,8 +14,8 @@ from oxford_pet import BORDERS
 from utils import Parser, UserError, add_device_flags, count, positive, rate, share
 
 DEFAULTS = {  # of flags whose best value depends on the data
-    "pets": {"image_size": 256, "epochs": 40, "batch_size": 16},
-    "shapes": {"image_size": 64, "epochs": 4, "batch_size": 8, "steps": 16},
+    "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
+    "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 16},
 }
 WEIGHT_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 1e-2, "radam": 0.0}
 MAY_CHANGE = {  # on --resume
@@ -32,8 +32,8 @@ def get_args_parser(doc):
     add("--image_size", type=positive, help="side of the network's input, in pixels; default 256, shapes 64")
     add(
         "--start_size",
-        type=positive,
-        help="begin with pictures of this side and grow to --image_size; default: no growth",
+        type=count,
+        help="begin with pictures of this side and grow to --image_size; 0: no growth; default 64, shapes 0",
     )
     add(
         "--border",
@@ -69,7 +69,7 @@ def get_args_parser(doc):
         default=1,
         help="compute each batch in so many parts, which takes less memory; default %(default)s",
     )
-    add("--learning_rate", "-lr", type=rate, default=2e-3, help="the highest of the schedule; default %(default)s")
+    add("--learning_rate", "-lr", type=rate, default=4e-3, help="the highest of the schedule; default %(default)s")
     add("--weight_decay", type=rate, help="default 0.01 for adamw, else 0")
     add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
     add("--optimizer", choices=WEIGHT_DECAY, default="adamw", help="default %(default)s")

@@ -228,10 +228,10 @@ def seed_of(*numbers):
 
 
 def sizes(args):
-    """Sides of the training pictures: from start_size by factors of about sqrt(2), in multiples of 32, to image_size."""
-    if not args.start_size:
+    """Sides of the training pictures: multiples of 32, from start_size to image_size, each about sqrt(2) x the last."""
+    if not 0 < args.start_size < args.image_size:
         return [args.image_size]
-    factors = range(round(2 * math.log2(max(1, args.image_size / args.start_size))))
+    factors = range(round(2 * math.log2(args.image_size / args.start_size)))
     growing = {max(32, 32 * round(args.start_size * 2 ** (factor / 2) / 32)) for factor in factors}
     return sorted({size for size in growing if size < args.image_size} | {args.image_size})
 

@@ -45,4 +45,4 @@ def test_a_reports_command_is_its_settings(name, tmp_path, monkeypatch):
     (tmp_path / "dataset" / "oxford-iiit-pet" / "annotations").mkdir(parents=True)
     settings, _ = parse_args(None, commands()[name])
     assert {key: getattr(settings, key) for key in REPORTS[name]} == REPORTS[name]
-    assert settings.ema == 0 and settings.start_size is None
+    assert settings.ema == 0 and settings.start_size == 0

@@ -1,0 +1,337 @@
+"""Pictures per second and peak memory of our training step, beside what people use today; and what the step is made of.
+
+    python benchmarks/throughput.py --model resnet34_unet --image_size 256
+    python benchmarks/throughput.py --model unet --width 32 --image_size 128 --batch_size 8
+    pip install segmentation-models-pytorch      # then a third row: its Unet("resnet34"), with the plain loop
+
+ours:  the step of src/train.py, from packed pictures.
+plain: the loop of the five reports and of milesial/Pytorch-UNet with the very same network: each picture decoded
+       and resized by Pillow in a DataLoader with a worker per core, float32, default layout, Adam, loss.item().
+
+Each contender is a process of its own; they take turns, so that a machine whose speed drifts slows all of them.
+Pictures are the pets where --data_path has them, else drawn ones of 500x375 pixels.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+import losses
+import oxford_pet
+import shapes
+import train
+from data import train_loader
+from models import build_model
+from settings import network_options, parse_args
+from state import State
+from utils import Parser, UserError, autocast, pick_device, pick_precision, positive, run, seed_everything
+
+
+def draw_dataset(folder, pictures, width=500, height=375):
+    """Drawn pictures in the official layout, a tenth of them for the test split."""
+    for part in ("images", "annotations/trimaps"):
+        (folder / part).mkdir(parents=True)
+    names = [f"Drawn_{index}" for index in range(pictures + pictures // 10 + 1)]
+    for index, name in enumerate(names):
+        picture, mask = shapes.draw(np.random.default_rng(index), height, width, count=6)
+        Image.fromarray(picture).save(oxford_pet.picture_path(folder, name), quality=90)
+        Image.fromarray(2 - mask).save(oxford_pet.trimap_path(folder, name))
+    for split, part in (("trainval", names[:pictures]), ("test", names[pictures:])):
+        (folder / "annotations" / f"{split}.txt").write_text("".join(f"{name} 1 1 1\n" for name in part))
+
+
+# ---------------------------------------------------------------------------------- contenders
+
+
+def our_step(args, more=()):
+    """-> a function that takes one training step, and the state it moves."""
+    settings, _ = parse_args(None, [*train_flags(args), *more])
+    settings.epochs, steps_per_epoch = 1000, 1000
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    seed_everything(0)
+    dataset = train.load(settings, "train", args.image_size).to(device)
+    state = State(
+        settings,
+        train.build(settings).to(device, memory_format=torch.channels_last),
+        steps_per_epoch,
+        device,
+        precision,
+    )
+    state.model.train()
+    batches = iter(train_loader(dataset, args.batch_size, 0, range(10**6), 0, device))
+    scaling = train.mean_and_std(settings, dataset)
+    return lambda: train.train_step(state, next(batches), scaling, device, precision), state
+
+
+def train_flags(args):
+    flags = ["--model", args.model, "--data_path", args.data_path, "--cache_dir", args.cache_dir, "--start_size", 0]
+    flags += ["--image_size", args.image_size, "--batch_size", args.batch_size, "--device", args.device]
+    flags += ["--precision", args.precision, "--save_dir", args.cache_dir, "--name", "benchmark"]
+    return [str(flag) for flag in [*flags, *(("--width", args.width) if args.width else ())]]
+
+
+class PlainPets(Dataset):
+    """A picture and its mask, decoded and resized at each reading."""
+
+    def __init__(self, data_path, size):
+        self.data_path, self.size, self.names = data_path, size, oxford_pet.split_names(data_path, "train")
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        picture = Image.open(oxford_pet.picture_path(self.data_path, self.names[index])).convert("RGB")
+        trimap = Image.open(oxford_pet.trimap_path(self.data_path, self.names[index]))
+        picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        trimap = trimap.resize((self.size, self.size), Image.Resampling.NEAREST)
+        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        return (image - 0.5) / 0.5, torch.from_numpy(np.array(trimap) != 2).float()[None]
+
+
+def plain_step(args, model):
+    """-> a function that takes one training step the usual way."""
+    device = pick_device(args.device)
+    torch.manual_seed(0)
+    model = model.to(device).train()
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
+    dataset = PlainPets(args.data_path, args.image_size)
+    sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=10**6)
+    loader = DataLoader(
+        dataset, args.batch_size, sampler=sampler, num_workers=os.cpu_count(), pin_memory=device.type == "cuda"
+    )
+    batches, total = iter(loader), 0.0
+
+    def step():
+        nonlocal total
+        image, mask = (value.to(device) for value in next(batches))
+        logits = model(image)
+        loss = losses.bce_dice(logits, mask)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+
+    return step
+
+
+def contender(name, args):
+    if name == "plain":
+        settings, _ = parse_args(None, train_flags(args))
+        return plain_step(args, build_model(settings.model, **network_options(settings)))
+    if name == "smp":
+        import segmentation_models_pytorch
+
+        return plain_step(args, segmentation_models_pytorch.Unet("resnet34", encoder_weights=None))
+    return our_step(args, ["--compile"] if name == "ours --compile" else [])[0]
+
+
+def serve(name, args, pipe):
+    """A contender's process: takes as many steps as it is asked for, and tells the seconds."""
+    try:
+        step = contender(name, args)
+        for steps in iter(pipe.recv, None):
+            start = time.perf_counter()
+            for _ in range(steps):
+                step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            pipe.send(time.perf_counter() - start)
+        pipe.send(peak_memory())
+    except (UserError, RuntimeError) as error:
+        pipe.send(str(error))
+
+
+def peak_memory():
+    """GiB of the GPU's memory, or of this process and its workers at their highest."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
+
+
+def race(names, args):
+    """-> per contender the seconds per step of each round, and peak memory."""
+    context = multiprocessing.get_context("spawn")
+    pipes, seconds = {}, {name: [] for name in names}
+    for name in names:
+        pipes[name], other = context.Pipe()
+        context.Process(target=serve, args=(name, args, other)).start()
+
+    def ask(name, what):
+        pipes[name].send(what)
+        answer = pipes[name].recv()
+        if isinstance(answer, str):
+            raise UserError(f"{name}: {answer}")
+        return answer
+
+    for name in names:
+        ask(name, 2)  # warm
+    for _ in range(args.rounds):
+        for name in names:
+            seconds[name].append(ask(name, args.steps) / args.steps)
+    return seconds, {name: ask(name, None) for name in names}
+
+
+# ------------------------------------------------------------------------- what the step is made of
+
+
+class Stopwatch:
+    """Seconds spent in functions, each under a name."""
+
+    def __init__(self, device):
+        self.device, self.seconds = device, {}
+
+    def around(self, name, function):
+        def timed(*args, **kwargs):
+            with self.on(name):
+                return function(*args, **kwargs)
+
+        return timed
+
+    @contextlib.contextmanager
+    def on(self, name):
+        self.wait()
+        start = time.perf_counter()
+        yield
+        self.wait()
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def wait(self):
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+
+
+def shares(args):
+    """-> share of our step's time by part, and its pictures per second with this process's clock around each part."""
+    device = pick_device(args.device)
+    watch = Stopwatch(device)
+    step, state = our_step(args)
+    step()
+    read, backward = oxford_pet.OxfordPet.__getitems__, torch.Tensor.backward
+    kept = train.augment, train.to_float
+    try:
+        oxford_pet.OxfordPet.__getitems__ = watch.around("data", read)
+        train.augment, train.to_float = watch.around("augmentation", kept[0]), watch.around("augmentation", kept[1])
+        state.forward = watch.around("forward", state.forward)
+        torch.Tensor.backward = watch.around("backward", backward)
+        state.end_step = watch.around("optimizer", state.end_step)
+        with watch.on("all"):
+            for _ in range(args.steps * args.rounds):
+                step()
+    finally:
+        oxford_pet.OxfordPet.__getitems__, torch.Tensor.backward = read, backward
+        train.augment, train.to_float = kept
+    total = watch.seconds.pop("all")
+    parts = {name: seconds / total for name, seconds in watch.seconds.items()}
+    return {**parts, "loss and rest": 1 - sum(parts.values())}, args.steps * args.rounds * args.batch_size / total
+
+
+def training_flops(args):
+    """Floating-point operations of one picture's step: forward once, backward twice."""
+    settings, _ = parse_args(None, train_flags(args))
+    with torch.device("meta"):
+        model, image = build_model(args.model, **network_options(settings)), torch.empty(1, 3, *2 * [args.image_size])
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(image)
+    return 3 * counter.get_total_flops()
+
+
+def peaks(args):
+    """-> FLOP/s of the machine's matrix product and of a convolution's training, in the precision of the step."""
+    device = pick_device(args.device)
+    precision = pick_precision(args.precision, device)
+    watch = Stopwatch(device)
+    n = 8192 if device.type == "cuda" else 2048
+    a, b = (torch.randn(n, n, device=device, dtype=precision) for _ in range(2))
+    conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(device, memory_format=torch.channels_last)
+    image = torch.randn(16, 128, 64, 64, device=device).to(memory_format=torch.channels_last).requires_grad_()
+
+    def convolve():
+        with autocast(device, precision):
+            out = conv(image)
+        out.sum().backward()
+
+    best = {}
+    for name, work, flops in (
+        ("matrix product", lambda: a @ b, 2 * n**3),
+        ("convolution", convolve, 3 * 2 * 16 * 128 * 128 * 9 * 64 * 64),
+    ):
+        work()
+        for _ in range(5):
+            watch.seconds.clear()
+            with watch.on(name):
+                work()
+            best[name] = max(best.get(name, 0), flops / watch.seconds[name])
+    return best
+
+
+def main():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model", default="resnet34_unet", help="default %(default)s")
+    add("--width", type=positive, help="unet: channels of the first level")
+    add("--image_size", type=positive, default=256, help="default %(default)s")
+    add("--batch_size", "-b", type=positive, default=16, help="default %(default)s")
+    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet, or drawn pictures")
+    add("--cache_dir", type=Path, help="where decoded pictures are kept; default: a folder that is removed")
+    add("--steps", type=positive, default=3, help="steps of a turn; default %(default)s")
+    add("--rounds", type=positive, default=5, help="turns of each; default %(default)s")
+    add("--device", default="auto", help="default %(default)s")
+    add("--precision", default="auto", help="of our step; default %(default)s")
+    add("--compile", action="store_true", help="a row for our step with --compile, too")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        if args.data_path is None:
+            args.data_path = oxford_pet.DATA_PATH
+            if not args.data_path.is_dir():
+                args.data_path = Path(scratch) / "pets"
+                draw_dataset(args.data_path, 20 * args.batch_size)
+        args.cache_dir = args.cache_dir or Path(scratch)
+        report(args)
+    return 0
+
+
+def report(args):
+    device = pick_device(args.device)
+    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    precision = str(pick_precision(args.precision, device))[6:]
+    print(
+        f"{args.model}{f' --width {args.width}' if args.width else ''}, {args.image_size}x{args.image_size}, "
+        f"batches of {args.batch_size}, on {where}; ours in {precision}, torch {torch.__version__}"
+    )
+    names = ["ours", "plain"] + ["ours --compile"] * args.compile
+    with contextlib.suppress(ImportError):
+        import segmentation_models_pytorch  # noqa: F401
+
+        names.append("smp")
+    seconds, memory = race(names, args)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    print(f"{'':16}{'pictures/s':>12}{'ms/picture':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
+    for name in names:
+        ratios = [plain / own for plain, own in zip(seconds["plain"], seconds[name], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        speed = args.batch_size / medians[name]
+        ratio = medians["plain"] / medians[name]
+        print(f"{name:16}{speed:12.2f}{1e3 / speed:12.1f}{ratio:12.2f}{spread:>16}{memory[name]:10.2f}")
+    parts, speed = shares(args)
+    print("our step: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in parts.items()))
+    flops = training_flops(args) * speed
+    against = [f"{flops / peak:.0%} of the {name}'s {peak / 1e9:.0f}" for name, peak in peaks(args).items()]
+    print(f"{flops / 1e9:.0f} GFLOP/s, {', '.join(against)}")
+
+
+if __name__ == "__main__":
+    run(main)
