@@ -7,11 +7,13 @@ NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes o
 
 import csv
 import io
+import math
 import os
 import pickle
 import subprocess
 import sys
 import tempfile
+import zipfile
 from importlib.metadata import version
 from pathlib import Path
 
@@ -19,8 +21,11 @@ import numpy as np
 import PIL
 import torch
 
-from models import build_model
+from models import build_model, options_of
+from oxford_pet import BORDERS
 from utils import UserError
+
+LARGEST = 2**14  # side of the network's input, in pixels
 
 UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
@@ -70,20 +75,81 @@ def save(checkpoint, path):
         raise UserError(f"{path} cannot be written ({error}); free some space and --resume") from None
 
 
-def load(path):
-    """The checkpoint at `path`, on the CPU. Raises UserError for a file that is not one of ours."""
+def load(path, model_type=None):
+    """The checkpoint at `path`, on the CPU. Raises UserError for a file that is not one of ours.
+
+    model_type: the network's name, for a file that holds nothing but its state_dict.
+    """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path} is not there; python src/train.py makes a checkpoint, --model names it")
+    checkpoint = read(path)
+    if not isinstance(checkpoint, dict):
+        raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth")
+    if model_type:
+        return describe_weights(checkpoint, model_type, path)
+    if not {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"} <= set(checkpoint):
+        plain = all(isinstance(value, torch.Tensor) for value in checkpoint.values())
+        hint = "; for a plain state_dict say which network it is of, by --model_type" if plain else ""
+        raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth{hint}")
+    check_description(checkpoint, path)
+    return checkpoint
+
+
+def read(path):
+    """What torch.save wrote to `path`, if it is tensors and plain values alone and each byte is as it was written."""
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("it says it holds more than its size")
+                damaged = archive.testzip()
+                if damaged:
+                    raise ValueError(f"the checksum of {damaged} differs")
+        return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(f"{path} holds more than weights and plain values, or is damaged; it was not opened") from None
     except Exception as error:  # zip, unpickling and storage errors of every kind
         raise UserError(f"{path} is not a checkpoint, or is damaged ({type(error).__name__}); train it again") from None
-    if not isinstance(checkpoint, dict) or not {"model", "name", "options", "image_size"} <= set(checkpoint):
-        raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth")
-    return checkpoint
+
+
+def describe_weights(weights, model_type, path):
+    """A state_dict -> a checkpoint with the defaults of train.py for what the weights do not tell."""
+    weights = weights.get("model", weights)
+    try:
+        options = options_of(model_type, weights)
+    except ValueError as error:
+        raise UserError(f"{path} does not fit --model_type {model_type}: {error}") from None
+    channels = options["in_channels"]
+    return {
+        "model": weights,
+        "name": model_type,
+        "options": options,
+        "dataset": "pets",
+        "image_size": 256,
+        "mean": [0.5] * channels,
+        "std": [0.5] * channels,
+        "border": "foreground",
+    }
+
+
+def check_description(checkpoint, path):
+    """Raise UserError where what stands beside the weights cannot be."""
+    options, size = checkpoint["options"], checkpoint["image_size"]
+    channels = options.get("in_channels", 3) if isinstance(options, dict) else None
+    lists = [checkpoint["mean"], checkpoint["std"]]
+    if not (
+        channels in (1, 3)
+        and isinstance(size, int)
+        and 0 < size <= LARGEST
+        and all(isinstance(values, list) and len(values) == channels for values in lists)
+        and all(isinstance(value, float) and math.isfinite(value) for values in lists for value in values)
+        and all(value > 0 for value in checkpoint["std"])
+        and checkpoint["border"] in BORDERS
+        and checkpoint["dataset"] in ("pets", "shapes")
+        and isinstance(checkpoint["model"], dict)
+    ):
+        raise UserError(f"{path} is damaged: its description is not one that src/train.py writes; train it again")
 
 
 def restore_model(checkpoint, path="the checkpoint", device=None):
@@ -92,9 +158,11 @@ def restore_model(checkpoint, path="the checkpoint", device=None):
     Raises UserError.
     """
     try:
-        model = build_model(checkpoint["name"], **checkpoint["options"])
-        model.load_state_dict(checkpoint["model"])
-    except (ValueError, TypeError, RuntimeError, AttributeError) as error:
+        with torch.device("meta"):  # sizes are compared before any memory is taken
+            model = build_model(checkpoint["name"], **checkpoint["options"])
+        model.load_state_dict(checkpoint["model"], assign=True)
+        model.float()
+    except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
     if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
@@ -106,13 +174,13 @@ def load_encoder(model, path):
     """Load torchvision's resnet34 weights, with `fc` or without, into the encoder."""
     if not hasattr(model, "encoder"):
         raise UserError("--encoder_weights is for --model resnet34_unet")
+    if not Path(path).is_file():
+        raise UserError(f"--encoder_weights {path} is not there")
+    weights = read(Path(path))
     try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
         weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
         model.encoder.load_state_dict(weights)
-    except FileNotFoundError:
-        raise UserError(f"--encoder_weights {path} is not there") from None
-    except Exception as error:  # not a weights file, or another network's
+    except (AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--encoder_weights {path} is not a resnet34 state_dict ({reason})") from None
 

@@ -19,6 +19,7 @@ from augment import to_float
 from checkpoint import load, restore_model, write_table, write_whole
 from data import choose_dataset, eval_loader, load_split
 from distributed import finish, first_alone, gather, gather_rows, rank, start
+from models import MODELS
 from oxford_pet import BORDERS, SPLITS
 from utils import (
     Parser,
@@ -99,6 +100,7 @@ def data_of(checkpoint, args, mode):
 
 
 def add_data_flags(parser, batch_size=32):
+    parser.add_argument("--model_type", choices=MODELS, help="the network's name, where --model is a plain state_dict")
     parser.add_argument("--data_path", type=Path, help="folder of the pets; default: dataset/oxford-iiit-pet")
     parser.add_argument(
         "--cache_dir", type=Path, help="where decoded pictures are kept; default: cache/ in --data_path"
@@ -121,6 +123,9 @@ def add_data_flags(parser, batch_size=32):
 def get_args_parser():
     parser = Parser(__doc__)
     parser.add_argument("--model", type=Path, nargs="+", required=True, help="checkpoints to score")
+    parser.add_argument(
+        "--provenance", action="store_true", help="say where each checkpoint comes from, not its scores"
+    )
     parser.add_argument("--split", choices=SPLITS, default="test", help="default %(default)s")
     parser.add_argument(
         "--output", type=Path, help="write OUTPUT.json, and OUTPUT.csv with a row per picture and model"
@@ -134,7 +139,11 @@ def main():
     device = pick_device(args.device)
     start(device)
     precision = pick_precision(args.precision, device)
-    checkpoints = [load(path) for path in args.model]
+    checkpoints = [load(path, args.model_type) for path in args.model]
+    if args.provenance:
+        for path, checkpoint in zip(args.model, checkpoints, strict=True):
+            print_provenance(path, checkpoint)
+        return 0
     results, pictures = [], []
     for path, checkpoint in zip(args.model, checkpoints, strict=True):
         model = restore_model(checkpoint, path, device)
@@ -154,6 +163,25 @@ def main():
         write_results(results, pictures, args.output)
     finish()
     return 0
+
+
+def print_provenance(path, checkpoint):
+    """What made a checkpoint, as the checkpoint itself records it."""
+    if "command" not in checkpoint:
+        print(f"{path}: weights alone, with no record of where they come from")
+        return
+    git, versions, size = checkpoint["git"], checkpoint["versions"], checkpoint["image_size"]
+    state = {True: "clean tree", False: "changed tree", None: "unknown tree"}[git["clean"]]
+    print(
+        f"{path}\n"
+        f"  command   {checkpoint['command']}\n"
+        f"  git       {git['commit']}, {state}\n"
+        f"  versions  {', '.join(f'{name} {version}' for name, version in versions.items())}\n"
+        f"  device    {checkpoint['device']}\n"
+        f"  training  {checkpoint['epoch']} epochs, {checkpoint['seconds']:.0f} s, pictures of {size}x{size}"
+    )
+    for split, values in checkpoint["scores"].items():
+        print(f"  {split:8}  " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
 
 def describe(path, checkpoint, args, counts):

@@ -76,9 +76,9 @@ class Predictor:
     precision: torch.dtype
 
 
-def load_model(path, device="auto", precision="auto"):
-    """Open a checkpoint of train.py for `predict`. Raises UserError."""
-    checkpoint = load(path)
+def load_model(path, device="auto", precision="auto", model_type=None):
+    """Open a checkpoint of train.py, or a state_dict of the network model_type, for `predict`. Raises UserError."""
+    checkpoint = load(path, model_type)
     device = pick_device(device)
     network = restore_model(checkpoint, path, device)
     return Predictor(network, checkpoint, device, pick_precision(precision, device))
@@ -364,7 +364,7 @@ def main():
         raise UserError("--input - goes with --output - and one kind of --save; or name files and a folder")
     if not args.input and (args.save != ["mask"] or args.csv or args.names or args.recursive or args.tile or args.crop):
         raise UserError("--save, --csv, --names, --recursive, --tile and --crop are for --input; name pictures with it")
-    model = load_model(args.model, args.device, args.precision)
+    model = load_model(args.model, args.device, args.precision, args.model_type)
     if piped:
         return predict_pipe(model, args)
     args.output = Path(args.output)

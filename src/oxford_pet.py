@@ -13,6 +13,7 @@ import os
 import sys
 import tarfile
 import tempfile
+import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPException
@@ -30,6 +31,7 @@ from utils import Parser, UserError, read_names, run
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 SPLITS = ("train", "valid", "test")
 BORDERS = ("foreground", "background", "ignore")  # --border: what the trimap's border becomes in the mask
+A_DAY = 24 * 60 * 60  # seconds
 PACKING = 1  # part of a packed array's name: raise it when what is packed changes
 
 
@@ -160,13 +162,20 @@ def pack(data_path, names, mode, size, grey, cache_dir):
     """-> uint8 (N, C + 1, size, size), mapped from a file that is made the first time."""
     folder = Path(cache_dir) if cache_dir else data_path / "cache"
     target = folder / f"{mode}-{size}-{fingerprint(data_path, names, size, grey)}.npy"
-    if target.exists():
-        return np.load(target, mmap_mode="r")
-
     shape = (len(names), 2 if grey else 4, size, size)
+    if target.exists():
+        try:
+            packed = np.load(target, mmap_mode="r")
+            if packed.shape == shape and packed.dtype == np.uint8:
+                return packed
+        except (OSError, ValueError, EOFError):
+            pass  # damaged: make it anew
     temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for left in folder.glob("unfinished-*"):  # of a run that was killed
+            if time.time() - left.stat().st_mtime > A_DAY:
+                left.unlink()
         handle, temporary = tempfile.mkstemp(dir=folder, prefix="unfinished-")
         if hasattr(os, "posix_fallocate"):  # a full disk says so here, and not by a bus error later
             os.posix_fallocate(handle, 0, int(np.prod(shape)) + 128)
@@ -229,7 +238,11 @@ def fill(packed, data_path, names, mode, grey):
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the GIL
         results = pool.map(work, range(len(names)))
         results = tqdm(results, f"decoding {mode}", len(names), unit="picture", disable=not sys.stderr.isatty())
-        problems = [problem for problem in results if problem]
+        try:
+            problems = [problem for problem in results if problem]
+        except BaseException:  # asked to stop
+            pool.shutdown(cancel_futures=True)
+            raise
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(
@@ -245,14 +258,17 @@ def download(data_path):
     """Fetch the official archives with torchvision's downloader, check their sums, and unpack them.
 
     Safe to interrupt and to repeat: an archive whose sum is right is not fetched again, and unpacking starts over.
+    Unpacking writes nothing outside data_path, whatever the archive's names and links say.
     """
     from torchvision.datasets import OxfordIIITPet
-    from torchvision.datasets.utils import download_and_extract_archive
+    from torchvision.datasets.utils import download_url
 
     for url, md5 in OxfordIIITPet._RESOURCES:
         print(f"{url} -> {data_path}", flush=True)
         try:
-            download_and_extract_archive(url, data_path, md5=md5)
+            download_url(url, data_path, md5=md5)
+            with tarfile.open(data_path / Path(url).name) as archive:
+                archive.extractall(data_path, filter="data")
         except (OSError, RuntimeError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(

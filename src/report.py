@@ -337,7 +337,7 @@ def main():
     args = get_args_parser().parse_args()
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
-    checkpoints = [load(path) for path in args.model]
+    checkpoints = [load(path, args.model_type) for path in args.model]
     models = [restore_model(c, path, device) for c, path in zip(checkpoints, args.model, strict=True)]
     datasets = [data_of(checkpoint, args, args.split) for checkpoint in checkpoints]
     if any(dataset.names != datasets[0].names for dataset in datasets):

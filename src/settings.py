@@ -144,7 +144,15 @@ def resumed_settings(parser, args, argv):
     unset = object()
     blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))  # argparse leaves alone what is set already
     given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
-    settings = argparse.Namespace(**last["training"]["args"])
+    try:
+        settings = argparse.Namespace(**last["training"]["args"])
+    except (KeyError, TypeError):
+        raise UserError(f"--resume {args.resume} is damaged; use an earlier copy, or train again") from None
+    if set(vars(settings)) != set(vars(args)):
+        raise UserError(
+            f"--resume {args.resume} is of another version of train.py; check out commit "
+            f"{(last.get('git') or {}).get('commit')} to go on"
+        )
     for flag, value in given.items():
         old = getattr(settings, flag, None)
         if flag in ("resume", "name", "save_dir") or str(value) == str(old):

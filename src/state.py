@@ -11,6 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distributed import from_first, gather, rank, world_size, wrap
+from utils import UserError
 
 
 def build_optimizer(args, parameters):
@@ -146,7 +147,14 @@ class State:
         }
 
     def load_state(self, state):
-        """Go on from what `state_dict` gave."""
+        """Go on from what `state_dict` gave. Raises UserError where that is damaged."""
+        try:
+            self._load_state(state)
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"--resume: the state is damaged ({reason}); use an earlier copy, or train again") from None
+
+    def _load_state(self, state):
         self.model.load_state_dict(state["weights"])
         if self.average:
             self.average.load_state_dict(state["average"])

@@ -3,6 +3,7 @@
 import argparse
 import os
 import random
+import signal
 import sys
 from contextlib import contextmanager
 
@@ -129,7 +130,8 @@ def when_memory_runs_out(advice):
 
 
 def run(main):
-    """Call `main`; a UserError becomes one line on stderr and exit status 2."""
+    """Call `main`; a UserError becomes one line on stderr and exit status 2, SIGTERM an exit that cleans up."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         sys.exit(main())
     except UserError as error:

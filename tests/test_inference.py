@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, draw_pet, make_checkpoint, make_pets, process, script
+from conftest import ROOT, draw_pet, make_checkpoint, make_pets, process
 from PIL import Image
 
 import inference

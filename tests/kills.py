@@ -1,0 +1,95 @@
+"""Kill a training process at random instants, many of them while it saves, until it has been killed often enough.
+
+    python tests/kills.py --kills 50
+
+After every kill each saved file must be whole; at the end the weights and the history must be, bit for bit, those
+of a run that nobody disturbed.
+"""
+
+import argparse
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
+
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from processes import finish, launch  # noqa: E402
+
+from checkpoint import load  # noqa: E402
+
+RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 12, "--batch_size", 2, "--steps", 40)
+RUN = (*RUN, "--epochs", 3, "--augment", "full", "--dropout", 0.3, "--save_every", "5steps")
+STARTED = "pictures to train"  # what train.py prints before its first step
+
+
+def whole_files(folder, name):
+    """Open every file of a run that is there; -> how many. Raises what opening a broken one raises."""
+    found = [path for path in folder.glob(f"{name}.*") if path.is_file()]
+    for path in found:
+        if path.suffix == ".pth":
+            load(path)
+        elif path.suffix == ".png":
+            Image.open(path).load()
+        else:
+            header, *rows = path.read_text().splitlines()
+            assert all(row.count(",") == header.count(",") for row in rows), path
+    return len(found)
+
+
+def kill_often(kills, cwd, seed=0):
+    """-> (kills, of these while saving, runs, files that were lost or broken, whether all weights are the same)."""
+    chance, folder = random.Random(seed), cwd / "saved_models"
+    finish(launch("train", *RUN, "--name", "whole", cwd=cwd), log=cwd / "train.log")
+    whole = load(folder / "whole.last.pth")["training"]
+    done, saving, runs, broken, same = 0, 0, 0, 0, True
+    while done < kills:
+        runs, before = runs + 1, 0
+        name, process = f"killed{runs}", None
+        while process is None or process.exitcode != 0:
+            last = folder / f"{name}.last.pth"
+            flags = ("--resume", last) if last.exists() else (*RUN, "--name", name)
+            log = cwd / "train.log"
+            starts = log.read_text().count(STARTED)
+            process = launch("train", *flags, cwd=cwd, slow_disk=0.05)
+            while chance.random() < 0.99 and process.exitcode is None and log.read_text().count(STARTED) == starts:
+                time.sleep(0.02)  # most times until it trains
+            process.join(chance.uniform(0.0, 1.5) if done < kills else 600)
+            if process.exitcode is None:
+                process.kill()
+                process.join()
+                done += 1
+                saving += any(folder.glob(f".{name}.*"))
+                try:
+                    now = whole_files(folder, name)
+                    broken, before = broken + max(0, before - now), now
+                except Exception as error:
+                    broken += 1
+                    print(f"broken after kill {done}: {error}")
+            elif process.exitcode != 0:
+                raise SystemExit((cwd / "train.log").read_text()[-2000:])
+        end = load(folder / f"{name}.last.pth")["training"]
+        same &= all(torch.equal(value, end["weights"][key]) for key, value in whole["weights"].items())
+        same &= (folder / "whole.csv").read_bytes() == (folder / f"{name}.csv").read_bytes()
+    return done, saving, runs, broken, same
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50)
+    kills, start = parser.parse_args().kills, time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        done, saving, runs, broken, same = kill_often(kills, Path(folder))
+    print(
+        f"{done} kills ({saving} while saving) in {runs} runs, {broken} lost or broken files, "
+        f"final weights {'identical' if same else 'DIFFER'}, {time.perf_counter() - start:.0f} s"
+    )
+    return 0 if same and not broken else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
