@@ -139,12 +139,14 @@ def check_description(checkpoint, path):
     channels = options.get("in_channels", 3) if isinstance(options, dict) else None
     lists = [checkpoint["mean"], checkpoint["std"]]
     if not (
-        channels in (1, 3)
+        isinstance(channels, int)
+        and channels in (1, 3)
         and isinstance(size, int)
         and 0 < size <= LARGEST
         and all(isinstance(values, list) and len(values) == channels for values in lists)
         and all(isinstance(value, float) and math.isfinite(value) for values in lists for value in values)
         and all(value > 0 for value in checkpoint["std"])
+        and all(isinstance(checkpoint[key], str) for key in ("name", "border", "dataset"))
         and checkpoint["border"] in BORDERS
         and checkpoint["dataset"] in ("pets", "shapes")
         and isinstance(checkpoint["model"], dict)

@@ -32,6 +32,7 @@ DATA_PATH = Path("dataset/oxford-iiit-pet")
 SPLITS = ("train", "valid", "test")
 BORDERS = ("foreground", "background", "ignore")  # --border: what the trimap's border becomes in the mask
 A_DAY = 24 * 60 * 60  # seconds
+HEADER = 128  # bytes before the pixels of a packed array
 PACKING = 1  # part of a packed array's name: raise it when what is packed changes
 
 
@@ -94,7 +95,7 @@ def split_names(data_path, mode):
             f"(python src/oxford_pet.py downloads them), or name another folder with --data_path"
         ) from None
     for name in names:
-        if name != Path(name).name or name.startswith("."):
+        if name != Path(name).name or name.startswith(".") or not name.isprintable():
             raise UserError(f"{listing} names {name!r}, which is not a plain file name; remove that line")
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
     if repeated:
@@ -166,10 +167,16 @@ def pack(data_path, names, mode, size, grey, cache_dir):
     if target.exists():
         try:
             packed = np.load(target, mmap_mode="r")
-            if packed.shape == shape and packed.dtype == np.uint8:
+            if (
+                packed.shape == shape
+                and packed.dtype == np.uint8
+                and packed.flags.c_contiguous
+                and packed.offset == 128
+            ):
                 return packed
-        except (OSError, ValueError, EOFError):
-            pass  # damaged: make it anew
+        except Exception:  # whatever numpy makes of a damaged header
+            pass
+        print(f"note: {target} is damaged; making it anew", file=sys.stderr)
     temporary = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -178,7 +185,7 @@ def pack(data_path, names, mode, size, grey, cache_dir):
                 left.unlink()
         handle, temporary = tempfile.mkstemp(dir=folder, prefix="unfinished-")
         if hasattr(os, "posix_fallocate"):  # a full disk says so here, and not by a bus error later
-            os.posix_fallocate(handle, 0, int(np.prod(shape)) + 128)
+            os.posix_fallocate(handle, 0, int(np.prod(shape)) + HEADER)
         os.close(handle)
         packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
     except OSError as error:

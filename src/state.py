@@ -2,6 +2,7 @@
 
 import math
 import random
+from operator import index
 from pathlib import Path
 
 import numpy as np
@@ -164,7 +165,7 @@ class State:
             schedule = {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")}
         self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.history, self.scores = state["step"], state["history"], state["scores"]
+        self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
         sums = state["sums"]  # of each process
         if len(sums) != world_size():
             sums = torch.cat([sums.sum(0, keepdim=True), torch.zeros(world_size() - 1, 3, dtype=sums.dtype)])

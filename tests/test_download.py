@@ -46,9 +46,15 @@ def server(tmp_path, monkeypatch):
         archives[f"/{part}.tar.gz"] = (tmp_path / f"{part}.tar.gz").read_bytes()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.asked, server.cut = archives, [], False
-    address = f"http://127.0.0.1:{server.server_port}"
-    sums = [(address + path, hashlib.md5(content).hexdigest()) for path, content in archives.items()]
-    monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", sums)
+
+    def publish():
+        """Make torchvision expect what the server has now."""
+        address = f"http://127.0.0.1:{server.server_port}"
+        sums = [(address + path, hashlib.md5(content).hexdigest()) for path, content in archives.items()]
+        monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", sums)
+
+    server.publish = publish
+    publish()
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server

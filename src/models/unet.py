@@ -8,6 +8,8 @@ to its skip connection.
 import torch
 from torch import nn
 
+MOST_CHANNELS = 2**15
+
 
 class DoubleConv(nn.Sequential):
     """(3x3 convolution, norm, ReLU) twice: (N, in_channels, H, W) -> (N, out_channels, H, W)."""
@@ -56,10 +58,13 @@ class UNet(nn.Module):
     norm: "batch", or "none" as in the paper.
     skip: "concat" as in the paper, or "add".
     dropout: share of the channels dropped at the end of the contracting path (paper, section 3.1).
+    Raises ValueError for more than MOST_CHANNELS channels at the bottom.
     """
 
     def __init__(self, in_channels=3, out_channels=1, width=64, depth=4, norm="batch", skip="concat", dropout=0.0):
         super().__init__()
+        if width < 1 or not 0 <= depth <= 16 or width << depth > MOST_CHANNELS:
+            raise ValueError(f"a width of {width} doubled {depth} times is not 1 to {MOST_CHANNELS:,} channels")
         widths = [width * 2**level for level in range(depth)]
         self.stem = DoubleConv(in_channels, width, norm)
         self.downs = nn.ModuleList(Down(channels, norm) for channels in widths)

@@ -1,0 +1,284 @@
+"""Mutated pictures, checkpoints, packed arrays and split files: each must be used rightly or refused in one line.
+
+    python tests/fuzz.py --inputs 2000
+
+Anything but a UserError or PictureError is a traceback; an input that takes longer than HANG seconds is a hang; and
+whatever is accepted must be what its reader promises.
+"""
+
+import argparse
+import io
+import random
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
+
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+from conftest import draw_pet, make_checkpoint, make_pets  # noqa: E402
+from PIL import Image  # noqa: E402
+
+from checkpoint import load, restore_model  # noqa: E402
+from inference import load_model, predict  # noqa: E402
+from oxford_pet import load_dataset, read_trimap, split_names  # noqa: E402
+from pictures import PictureError, read_picture  # noqa: E402
+from settings import parse_args  # noqa: E402
+from utils import UserError  # noqa: E402
+
+HANG = 20  # seconds
+
+
+def mutate(content, chance):
+    """Flip, cut, repeat, swap or overwrite bytes of a file."""
+    content = bytearray(content)
+    for _ in range(chance.choice([1, 1, 2, 8])):
+        if not content:
+            break
+        kind, at = chance.randrange(7), chance.randrange(len(content))
+        if kind == 0:
+            content[at] ^= 1 << chance.randrange(8)
+        elif kind == 1:
+            del content[at:]
+        elif kind == 2:
+            del content[at : at + chance.randrange(1, 64)]
+        elif kind == 3:
+            content[at:at] = chance.randbytes(chance.randrange(1, 64))
+        elif kind == 4:
+            content[at : at + 4] = chance.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"])
+        elif kind == 5:
+            content[at : at + 32] = content[: chance.randrange(1, 64)]
+        else:
+            head = chance.randrange(min(64, len(content)))  # headers matter most
+            content[head] = chance.randrange(256)
+    return bytes(content)
+
+
+def encoded(picture, kind, **options):
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def picture_files(chance):
+    """A picture of each kind that people have."""
+    rng = np.random.default_rng(chance.randrange(2**32))
+    rgb = Image.fromarray(rng.integers(0, 255, (24, 31, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(rng.integers(0, 65535, (12, 9), dtype=np.uint16))
+    return [
+        encoded(rgb, "JPEG", exif=exif),
+        encoded(rgb.convert("CMYK"), "JPEG"),
+        encoded(rgb, "PNG"),
+        encoded(deep, "PNG"),
+        encoded(rgb.convert("RGBA"), "PNG"),
+        encoded(rgb.quantize(), "PNG", transparency=0),
+        encoded(rgb, "GIF", save_all=True, append_images=[rgb.rotate(90)]),
+        encoded(rgb, "BMP"),
+        encoded(rgb, "TIFF"),
+        encoded(rgb, "WEBP"),
+        encoded(rgb, "PPM"),
+    ]
+
+
+class Targets:
+    """One method per kind of input: write a mutated file, read it as the scripts do, check what is accepted."""
+
+    def __init__(self, folder, chance):
+        self.folder, self.chance = folder, chance
+        self.pets = make_pets(folder / "pets", 6, 3)
+        make_checkpoint(folder / "good.pth")
+        self.predictor = load_model(folder / "good.pth", device="cpu", precision="float32")
+        self.checkpoints = [(folder / "good.pth").read_bytes()]
+        make_checkpoint(folder / "shallow.pth", name="unet_shallow", in_channels=1)
+        self.checkpoints.append((folder / "shallow.pth").read_bytes())
+        torch.save(self.predictor.checkpoint, folder / "old.pth", _use_new_zipfile_serialization=False)
+        self.checkpoints.append((folder / "old.pth").read_bytes())
+        self.plain = folder / "plain.pth"
+        torch.save(self.predictor.checkpoint["model"], self.plain)
+
+    def write(self, name, content):
+        path = self.folder / name
+        path.write_bytes(content)
+        return path
+
+    def picture(self):
+        path = self.write("picture", mutate(self.chance.choice(picture_files(self.chance)), self.chance))
+        picture = read_picture(path)
+        assert picture.mode == "RGB" and min(picture.size) >= 1
+        probability = predict(self.predictor, path)
+        assert probability.shape == picture.size[::-1] and probability.dtype == np.float32
+        assert np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1
+
+    def trimap(self):
+        name = "Drawn_1"
+        draw_pet(self.pets, name, 1)
+        path = self.pets / "annotations/trimaps" / f"{name}.png"
+        path.write_bytes(mutate(path.read_bytes(), self.chance))
+        try:
+            assert set(np.unique(np.asarray(read_trimap(path)))) <= {1, 2, 3}
+            dataset = load_dataset(self.pets, "train", 16)
+            assert set(np.unique(dataset[0]["mask"].numpy())) <= {0, 1}
+        finally:
+            draw_pet(self.pets, name, 1)
+
+    def checkpoint(self):
+        path = self.write("mutated.pth", mutate(self.chance.choice(self.checkpoints), self.chance))
+        checkpoint = load(path)
+        network = restore_model(checkpoint, path)
+        with torch.inference_mode():
+            logits = network(torch.zeros(1, checkpoint["options"]["in_channels"], 16, 16))
+        assert logits.shape[-2:] == (16, 16) and logits.isfinite().all()
+
+    def description(self):
+        """Values that are whole for torch and wrong for us."""
+        checkpoint = dict(self.predictor.checkpoint)
+        wrong = [
+            None,
+            -1,
+            0,
+            10**12,
+            1.5,
+            float("nan"),
+            "x",
+            [],
+            [0.5],
+            {},
+            {"width": 10**9},
+            torch.zeros(2),
+            "unet_add",
+        ]
+        key = self.chance.choice(list(checkpoint))
+        if self.chance.random() < 0.5:
+            checkpoint[key] = self.chance.choice(wrong)
+        elif self.chance.random() < 0.5:
+            del checkpoint[key]
+        else:
+            option = self.chance.choice(["width", "depth", "norm", "in_channels", "out_channels", "dropout", "x"])
+            checkpoint["options"] = {**checkpoint["options"], option: self.chance.choice(wrong)}
+        path = self.folder / "described.pth"
+        torch.save(checkpoint, path)
+        predictor = load_model(path, device="cpu", precision="float32")
+        predict(predictor, Image.new("RGB", (20, 10)), image_size=16)
+
+    def state_dict(self):
+        """A state_dict without its description, some of its tensors gone, renamed, reshaped or not finite."""
+        weights = dict(torch.load(self.plain, weights_only=True))
+        key = self.chance.choice(list(weights))
+        kind = self.chance.randrange(5)
+        if kind == 0:
+            del weights[key]
+        elif kind == 1:
+            weights["module." + key] = weights.pop(key)
+        elif kind == 2:
+            weights[key] = weights[key][..., None]
+        elif kind == 3 and weights[key].is_floating_point():
+            weights[key] = torch.full_like(weights[key], float("nan"))
+        path = self.folder / "weights.pth"
+        torch.save(weights, path)
+        restore_model(load(path, self.chance.choice(["unet", "unet_shallow", "unet_add", "resnet34_unet"])), path)
+        assert kind == 4 or key not in weights or not weights[key].is_floating_point()
+        assert key in weights or key.endswith("num_batches_tracked")
+
+    def resume(self):
+        path = self.write("mutated.last.pth", mutate(self.chance.choice(self.checkpoints), self.chance))
+        parse_args(None, ["--resume", str(path)])
+        raise AssertionError("a checkpoint without training state was resumed")
+
+    def split(self):
+        path = self.pets / "annotations/test.txt"
+        good = path.read_bytes()
+        lines = good.splitlines(keepends=True)
+        extra = [
+            b"../../x 1 1 1\n",
+            b"\r\n",
+            b"# comment\n",
+            lines[0],
+            b"nowhere 1 1 1\n",
+            b"\0\n",
+            b"/etc/passwd\n",
+            b"\xff\n",
+        ]
+        lines.insert(self.chance.randrange(len(lines) + 1), self.chance.choice(extra))
+        content = b"".join(lines)
+        path.write_bytes(mutate(content, self.chance) if self.chance.random() < 0.7 else content)
+        try:
+            names = split_names(self.pets, "test")
+            assert names and len(set(names)) == len(names)
+            assert all(Path(name).name == name and "\0" not in name for name in names)
+            assert len(load_dataset(self.pets, "test", 16)) == len(names)
+        finally:
+            path.write_bytes(good)
+            for packed in self.pets.glob("cache/*"):
+                packed.unlink()
+
+    def cache(self):
+        """A packed array that was damaged is made anew, unless its pixels alone changed."""
+        expected = np.array(load_dataset(self.pets, "valid", 16).packed)
+        [path] = self.pets.glob("cache/valid-16-*")
+        content = path.read_bytes()
+        path.write_bytes(mutate(content[:128], self.chance) + content[128:])
+        assert load_dataset(self.pets, "valid", 16).packed.shape == expected.shape
+        path.unlink()
+
+
+SHARES = {"picture": 9, "trimap": 2, "checkpoint": 6, "description": 3, "state_dict": 2, "resume": 1, "split": 3}
+SHARES["cache"] = 1
+
+
+def fuzz(inputs, folder, seed=0):
+    """-> inputs tried, accepted, tracebacks, hangs, wrong results."""
+    chance = random.Random(seed)
+    targets = Targets(folder, chance)
+    torch.set_num_threads(1)
+    counts = dict.fromkeys(("tried", "accepted", "tracebacks", "hangs", "wrong"), 0)
+
+    def late(number, frame):
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    for _ in range(inputs):
+        [name] = chance.choices(list(SHARES), list(SHARES.values()))
+        counts["tried"] += 1
+        signal.alarm(HANG)
+        try:
+            getattr(targets, name)()
+            counts["accepted"] += 1
+        except (UserError, PictureError) as error:
+            counts["wrong"] += "\n" in str(error)
+        except TimeoutError:
+            counts["hangs"] += 1
+            print(name, traceback.format_exc())
+        except AssertionError:
+            counts["wrong"] += 1
+            print(name, traceback.format_exc())
+        except BaseException:
+            counts["tracebacks"] += 1
+            print(name, traceback.format_exc())
+        signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+    return counts
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    args, start = parser.parse_args(), time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        counts = fuzz(args.inputs, Path(folder), args.seed)
+    print(
+        f"{counts['tried']} inputs tried, {counts['accepted']} of them accepted: tracebacks {counts['tracebacks']}, "
+        f"hangs {counts['hangs']}, wrong results {counts['wrong']}, {time.perf_counter() - start:.0f} s"
+    )
+    return 1 if counts["tracebacks"] or counts["hangs"] or counts["wrong"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
