@@ -24,10 +24,10 @@ class Result:
     label: str
     parameters: int
     names: list
-    dice: np.ndarray = None  # (N,) at threshold .5
+    dice: np.ndarray | None = None  # (N,) at threshold .5
     scores: dict = field(default_factory=dict)
-    by_threshold: np.ndarray = None  # mean Dice at each of THRESHOLDS
-    calibration: np.ndarray = None  # (BINS, 3): sum of probability, foreground pixels, pixels
+    by_threshold: np.ndarray | None = None  # mean Dice at each of THRESHOLDS
+    calibration: np.ndarray | None = None  # (BINS, 3): sum of probability, foreground pixels, pixels
     seconds: float = 0.0  # in the network alone
 
 

@@ -146,7 +146,7 @@ def main():
         return 0
     results, pictures = [], []
     for path, checkpoint in zip(args.model, checkpoints, strict=True):
-        model = restore_model(checkpoint, path, device)
+        model = restore_model(checkpoint, path, device, folded=True)
         with first_alone():
             dataset = data_of(checkpoint, args, args.split)
         loader = eval_loader(dataset, args.batch_size, args.workers, device)

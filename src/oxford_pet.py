@@ -9,6 +9,7 @@ disk; every later run maps that array into memory.
 
 import hashlib
 import json
+import mmap
 import os
 import sys
 import tarfile
@@ -53,7 +54,9 @@ class OxfordPet(Dataset):
     def __getitem__(self, index):
         pixels = self.packed[index]
         if isinstance(pixels, np.ndarray):
-            pixels = torch.from_numpy(np.array(pixels))  # a copy, out of the mapped file
+            copied = np.asarray(pixels) if isinstance(index, list) else np.array(pixels)  # a list copies already
+            pixels = torch.from_numpy(copied)
+            let_go(self.packed)
         name = [self.names[i] for i in index] if isinstance(index, list) else self.names[index]
         image, trimap = pixels[..., :-1, :, :], pixels[..., -1:, :, :]
         return {"image": image, "mask": truth_of(trimap, self.border), "name": name}
@@ -152,11 +155,10 @@ def read_trimap(path):
 
 def truth_of(trimap, border):
     """Trimap uint8, any shape -> mask uint8 of 0, 1, 255 by the rule --border."""
-    rim = trimap == 3
     if border == "foreground":
-        return ((trimap == 1) | rim).view(torch.uint8)
+        return (trimap != 2).view(torch.uint8)
     mask = (trimap == 1).view(torch.uint8)
-    return mask if border == "background" else mask + 255 * rim.view(torch.uint8)
+    return mask if border == "background" else mask + 255 * (trimap == 3).view(torch.uint8)
 
 
 def pack(data_path, names, mode, size, grey, cache_dir):
@@ -214,6 +216,13 @@ def pack(data_path, names, mode, size, grey, cache_dir):
         raise
 
 
+def let_go(array):
+    """Unmap the pages that were touched of an array mapped from a file, so that reading it takes no memory."""
+    mapped = getattr(array, "_mmap", None)
+    if mapped and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
 def fingerprint(data_path, names, size, grey):
     """A short hash of all that a packed array depends on: names, sizes and times of the files, and the settings."""
 
@@ -245,8 +254,12 @@ def fill(packed, data_path, names, mode, grey):
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the GIL
         results = pool.map(work, range(len(names)))
         results = tqdm(results, f"decoding {mode}", len(names), unit="picture", disable=not sys.stderr.isatty())
+        problems = []
         try:
-            problems = [problem for problem in results if problem]
+            for index, problem in enumerate(results):
+                problems += [problem] if problem else []
+                if index % 64 == 63:
+                    let_go(packed)
         except BaseException:  # asked to stop
             pool.shutdown(cancel_futures=True)
             raise

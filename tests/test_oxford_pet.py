@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 import oxford_pet
-from data import ShuffledBatches
+from data import ShuffledBatches, eval_loader
 from oxford_pet import load_dataset, split_names
 from utils import UserError
 
@@ -66,6 +69,35 @@ def test_a_cache_that_cannot_be_written_is_one_note(pets, tmp_path, capsys):
     dataset = load_dataset(pets, "test", 32, cache_dir=blocked)
     assert len(dataset) == 6 and dataset[0]["image"].shape == (3, 32, 32)
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def resident():
+    """Bytes of this process in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="Linux says how much memory a process has")
+def test_memory_does_not_grow_with_what_was_read(tmp_path):
+    pets = make_pets(tmp_path / "oxford-iiit-pet", 100, 1)
+    before = resident()
+    dataset = load_dataset(pets, "train", 512)
+    assert dataset.packed.nbytes > 90e6
+    for first in range(0, 90, 10):
+        dataset[list(range(first, first + 10))]
+    assert resident() - before < 60e6
+
+
+def test_on_a_gpu_the_set_gives_the_same_batches(pets):
+    """A set whose pixels are a tensor, as they are on a GPU."""
+    mapped = load_dataset(pets, "train", 32, border="ignore")
+    moved = oxford_pet.OxfordPet(torch.from_numpy(np.array(mapped.packed)), mapped.names, "ignore")
+    for index in (3, [4, 0, 7]):
+        one, two = mapped[index], moved[index]
+        assert torch.equal(one["image"], two["image"]) and torch.equal(one["mask"], two["mask"])
+        assert one["name"] == two["name"]
+    assert mapped.to(torch.device("cpu")) is mapped
+    loaded = next(iter(eval_loader(moved, 5, workers=2)))
+    assert torch.equal(loaded["image"], mapped[[0, 1, 2, 3, 4]]["image"])
 
 
 def break_picture(pets):
