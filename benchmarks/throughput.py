@@ -36,7 +36,7 @@ from data import train_loader
 from models import build_model
 from settings import network_options, parse_args
 from state import State
-from utils import Parser, UserError, autocast, pick_device, pick_precision, positive, run, seed_everything
+from utils import Parser, UserError, autocast, pick_device, pick_precision, positive, run, seed_everything, to_device
 
 
 def draw_dataset(folder, pictures, width=500, height=375):
@@ -63,13 +63,8 @@ def our_step(args, more=()):
     precision = pick_precision(args.precision, device)
     seed_everything(0)
     dataset = train.load(settings, "train", args.image_size).to(device)
-    state = State(
-        settings,
-        train.build(settings).to(device, memory_format=torch.channels_last),
-        steps_per_epoch,
-        device,
-        precision,
-    )
+    model = to_device(train.build(settings), device, precision)
+    state = State(settings, model, steps_per_epoch, device, precision)
     state.model.train()
     batches = iter(train_loader(dataset, args.batch_size, 0, range(10**6), 0, device))
     scaling = train.mean_and_std(settings, dataset)

@@ -13,8 +13,6 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import train
 from data import eval_loader, train_loader
@@ -22,7 +20,7 @@ from evaluate import evaluate
 from losses import LOSSES
 from settings import parse_args
 from state import State
-from utils import Parser, pick_device, pick_precision, positive, rate, run, scores, seed_everything
+from utils import Parser, pick_device, pick_precision, positive, rate, run, scores, seed_everything, to_device
 
 GOALS = (0.80, 0.85, 0.88, 0.90, 0.91)
 R2 = "--start_size 0 --augment light --loss bce_dice --optimizer adam --weight_decay 1e-5 --schedule plateau --ema 0"
@@ -66,7 +64,7 @@ class Contender:
     def begin(self, epochs):
         self.args.epochs = epochs
         seed_everything(self.args.seed)
-        model = train.build(self.args).to(self.device, memory_format=torch.channels_last)
+        model = to_device(train.build(self.args), self.device, self.precision)
         pictures = len(train.load(self.args, "train", self.args.image_size))
         self.state = State(self.args, model, -(-pictures // self.args.batch_size), self.device, self.precision)
         self.reached, self.best, self.size, self.seconds = {}, 0.0, None, 0.0

@@ -29,6 +29,7 @@ from utils import (
     count,
     dice,
     foreground,
+    in_layout_of,
     jaccard,
     pick_device,
     pick_precision,
@@ -65,7 +66,7 @@ def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, 
 
 def predict(model, image, tta=False):
     """Float images (N, C, H, W) -> logits, float32; with `tta`, those of the mean probability of both mirror images."""
-    image = image.contiguous(memory_format=torch.channels_last)
+    image = in_layout_of(model, image)
     logits = model(image).float()
     if tta:
         mirrored = model(image.flip(3)).float().flip(3)
@@ -146,7 +147,7 @@ def main():
         return 0
     results, pictures = [], []
     for path, checkpoint in zip(args.model, checkpoints, strict=True):
-        model = restore_model(checkpoint, path, device, folded=True)
+        model = restore_model(checkpoint, path, device, precision, folded=True)
         with first_alone():
             dataset = data_of(checkpoint, args, args.split)
         loader = eval_loader(dataset, args.batch_size, args.workers, device)

@@ -80,8 +80,9 @@ def load_model(path, device="auto", precision="auto", model_type=None):
     """Open a checkpoint of train.py, or a state_dict of the network model_type, for `predict`. Raises UserError."""
     checkpoint = load(path, model_type)
     device = pick_device(device)
-    network = restore_model(checkpoint, path, device, folded=True)
-    return Predictor(network, checkpoint, device, pick_precision(precision, device))
+    precision = pick_precision(precision, device)
+    network = restore_model(checkpoint, path, device, precision, folded=True)
+    return Predictor(network, checkpoint, device, precision)
 
 
 def predict(model, pictures, image_size=None, tile=None, tta=False):

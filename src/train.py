@@ -40,11 +40,13 @@ from utils import (
     confusion,
     dice,
     foreground,
+    in_layout_of,
     pick_device,
     pick_precision,
     run,
     scores,
     seed_everything,
+    to_device,
     when_memory_runs_out,
 )
 
@@ -79,7 +81,7 @@ def main(argv=None):
         + (f" on {world_size()} processes" if world_size() > 1 else ""),
         flush=True,
     )
-    state = State(args, model.to(device, memory_format=torch.channels_last), steps_per_epoch, device, precision)
+    state = State(args, to_device(model, device, precision), steps_per_epoch, device, precision)
     if last:
         state.load_state(last["training"])
         print(f"going on after step {state.step} of {args.epochs * steps_per_epoch}, best valid Dice {state.best:.4f}")
@@ -210,7 +212,7 @@ def train_step(state, batch, scaling, device, precision):
         mask = batch["mask"][rows].to(device, non_blocking=True)
         drawn = {name: values[mine][rows] for name, values in chance.items()}
         image, mask = augment(image, mask, AUGMENTS[args.augment], drawn)
-        image = to_float(image, *scaling).contiguous(memory_format=torch.channels_last)
+        image = in_layout_of(state.model, to_float(image, *scaling))
         with nullcontext() if part + 1 == args.accumulate else no_sync(state.forward):
             with autocast(device, precision):
                 logits = state.forward(image)

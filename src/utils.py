@@ -189,6 +189,25 @@ def pick_precision(name, device):
     return torch.float32
 
 
+def to_device(model, device, precision=torch.float32):
+    """The network on a device, in the faster layout: channels last, but for a wide U-Net in float32 on a CPU.
+
+    There 64 channels at full size were measured 1.3 x as fast in the default layout, 16 channels 1.2 x as slow.
+    """
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    wide = first.out_channels >= 64 and first.stride == (1, 1)
+    if wide and device.type == "cpu" and precision == torch.float32:
+        return model.to(device, memory_format=torch.contiguous_format)
+    return model.to(device, memory_format=torch.channels_last)
+
+
+def in_layout_of(model, image):
+    """A batch of images in the memory layout of the network's weights."""
+    weight = max((value for value in model.parameters() if value.dim() == 4), key=torch.numel)
+    last = weight.is_contiguous(memory_format=torch.channels_last)
+    return image.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
 def autocast(device, precision):
     """A context in which the network computes in `precision`."""
     return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
