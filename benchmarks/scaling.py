@@ -44,7 +44,7 @@ train.main({flags!r})
 def measure(args, folder, image_size, processes=1):
     """Run train.py for a few steps. -> seconds to the end of the first step, pictures per second, GiB."""
     flags = ["--model", args.model, "--data_path", folder, "--image_size", image_size, "--start_size", 0]
-    flags += ["--batch_size", args.batch_size, "--save_dir", folder / "runs", "--epochs", 1]
+    flags += ["--batch_size", args.batch_size, "--save_dir", folder / "runs", "--epochs", 1000]
     flags += ["--width", args.width] if args.model != "resnet34_unet" else []
     source = {
         "src": str(Path(__file__).parents[1] / "src"),
