@@ -173,7 +173,7 @@ def pack(data_path, names, mode, size, grey, cache_dir):
                 packed.shape == shape
                 and packed.dtype == np.uint8
                 and packed.flags.c_contiguous
-                and packed.offset == 128
+                and packed.offset == HEADER
             ):
                 return packed
         except Exception:  # whatever numpy makes of a damaged header

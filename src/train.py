@@ -68,7 +68,8 @@ def main(argv=None):
     print(f"{args.model}, {parameters:,} parameters, on {device} in {str(precision)[6:]}; data: {source}", flush=True)
 
     with first_alone():
-        train_set, valid_set = (load(args, mode, args.image_size) for mode in ("train", "valid"))
+        full_size = load_sets(args, args.image_size)
+    train_set, valid_set = full_size
     args.batch_size = min(args.batch_size, len(train_set))
     parts = world_size() * args.accumulate
     if args.batch_size < parts:
@@ -100,13 +101,16 @@ def main(argv=None):
             f"take --accumulate {2 * args.accumulate} (the same batch of {args.batch_size}, in parts of "
             f"{math.ceil(args.batch_size / parts / 2)} pictures) or a smaller --image_size"
         ):
-            return fit(state, scaling, about, device, precision)
+            return fit(state, full_size, scaling, about, device, precision)
     finally:
         finish()
 
 
-def fit(state, scaling, about, device, precision):
-    """Train to the last epoch or until asked to stop; validate, save and draw after every epoch. -> exit status."""
+def fit(state, full_size, scaling, about, device, precision):
+    """Train to the last epoch or until asked to stop; validate, save and draw after every epoch. -> exit status.
+
+    full_size: the sets to train and to validate on, at --image_size; those of smaller sizes are loaded in turn.
+    """
     args, files, size = state.args, state.args.save_dir / state.args.name, None
 
     def save_weights(path, **more):
@@ -123,7 +127,8 @@ def fit(state, scaling, about, device, precision):
         if size != size_of(epoch, args):
             size = size_of(epoch, args)
             with first_alone():
-                train_set, valid_set = (load(args, mode, size).to(device) for mode in ("train", "valid"))
+                sets = full_size if size == args.image_size else load_sets(args, size)
+            train_set, valid_set = (dataset.to(device) for dataset in sets)
             steps = range(state.step, args.epochs * state.steps_per_epoch)
             batches = iter(train_loader(train_set, args.batch_size, args.seed, steps, args.workers, device))
         if not train_one_epoch(state, batches, scaling, device, precision, save_last, stop):
@@ -313,6 +318,11 @@ def build(args):
     if args.encoder_weights:
         load_encoder(model, args.encoder_weights)
     return model
+
+
+def load_sets(args, size):
+    """The pictures to train and to validate on, at one size."""
+    return [load(args, mode, size) for mode in ("train", "valid")]
 
 
 def load(args, mode, size):
