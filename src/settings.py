@@ -17,7 +17,13 @@ DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 16},
 }
-WEIGHT_DECAY = {"sgd": 0.0, "adam": 0.0, "adamw": 1e-2, "radam": 0.0}
+OPTIMIZERS = {  # learning rate and weight decay where the flags are not given
+    "muon": (8e-3, 1e-2),
+    "adamw": (4e-3, 1e-2),
+    "adam": (1e-3, 0.0),
+    "radam": (1e-3, 0.0),
+    "sgd": (1e-2, 0.0),
+}
 MAY_CHANGE = {  # on --resume
     "epochs", "accumulate", "compile", "data_path", "cache_dir", "device", "precision", "workers", "save_every"
 }  # fmt: skip
@@ -69,10 +75,10 @@ def get_args_parser(doc):
         default=1,
         help="compute each batch in so many parts, which takes less memory; default %(default)s",
     )
-    add("--learning_rate", "-lr", type=rate, default=4e-3, help="the highest of the schedule; default %(default)s")
-    add("--weight_decay", type=rate, help="default 0.01 for adamw, else 0")
+    add("--learning_rate", "-lr", type=rate, help="the highest of the schedule; default 0.008 for muon")
+    add("--weight_decay", type=rate, help="default 0.01 for muon and adamw, else 0")
     add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
-    add("--optimizer", choices=WEIGHT_DECAY, default="adamw", help="default %(default)s")
+    add("--optimizer", choices=OPTIMIZERS, default="muon", help="default %(default)s")
     add("--schedule", choices=("none", "plateau", "cosine", "onecycle"), default="onecycle", help="default %(default)s")
     add(
         "--ema",
@@ -115,8 +121,9 @@ def parse_args(doc, argv=None):
     for flag, value in DEFAULTS[args.dataset].items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
-    if args.weight_decay is None:
-        args.weight_decay = WEIGHT_DECAY[args.optimizer]
+    learning_rate, weight_decay = OPTIMIZERS[args.optimizer]
+    args.learning_rate = learning_rate if args.learning_rate is None else args.learning_rate
+    args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
     if args.name is None:
         args.name = free_name(args.save_dir, args.model)
     elif is_taken(args.save_dir, args.name):

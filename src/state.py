@@ -12,11 +12,14 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distributed import from_first, gather, rank, world_size, wrap
+from muon import Muon
 from utils import UserError
 
 
 def build_optimizer(args, parameters):
     kwargs = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+    if args.optimizer == "muon":
+        return Muon(parameters, **kwargs)
     if args.optimizer == "sgd":
         return SGD(parameters, momentum=0.9, fused=True, **kwargs)
     if args.optimizer == "radam":
