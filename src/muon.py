@@ -35,7 +35,7 @@ class Muon(AdamW):
         for shape, alike in groupby(moved, matrix_shape):
             alike = list(alike)
             updates = orthogonal(torch.stack([self.velocity(p).flatten(1) for p in alike]))
-            for parameter, update in zip(alike, updates):
+            for parameter, update in zip(alike, updates, strict=True):
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(update.view_as(parameter), alpha=-group["lr"] * RMS * max(shape) ** 0.5)
                 parameter.grad = None  # AdamW passes over it
