@@ -11,7 +11,7 @@ so that both kinds of parameters share one learning rate.
 from itertools import groupby
 
 import torch
-from torch.optim import AdamW
+from torch.optim import AdamW, Optimizer
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of the quintic a x + b x^3 + c x^5 (Jordan et al.)
 RMS = 0.2  # root mean square of an update of AdamW, about (Liu et al.)
@@ -26,6 +26,9 @@ class Muon(AdamW):
         rest = [parameter for parameter in parameters if not is_matrix(parameter)]
         super().__init__([{"params": matrices}, {"params": rest}], lr, weight_decay=weight_decay)
         self.momentum = momentum
+
+    def __setstate__(self, state):
+        Optimizer.__setstate__(self, state)  # AdamW's own looks for its count of steps in every parameter's state
 
     @torch.no_grad()
     def step(self, closure=None):
