@@ -93,7 +93,7 @@ class Contender:
         counts, loss = evaluate(self.state.weights, loader, self.device, self.precision, *self.scaling, loss)
         found = scores(counts)
         if self.state.step % self.state.steps_per_epoch == 0:
-            self.state.end_epoch(found, loss, self.size)
+            self.state.end_epoch(found, 0.5, loss, self.size)
         self.best = max(self.best, found["dice"])
         for goal in GOALS:
             if found["dice"] >= goal:

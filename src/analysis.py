@@ -8,10 +8,9 @@ import torch
 
 from augment import to_float
 from data import eval_loader
-from evaluate import predict
+from evaluate import THRESHOLDS, predict
 from utils import autocast, confusion, dice, foreground, scores
 
-THRESHOLDS = [step / 20 for step in range(1, 20)]
 BINS = 10  # of probability, for calibration
 RESAMPLES = 10_000
 CHUNK = 100  # resamples at once, so that memory stays small

@@ -1,7 +1,8 @@
 """Checkpoint files: written whole or not at all, opened without running anything that is in them.
 
 A checkpoint is one dict: `model` (the weights), `name` and `options` of the network, `dataset`, `image_size`,
-`mean`, `std`, `border`, `epoch`, `scores`, and where it came from: `command`, `versions`, `device`, `git`.
+`mean`, `std`, `border`, `epoch`, `scores`, `threshold` (where the valid Dice is highest), and where it came from:
+`command`, `versions`, `device`, `git`.
 NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
 """
 
@@ -150,6 +151,8 @@ def check_description(checkpoint, path):
         and all(isinstance(checkpoint[key], str) for key in ("name", "border", "dataset"))
         and checkpoint["border"] in BORDERS
         and checkpoint["dataset"] in ("pets", "shapes")
+        and isinstance(checkpoint.get("threshold", 0.5), float)
+        and 0 < checkpoint.get("threshold", 0.5) < 1
         and isinstance(checkpoint["model"], dict)
     ):
         raise UserError(f"{path} is damaged: its description is not one that src/train.py writes; train it again")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from augment import to_float
 from checkpoint import load, restore_model, write_table, write_whole
 from data import choose_dataset, eval_loader, load_split
-from distributed import finish, first_alone, gather, gather_rows, rank, start
+from distributed import finish, first_alone, gather, gather_rows, rank, start, world_size
 from models import MODELS
 from oxford_pet import BORDERS, SPLITS
 from utils import (
@@ -36,7 +36,10 @@ from utils import (
     positive,
     run,
     scores,
+    to_size,
 )
+
+THRESHOLDS = [step / 20 for step in range(1, 20)]
 
 
 @torch.inference_mode()
@@ -45,7 +48,7 @@ def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, 
 
     Of several processes, each predicts its part, and all get the counts and the loss of the whole.
     tta: average the probabilities of the picture and of its mirror image.
-    each: called with every batch's probability of foreground, float32 (N, 1, H, W) on the device.
+    each: called with every batch's probability of foreground, float32 (N, 1, H, W), and its mask, on the device.
     """
     model.eval()
     counts, total = [torch.zeros(0, 4, dtype=torch.int64, device=device)], torch.zeros((), dtype=torch.float64)
@@ -57,11 +60,51 @@ def evaluate(model, loader, device, precision, mean, std, loss=None, tta=False, 
             logits = predict(model, image, tta)
         counts.append(confusion(foreground(logits) >= 0, mask))
         if each:
-            each(foreground(logits).sigmoid())
+            each(foreground(logits).sigmoid(), mask)
         if loss:
             total = total.to(device) + loss(logits, mask).double() * len(mask)
     counts = gather_rows(torch.cat(counts), len(loader.dataset))
     return counts, gather(total).sum().item() / len(counts) if loss else None
+
+
+class Thresholds:
+    """The mean Dice of a split at each of THRESHOLDS, collected as `each` of `evaluate`."""
+
+    def __init__(self):
+        self.sums = torch.zeros(len(THRESHOLDS), dtype=torch.float64)
+
+    def __call__(self, probability, mask):
+        dices = torch.stack([dice(confusion(probability >= threshold, mask)).sum() for threshold in THRESHOLDS])
+        self.sums = self.sums.to(dices.device) + dices
+
+    def best(self):
+        """The threshold of the highest mean, over all processes."""
+        return THRESHOLDS[int(gather(self.sums).sum(0).argmax())]
+
+
+class Counts:
+    """Confusion counts of a split on other terms than `evaluate`'s, collected as its `each`.
+
+    at_own_size: scale each prediction to its picture's own size and compare it with the mask as it came.
+    """
+
+    def __init__(self, dataset, threshold=0.5, at_own_size=False):
+        self.dataset, self.threshold, self.at_own_size = dataset, threshold, at_own_size
+        self.indices, self.counts = iter(range(rank(), len(dataset), world_size())), []
+
+    def __call__(self, probability, mask):
+        if not self.at_own_size:
+            self.counts.append(confusion(probability >= self.threshold, mask))
+            return
+        for one in probability[:, 0].cpu():
+            mask = self.dataset.original_mask(next(self.indices))
+            prediction = to_size(one, mask.shape[:0:-1]) >= self.threshold
+            self.counts.append(confusion(prediction[None, None], mask[None]))
+
+    def all(self):
+        """int64 (N, 4) on the CPU, of all processes."""
+        counts = torch.cat(self.counts) if self.counts else torch.zeros(0, 4, dtype=torch.int64)
+        return gather_rows(counts, len(self.dataset))
 
 
 def predict(model, image, tta=False):
@@ -129,6 +172,9 @@ def get_args_parser():
     )
     parser.add_argument("--split", choices=SPLITS, default="test", help="default %(default)s")
     parser.add_argument(
+        "--own_size", action="store_true", help="score at each picture's own size, not at that of the network's input"
+    )
+    parser.add_argument(
         "--output", type=Path, help="write OUTPUT.json, and OUTPUT.csv with a row per picture and model"
     )
     add_data_flags(parser)
@@ -151,9 +197,23 @@ def main():
         with first_alone():
             dataset = data_of(checkpoint, args, args.split)
         loader = eval_loader(dataset, args.batch_size, args.workers, device)
+        at_half = Counts(dataset, at_own_size=args.own_size)
+        chosen = Counts(dataset, checkpoint.get("threshold", 0.5), args.own_size)
+
+        def each(probability, mask, collectors=(at_half, chosen)):
+            for collector in collectors:
+                collector(probability, mask)
+
         began = time.perf_counter()
-        counts, _ = evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta)
-        result = describe(path, checkpoint, args, counts) | {"seconds": round(time.perf_counter() - began, 2)}
+        scaling = checkpoint["mean"], checkpoint["std"]
+        evaluate(model, loader, device, precision, *scaling, tta=args.tta, each=each)
+        counts = at_half.all()
+        result = describe(path, checkpoint, args, counts, args.own_size) | {
+            "seconds": round(time.perf_counter() - began, 2)
+        }
+        if "threshold" in checkpoint:
+            at_chosen = dice(chosen.all()).mean().item()
+            result |= {"threshold": checkpoint["threshold"], "dice_at_threshold": at_chosen}
         results.append(result)
         for name, pixels, d, j in zip(
             dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True
@@ -185,8 +245,9 @@ def print_provenance(path, checkpoint):
         print(f"  {split:8}  " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
 
-def describe(path, checkpoint, args, counts):
+def describe(path, checkpoint, args, counts, own_size=False):
     """What was scored and how, and the scores: one row of the table."""
+    empty = counts[:, 0] + counts[:, 2] == 0
     return {
         "model": str(path),
         "split": args.split,
@@ -194,20 +255,31 @@ def describe(path, checkpoint, args, counts):
         "image_size": args.image_size or checkpoint["image_size"],
         "border": args.border or checkpoint["border"],
         "tta": args.tta,
+        "own_size": own_size,
         **scores(counts),
+        "empty_masks": int(empty.sum()),
+        "dice_without_empty": dice(counts[~empty]).mean().item(),
     }
 
 
 def print_table(results):
     first = results[0]
     mirrored = ", with mirror images (--tta)" if first["tta"] else ""
-    print(f"{first['split']} split, {first['pictures']:,} pictures{mirrored}")
+    own = ", at their own sizes (--own_size)" if first["own_size"] else ""
+    print(f"{first['split']} split, {first['pictures']:,} pictures{mirrored}{own}")
     width = max(len(result["model"]) for result in results)
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
     print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))
     for result in results:
         line = f"{result['model']:{width}}  {result['image_size']:4}  {result['border']:10}"
         print(line + "".join(f"  {result[name]:11.4f}" for name in names))
+    for result in results:
+        if result["empty_masks"]:
+            without = f"{result['dice_without_empty']:.4f}"
+            print(f"{result['model']}  Dice {without} without its {result['empty_masks']} empty masks")
+        if "threshold" in result:
+            found = f"{result['dice_at_threshold']:.4f}"
+            print(f"{result['model']}  Dice {found} at its threshold, {result['threshold']:.2f}, chosen on valid")
 
 
 def write_results(results, pictures, output):

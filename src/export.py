@@ -1,12 +1,15 @@
-"""Write a checkpoint in a form that runs without this repo.
+"""Write a checkpoint in a form that runs without this repo, or takes half the space.
 
     python src/export.py --model saved_models/unet.pth --format onnx                  # saved_models/unet.onnx
     python src/export.py --model saved_models/unet.pth --format torchscript pt2 --output unet
+    python src/export.py --model saved_models/unet.pth --format half                  # saved_models/unet.half.pth
 
-Input `image`: float32 (N, C, H, W), RGB in [0, 1], of any batch, height and width (for pt2 more than 32 pixels a
-side). Output `probability` of foreground: float32 (N, 1, H, W). The scaling by mean and std is inside. A file is
-written only after it gave what the checkpoint gives on random pictures of several sizes. --format onnx needs
-more packages: pip install -r requirements-export.txt
+onnx, torchscript and pt2: input `image`, float32 (N, C, H, W), RGB in [0, 1], of any batch, height and width (for
+pt2 more than 32 pixels a side); output `probability` of foreground, float32 (N, 1, H, W). The scaling by mean and
+std is inside. --format onnx needs more packages: pip install -r requirements-export.txt
+half: a checkpoint for the scripts of this repo, with the convolutions' weights in float16.
+
+A file is written only after it gave what the checkpoint gives on random pictures of several sizes.
 """
 
 import tempfile
@@ -16,12 +19,13 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from checkpoint import load, restore_model, write_whole
+from checkpoint import load, restore_model, save, write_whole
 from utils import Parser, UserError, foreground, run
 
-FORMATS = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2"}
+FORMATS = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2", "half": ".half.pth"}
 SIZES = ((1, 64, 64), (2, 97, 75), (3, 128, 33))  # batch, height, width: odd ones too
-TOLERANCE = 1e-4
+TOLERANCE = {"half": 2e-2}  # of probability
+EXACT = 1e-4  # for the other formats
 
 
 class Exported(nn.Module):
@@ -58,6 +62,16 @@ def export_program(model, example):
     return torch.export.export(model, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
 
 
+def write_half(checkpoint, path):
+    weights = {name: value.half() if value.ndim > 1 else value for name, value in checkpoint["model"].items()}
+    save({**{key: value for key, value in checkpoint.items() if key != "training"}, "model": weights}, path)
+
+
+def read_half(path):
+    checkpoint = load(path)
+    return Exported(restore_model(checkpoint, path), checkpoint["mean"], checkpoint["std"])
+
+
 def write_onnx(model, example, path):
     try:
         program = torch.onnx.export(
@@ -86,14 +100,14 @@ def read_onnx(path):
 
 
 WRITERS = {"onnx": write_onnx, "torchscript": write_torchscript, "pt2": write_pt2}
-READERS = {"onnx": read_onnx, "torchscript": read_torchscript, "pt2": read_pt2}
+READERS = {"onnx": read_onnx, "torchscript": read_torchscript, "pt2": read_pt2, "half": read_half}
 
 
 @torch.no_grad()
 def export(checkpoint, path, kind, source="the checkpoint"):
     """Write `kind` of a checkpoint to `path`. -> the largest difference found, or None where nothing could run it.
 
-    Raises UserError, and writes nothing, where the difference is above TOLERANCE.
+    Raises UserError, and writes nothing, where the difference is above the tolerance.
     """
     model = Exported(restore_model(checkpoint, source), checkpoint["mean"], checkpoint["std"]).eval()
     channels = checkpoint["options"]["in_channels"]
@@ -102,12 +116,15 @@ def export(checkpoint, path, kind, source="the checkpoint"):
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside torch's exporters
         made = Path(folder) / f"model{FORMATS[kind]}"
-        WRITERS[kind](model, torch.rand(2, channels, 96, 64), made)
+        if kind == "half":
+            write_half(checkpoint, made)
+        else:
+            WRITERS[kind](model, torch.rand(2, channels, 96, 64), made)
         run_exported = READERS[kind](made)
         difference = None
         if run_exported:
             difference = max((run_exported(picture) - model(picture)).abs().max().item() for picture in pictures)
-            if not difference <= TOLERANCE:
+            if not difference <= TOLERANCE.get(kind, EXACT):
                 raise UserError(f"{path} was not written: it differs from {source} by {difference:.1e}; tell us")
         write_whole(path, lambda file: file.write(made.read_bytes()))
     return difference

@@ -12,19 +12,13 @@ import torch.nn.functional as F
 from PIL import Image
 
 from checkpoint import write_whole
+from utils import to_size
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
 COLOR = (255, 64, 64)
 PANEL_SIZE = 480  # the longer side of each of a panel's three pictures, in pixels
 LARGE = threading.Lock()  # photos of many pixels are drawn one at a time, so that memory is one photo's
 MANY_PIXELS = 8_000_000
-
-
-def to_size(probability, size):
-    """probability (h, w) -> (H, W), bilinearly; size is (width, height)."""
-    if probability.shape == size[::-1]:
-        return probability
-    return F.interpolate(probability[None, None], size=size[::-1], mode="bilinear", align_corners=False)[0, 0]
 
 
 def mask_of(probability, threshold=0.5):

@@ -75,6 +75,11 @@ class OxfordPet(Dataset):
         with Image.open(trimap_path(self.data_path, self.names[index])) as trimap:
             return trimap.size
 
+    def original_mask(self, index):
+        """The mask of a picture before it was resized: uint8 (1, H, W) of 0, 1, 255."""
+        trimap = read_trimap(trimap_path(self.data_path, self.names[index]))
+        return truth_of(torch.from_numpy(np.array(trimap)), self.border)[None]
+
 
 def load_dataset(data_path, mode, image_size=256, grey=False, border="foreground", limit=None, cache_dir=None):
     """The pictures of an official split, at image_size x image_size pixels.

@@ -21,9 +21,9 @@ from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
 import analysis
-from analysis import THRESHOLDS, bootstrap, calibration_error, group_means, in_ranges, paired_test
+from analysis import bootstrap, calibration_error, group_means, in_ranges, paired_test
 from checkpoint import load, restore_model, write_whole
-from evaluate import add_data_flags, data_of, panel_rows
+from evaluate import THRESHOLDS, add_data_flags, data_of, panel_rows
 from oxford_pet import SPLITS
 from utils import Parser, UserError, make_folder, pick_device, pick_precision, run
 

@@ -84,6 +84,10 @@ class Shapes(Dataset):
         """(width, height) of a picture."""
         return self.size, self.size
 
+    def original_mask(self, index):
+        """The mask of a picture: it has no other size."""
+        return self[index]["mask"]
+
 
 def load_dataset(data_path, mode, image_size=64, grey=False, border=None, limit=None, cache_dir=None):
     """The same call as `oxford_pet.load_dataset`; data_path, border and cache_dir mean nothing here."""

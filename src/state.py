@@ -56,6 +56,7 @@ class State:
         self.highest = torch.zeros((), device=device)  # loss of a batch, since the process began
         self.history = []  # a dict per epoch, a row of NAME.csv
         self.scores = {}  # of the last epoch, on the valid split
+        self.threshold = 0.5  # of probability, at which the last epoch's valid Dice is highest
         self.seconds = 0.0  # of training, evaluation not counted
 
     def blend(self, averages, values, count):
@@ -106,10 +107,10 @@ class State:
             self.average.update_parameters(self.model)
         self.step += 1
 
-    def end_epoch(self, valid_scores, valid_loss, size):
+    def end_epoch(self, valid_scores, threshold, valid_loss, size):
         """Write the epoch into the history, and begin the next. -> the epoch's row."""
         train_loss, train_dice = self.means()
-        self.scores = {"valid": valid_scores}
+        self.scores, self.threshold = {"valid": valid_scores}, threshold
         row = {
             "epoch": len(self.history) + 1,
             "step": self.step,
@@ -141,6 +142,7 @@ class State:
             "sums": gather(self.sums),
             "history": self.history,
             "scores": self.scores,
+            "threshold": self.threshold,
             "seconds": self.seconds,
             "random": {
                 "torch": torch.get_rng_state(),
@@ -169,6 +171,7 @@ class State:
         self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
         self.scaler.load_state_dict(state["scaler"])
         self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
+        self.threshold = state.get("threshold", self.threshold)
         sums = state["sums"]  # of each process
         if len(sums) != world_size():
             sums = torch.cat([sums.sum(0, keepdim=True), torch.zeros(world_size() - 1, 3, dtype=sums.dtype)])

@@ -28,7 +28,7 @@ from augment import AUGMENTS, augment, draw, to_float
 from checkpoint import load_encoder, provenance, save, write_table
 from data import eval_loader, load_split, train_loader
 from distributed import agree, finish, first_alone, no_sync, rank, share, start, world_size
-from evaluate import evaluate, panel_rows
+from evaluate import Thresholds, evaluate, panel_rows
 from losses import LOSSES
 from models import build_model
 from plots import plot_history, plot_panels
@@ -114,7 +114,8 @@ def fit(state, full_size, scaling, about, device, precision):
     args, files, size = state.args, state.args.save_dir / state.args.name, None
 
     def save_weights(path, **more):
-        scored = {"image_size": size, "epoch": len(state.history), "scores": state.scores, "seconds": state.seconds}
+        scored = {"epoch": len(state.history), "scores": state.scores, "threshold": state.threshold}
+        scored |= {"image_size": size, "seconds": state.seconds}
         if rank() == 0:
             save({**about, **scored, "model": state.weights.state_dict(), **more}, path)
 
@@ -135,9 +136,9 @@ def fit(state, full_size, scaling, about, device, precision):
             break
         state.share_running_means()
         loader = eval_loader(valid_set, args.batch_size, args.workers, device)
-        loss, title = LOSSES[args.loss], f"valid {epoch + 1}/{args.epochs}"
-        counts, valid_loss = evaluate(state.weights, loader, device, precision, *scaling, loss, title=title)
-        row = state.end_epoch(scores(counts), valid_loss, size)
+        more = {"loss": LOSSES[args.loss], "title": f"valid {epoch + 1}/{args.epochs}", "each": Thresholds()}
+        counts, valid_loss = evaluate(state.weights, loader, device, precision, *scaling, **more)
+        row = state.end_epoch(scores(counts), more["each"].best(), valid_loss, size)
         if state.is_best():
             save_weights(f"{files}.pth")
         save_last()

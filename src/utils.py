@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 # ---------------------------------------------------------------------------------------- scores
 
@@ -16,6 +17,13 @@ import torch
 def foreground(logits):
     """Logits (N, C, H, W) -> the foreground's (N, 1, H, W)."""
     return logits[:, -1:]
+
+
+def to_size(probability, size):
+    """Probability (h, w) -> (H, W), bilinearly; size is (width, height)."""
+    if probability.shape == size[::-1]:
+        return probability
+    return F.interpolate(probability[None, None], size=size[::-1], mode="bilinear", align_corners=False)[0, 0]
 
 
 def confusion(prediction, mask):

@@ -87,13 +87,13 @@ def error_of(done):
     return lines[-1]
 
 
-def make_checkpoint(path, name="unet", image_size=32, seed=0, **options):
+def make_checkpoint(path, name="unet", image_size=32, seed=0, threshold=0.5, **options):
     """A checkpoint of a network that was never trained, as train.py writes it."""
     torch.manual_seed(seed)
     options = {"in_channels": 3, "out_channels": 1, **({} if name == "resnet34_unet" else {"width": 4}), **options}
     scaling = {"mean": [0.5] * options["in_channels"], "std": [0.5] * options["in_channels"]}
     about = {"name": name, "options": options, "dataset": "pets", "image_size": image_size, "border": "foreground"}
-    more = {"epoch": 1, "scores": {}, "seconds": 1.0, "command": "python src/train.py"}
+    more = {"epoch": 1, "scores": {}, "threshold": threshold, "seconds": 1.0, "command": "python src/train.py"}
     model = build_model(name, **options)
     with torch.no_grad():
         for _ in range(20):  # running statistics that keep activations, and so rounding errors, of the usual size

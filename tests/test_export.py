@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import error_of, make_checkpoint, script
 
-from export import FORMATS, READERS
+from export import READERS
 from inference import load_model, predict
 
 RESNET = ("resnet34_unet", {})
-CASES = [(kind, *network) for kind in FORMATS for network in (("unet", {}), RESNET)]
+CASES = [(kind, *network) for kind in ("onnx", "torchscript", "pt2") for network in (("unet", {}), RESNET)]
 CASES += [("torchscript", "unet_add", {}), ("torchscript", "resnet34_unet", {"decoder": "transposed"})]
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
@@ -33,6 +33,18 @@ def test_an_export_gives_what_the_checkpoint_gives(kind, name, options, tmp_path
     square = picture[:33, :33]
     image = torch.from_numpy(square.copy()).permute(2, 0, 1)[None] / 255
     np.testing.assert_allclose(exported(image)[0, 0].detach(), predict(model, square), atol=1e-4)
+
+
+def test_half_precision_is_a_smaller_checkpoint(tmp_path):
+    path = make_checkpoint(tmp_path / "a.pth", width=16, threshold=0.45)
+    out = script("export", "--model", "a.pth", "--format", "half", cwd=tmp_path).stdout
+    assert "wrote a.half.pth" in out
+    half = tmp_path / "a.half.pth"
+    assert half.stat().st_size < 0.55 * path.stat().st_size
+    kept = torch.load(half, weights_only=True)
+    assert kept["threshold"] == 0.45 and kept["command"] == "python src/train.py"
+    picture = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    np.testing.assert_allclose(predict(load_model(half), picture), predict(load_model(path), picture), atol=0.02)
 
 
 def test_the_script(tmp_path):

@@ -1,0 +1,66 @@
+import csv
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_of, make_checkpoint, script
+from PIL import Image
+
+from evaluate import THRESHOLDS, Thresholds
+from utils import confusion, dice
+
+
+def test_the_threshold_is_that_of_the_highest_mean_dice():
+    generator = torch.Generator().manual_seed(0)
+    mask = torch.randint(0, 2, (6, 1, 16, 16), generator=generator, dtype=torch.uint8)
+    probability = (0.3 * mask + 0.5 * torch.rand(mask.shape, generator=generator)).clamp(0, 1)
+    thresholds = Thresholds()
+    for part in (slice(0, 4), slice(4, 6)):
+        thresholds(probability[part], mask[part])
+    means = [dice(confusion(probability >= threshold, mask)).mean().item() for threshold in THRESHOLDS]
+    assert thresholds.best() == THRESHOLDS[int(np.argmax(means))] != 0.5
+
+
+def evaluate(folder, *flags):
+    script("evaluate", "--model", "a.pth", "--output", "scores", *flags, cwd=folder)
+    with open(folder / "scores.csv", newline="") as file:
+        pictures = list(csv.DictReader(file))
+    return json.loads((folder / "scores.json").read_text())[0], pictures
+
+
+def test_dice_at_the_pictures_own_size_is_that_of_the_masks_that_inference_writes(pets, tmp_path):
+    pets.rename(tmp_path / "pets")
+    make_checkpoint(tmp_path / "a.pth")
+    names = (tmp_path / "pets/annotations/test.txt").read_text().split()[::4]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    flags = ("--input", "pets/images", "--names", "names.txt", "--csv", "numbers.csv")
+    script("inference", "--model", "a.pth", *flags, cwd=tmp_path)
+    with open(tmp_path / "numbers.csv", newline="") as file:
+        expected = [float(row["dice"]) for row in csv.DictReader(file)]
+    result, pictures = evaluate(tmp_path, "--data_path", "pets", "--own_size")
+    assert [row["name"] for row in pictures] == names
+    assert [float(row["dice"]) for row in pictures] == pytest.approx(expected, abs=1e-6)
+    assert result["own_size"] and result["dice"] == pytest.approx(np.mean(expected), abs=1e-6)
+    assert evaluate(tmp_path, "--data_path", "pets")[0]["dice"] != result["dice"]
+
+
+def test_the_checkpoints_threshold_is_reported_apart_and_empty_masks_are_counted(pets, tmp_path):
+    pets.rename(tmp_path / "pets")
+    trimap = next((tmp_path / "pets/annotations/trimaps").glob("Drawn_2[0-5].png"))
+    Image.fromarray(np.full(np.array(Image.open(trimap)).shape, 2, np.uint8)).save(trimap)
+    make_checkpoint(tmp_path / "a.pth", threshold=0.3)
+    result, pictures = evaluate(tmp_path, "--data_path", "pets")
+    plain, _ = evaluate(tmp_path, "--data_path", "pets", "--border", "foreground")
+    assert plain["dice"] == result["dice"] != result["dice_at_threshold"]
+    rest = [float(row["dice"]) for row in pictures if int(row["tp"]) + int(row["fn"])]
+    assert result["empty_masks"] == 1 and len(rest) == 5
+    assert result["dice_without_empty"] == pytest.approx(np.mean(rest), abs=1e-6)
+    out = script("evaluate", "--model", "a.pth", "--data_path", "pets", cwd=tmp_path).stdout
+    assert "without its 1 empty masks" in out and "at its threshold, 0.30, chosen on valid" in out
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.5, "half", None])
+def test_a_threshold_that_cannot_be_is_refused(threshold, tmp_path):
+    make_checkpoint(tmp_path / "a.pth", threshold=threshold)
+    assert "is damaged" in error_of(script("evaluate", "--model", "a.pth", cwd=tmp_path, expect=2))
