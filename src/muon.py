@@ -61,25 +61,39 @@ def matrix_shape(parameter):
 
 
 def orthogonal(matrices):
-    """float32 (N, rows, columns) -> the same, singular values pushed near 1 (between .68 and 1.21, most of them).
+    """float32 (N, rows, columns) -> the same, singular values pushed near 1 (between .68 and 1.21, most of them)."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
+    x = newton_schulz(x) if x.is_cuda else newton_schulz_by_square(x)
+    return x.mT if tall else x
 
-    Five Newton-Schulz steps, done on the small square matrix x x^T: its polynomials commute with it, so only
-    their product has to meet x. That takes a third of the multiplications, and float32 to the full: the
-    rounding of TF32 would make small eigenvalues negative, from where the steps diverge.
+
+def newton_schulz(x, steps=5):
+    """The iteration as Jordan et al. write it, which stands the rounding of TF32."""
+    a, b, c = NEWTON_SCHULZ
+    for _ in range(steps):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x
+
+
+def newton_schulz_by_square(x, steps=5):
+    """The same with a third of the multiplications, for a CPU: polynomials of x x^T commute, so that they can be
+    multiplied with one another first and then with x.
+
+    In float32 to the full: coarser rounding makes small eigenvalues negative, from where the steps diverge.
     """
     a, b, c = NEWTON_SCHULZ
     kept = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
-        x = x / (torch.linalg.matrix_norm(x, keepdim=True) + 1e-7)
         square, product = x @ x.mT, None
-        for _ in range(5):
+        for _ in range(steps):
             polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
             polynomial.diagonal(dim1=1, dim2=2).add_(a)
             product = polynomial if product is None else polynomial @ product
             square = polynomial @ square @ polynomial
-        x = product @ x
+        return product @ x
     finally:
         torch.set_float32_matmul_precision(kept)
-    return x.mT if matrices.shape[1] > matrices.shape[2] else x
