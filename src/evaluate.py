@@ -37,6 +37,7 @@ from utils import (
     run,
     scores,
     to_size,
+    when_memory_runs_out,
 )
 
 THRESHOLDS = [step / 20 for step in range(1, 20)]
@@ -192,38 +193,40 @@ def main():
             print_provenance(path, checkpoint)
         return 0
     results, pictures = [], []
-    for path, checkpoint in zip(args.model, checkpoints, strict=True):
-        model = restore_model(checkpoint, path, device, precision, folded=True)
-        with first_alone():
-            dataset = data_of(checkpoint, args, args.split)
-        loader = eval_loader(dataset, args.batch_size, args.workers, device)
-        at_half = Counts(dataset, at_own_size=args.own_size)
-        chosen = Counts(dataset, checkpoint.get("threshold", 0.5), args.own_size)
-
-        def each(probability, mask, collectors=(at_half, chosen)):
-            for collector in collectors:
-                collector(probability, mask)
-
-        began = time.perf_counter()
-        scaling = checkpoint["mean"], checkpoint["std"]
-        evaluate(model, loader, device, precision, *scaling, tta=args.tta, each=each)
-        counts = at_half.all()
-        result = describe(path, checkpoint, args, counts, args.own_size) | {
-            "seconds": round(time.perf_counter() - began, 2)
-        }
-        if "threshold" in checkpoint:
-            at_chosen = dice(chosen.all()).mean().item()
-            result |= {"threshold": checkpoint["threshold"], "dice_at_threshold": at_chosen}
-        results.append(result)
-        for name, pixels, d, j in zip(
-            dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True
-        ):
-            pictures.append([str(path), name, f"{d:.6f}", f"{j:.6f}", *pixels])
+    with when_memory_runs_out(f"take a smaller --batch_size than {args.batch_size}, or a smaller --image_size"):
+        for path, checkpoint in zip(args.model, checkpoints, strict=True):
+            result, rows = score_checkpoint(path, checkpoint, args, device, precision)
+            results.append(result)
+            pictures += rows
     print_table(results)
     if args.output and rank() == 0:
         write_results(results, pictures, args.output)
     finish()
     return 0
+
+
+def score_checkpoint(path, checkpoint, args, device, precision):
+    """-> a row of the table, and a row of OUTPUT.csv for each picture."""
+    model = restore_model(checkpoint, path, device, precision, folded=True)
+    with first_alone():
+        dataset = data_of(checkpoint, args, args.split)
+    loader = eval_loader(dataset, args.batch_size, args.workers, device)
+    at_half = Counts(dataset, at_own_size=args.own_size)
+    chosen = Counts(dataset, checkpoint.get("threshold", 0.5), args.own_size)
+
+    def each(probability, mask):
+        at_half(probability, mask)
+        chosen(probability, mask)
+
+    began = time.perf_counter()
+    evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta, each=each)
+    seconds, counts = time.perf_counter() - began, at_half.all()
+    result = describe(path, checkpoint, args, counts, args.own_size) | {"seconds": round(seconds, 2)}
+    if "threshold" in checkpoint:
+        at_chosen = dice(chosen.all()).mean().item()
+        result |= {"threshold": checkpoint["threshold"], "dice_at_threshold": at_chosen}
+    per_picture = zip(dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True)
+    return result, [[str(path), name, f"{d:.6f}", f"{j:.6f}", *pixels] for name, pixels, d, j in per_picture]
 
 
 def print_provenance(path, checkpoint):

@@ -61,6 +61,7 @@ from utils import (
     pick_precision,
     positive,
     run,
+    when_memory_runs_out,
 )
 
 # ------------------------------------------------------------------------------- for a notebook
@@ -370,7 +371,8 @@ def main():
         return predict_pipe(model, args)
     args.output = Path(args.output)
     make_folder(args.output, "--output")
-    return predict_files(model, args) if args.input else predict_split(model, args)
+    with when_memory_runs_out(f"take a smaller --batch_size than {args.batch_size}, --image_size or --tile"):
+        return predict_files(model, args) if args.input else predict_split(model, args)
 
 
 if __name__ == "__main__":

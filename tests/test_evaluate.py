@@ -64,3 +64,15 @@ def test_the_checkpoints_threshold_is_reported_apart_and_empty_masks_are_counted
 def test_a_threshold_that_cannot_be_is_refused(threshold, tmp_path):
     make_checkpoint(tmp_path / "a.pth", threshold=threshold)
     assert "is damaged" in error_of(script("evaluate", "--model", "a.pth", cwd=tmp_path, expect=2))
+
+
+def test_a_lack_of_memory_says_which_flag_to_lower(pets, tmp_path, monkeypatch):
+    def predict(*arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    make_checkpoint(tmp_path / "a.pth")
+    monkeypatch.setattr("evaluate.predict", predict)
+    monkeypatch.setattr("inference.predict_logits", predict)
+    for name, flags in (("evaluate", ()), ("inference", ()), ("inference", ("--input", str(pets / "images")))):
+        done = script(name, "--model", "a.pth", "--data_path", pets, *flags, cwd=tmp_path, expect=2)
+        assert "the GPU's memory is not enough; take a smaller --batch_size than " in error_of(done)
