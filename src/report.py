@@ -159,7 +159,10 @@ def add_curves(page, results, histories):
     best = ", ".join(
         f"{results[i].label} {max(float(row['valid_dice']) for row in history):.4f}" for i, history in known
     )
-    page.figure(figure, "curves", f"Valid Dice and losses after each epoch; the best valid Dice: {best}.")
+    grow = ""
+    if any(row.get("image_size") != history[0].get("image_size") for _, history in known for row in history):
+        grow = " Pictures grew during training, and each value is at its epoch's size: curves jump where that changed."
+    page.figure(figure, "curves", f"Valid Dice and losses after each epoch; the best valid Dice: {best}.{grow}")
 
 
 def add_histogram(page, results):
