@@ -15,7 +15,7 @@ from utils import Parser, UserError, add_device_flags, count, positive, rate, sh
 
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
-    "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 16},
+    "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 10},
 }
 OPTIMIZERS = {  # learning rate and weight decay where the flags are not given
     "muon": (8e-3, 1e-2),
@@ -67,7 +67,7 @@ def get_args_parser(doc):
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive, help="default 40, shapes 4")
-    add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 16")
+    add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 10")
     add("--batch_size", "-b", type=positive, help="pictures per step, of all processes; default 16, shapes 8")
     add(
         "--accumulate",
