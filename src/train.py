@@ -245,8 +245,8 @@ def sizes(args):
 
 
 def size_of(epoch, args):
-    """Side of the training pictures in an epoch; each side gets a share of the epochs that is as 1 / side."""
-    shares = np.cumsum([1 / size for size in sizes(args)])
+    """Side of the training pictures in an epoch; each side's share of the epochs is as 1 / sqrt(side)."""
+    shares = np.cumsum([size**-0.5 for size in sizes(args)])
     reached = (epoch + 1) / args.epochs * shares[-1]
     return sizes(args)[int(np.searchsorted(shares, reached - 1e-9))]
 
