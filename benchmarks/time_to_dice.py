@@ -5,9 +5,9 @@
 
 Both train the same kind of network from scratch on the pets and are scored on the valid split at --image_size, also
 while the pictures of the default recipe still grow; scoring and packing are not counted. The default recipe has
---hours, which its epochs are chosen to fill, and R2's five times as much. R2:
-no growth, batches of 16, Adam at 5e-4 (unet) or 1e-4, halved when the valid loss stands still, BCE + Dice, its own
-decoder and no norm there (the U-Net: no norm at all).
+--hours, which its epochs are chosen to fill, and R2's five times as much. R2: no growth, batches of 16, Adam at 5e-4
+(unet) or 1e-4, halved when the valid loss stands still, BCE + Dice, its own decoder and no norm there (the U-Net: no
+norm at all).
 """
 
 import sys

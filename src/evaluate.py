@@ -84,28 +84,30 @@ class Thresholds:
 
 
 class Counts:
-    """Confusion counts of a split on other terms than `evaluate`'s, collected as its `each`.
+    """Confusion counts of a split at several thresholds, collected as `each` of `evaluate`.
 
     at_own_size: scale each prediction to its picture's own size and compare it with the mask as it came.
     """
 
-    def __init__(self, dataset, threshold=0.5, at_own_size=False):
-        self.dataset, self.threshold, self.at_own_size = dataset, threshold, at_own_size
+    def __init__(self, dataset, thresholds, at_own_size=False):
+        self.dataset, self.thresholds, self.at_own_size = dataset, thresholds, at_own_size
         self.indices, self.counts = iter(range(rank(), len(dataset), world_size())), []
 
     def __call__(self, probability, mask):
         if not self.at_own_size:
-            self.counts.append(confusion(probability >= self.threshold, mask))
+            self.count(probability, mask)
             return
         for one in probability[:, 0].cpu():
             mask = self.dataset.original_mask(next(self.indices))
-            prediction = to_size(one, mask.shape[:0:-1]) >= self.threshold
-            self.counts.append(confusion(prediction[None, None], mask[None]))
+            self.count(to_size(one, mask.shape[:0:-1])[None, None], mask[None])
+
+    def count(self, probability, mask):
+        self.counts.append(torch.stack([confusion(probability >= t, mask) for t in self.thresholds], 1))
 
     def all(self):
-        """int64 (N, 4) on the CPU, of all processes."""
-        counts = torch.cat(self.counts) if self.counts else torch.zeros(0, 4, dtype=torch.int64)
-        return gather_rows(counts, len(self.dataset))
+        """int64 (N, 4) for each threshold, on the CPU, of all processes."""
+        counts = torch.cat(self.counts) if self.counts else torch.zeros(0, len(self.thresholds), 4, dtype=torch.int64)
+        return gather_rows(counts, len(self.dataset)).unbind(1)
 
 
 def predict(model, image, tta=False):
@@ -211,20 +213,13 @@ def score_checkpoint(path, checkpoint, args, device, precision):
     with first_alone():
         dataset = data_of(checkpoint, args, args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, device)
-    at_half = Counts(dataset, at_own_size=args.own_size)
-    chosen = Counts(dataset, checkpoint.get("threshold", 0.5), args.own_size)
-
-    def each(probability, mask):
-        at_half(probability, mask)
-        chosen(probability, mask)
-
+    collected = Counts(dataset, (0.5, checkpoint.get("threshold", 0.5)), args.own_size)
     began = time.perf_counter()
-    evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta, each=each)
-    seconds, counts = time.perf_counter() - began, at_half.all()
+    evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta, each=collected)
+    seconds, (counts, at_chosen) = time.perf_counter() - began, collected.all()
     result = describe(path, checkpoint, args, counts, args.own_size) | {"seconds": round(seconds, 2)}
     if "threshold" in checkpoint:
-        at_chosen = dice(chosen.all()).mean().item()
-        result |= {"threshold": checkpoint["threshold"], "dice_at_threshold": at_chosen}
+        result |= {"threshold": checkpoint["threshold"], "dice_at_threshold": dice(at_chosen).mean().item()}
     per_picture = zip(dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True)
     return result, [[str(path), name, f"{d:.6f}", f"{j:.6f}", *pixels] for name, pixels, d, j in per_picture]
 

@@ -24,8 +24,7 @@ from utils import Parser, UserError, foreground, run
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2", "half": ".half.pth"}
 SIZES = ((1, 64, 64), (2, 97, 75), (3, 128, 33))  # batch, height, width: odd ones too
-TOLERANCE = {"half": 2e-2}  # of probability
-EXACT = 1e-4  # for the other formats
+TOLERANCE = {**dict.fromkeys(FORMATS, 1e-4), "half": 2e-2}  # of probability
 
 
 class Exported(nn.Module):
@@ -124,7 +123,7 @@ def export(checkpoint, path, kind, source="the checkpoint"):
         difference = None
         if run_exported:
             difference = max((run_exported(picture) - model(picture)).abs().max().item() for picture in pictures)
-            if not difference <= TOLERANCE.get(kind, EXACT):
+            if not difference <= TOLERANCE[kind]:
                 raise UserError(f"{path} was not written: it differs from {source} by {difference:.1e}; tell us")
         write_whole(path, lambda file: file.write(made.read_bytes()))
     return difference

@@ -168,7 +168,7 @@ def predict_split(model, args):
     mean, std = model.checkpoint["mean"], model.checkpoint["std"]
     names, runs = iter(enumerate(dataset.names)), []
 
-    def write(probability, mask):
+    def write(probability, truth):
         for one in probability[:, 0].cpu():
             index, name = next(names)
             mask = mask_of(to_size(one, dataset.original_size(index)))

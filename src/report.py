@@ -341,7 +341,7 @@ def main():
     device = pick_device(args.device)
     precision = pick_precision(args.precision, device)
     checkpoints = [load(path, args.model_type) for path in args.model]
-    models = [restore_model(c, path, device) for c, path in zip(checkpoints, args.model, strict=True)]
+    models = [restore_model(c, path, device, precision) for c, path in zip(checkpoints, args.model, strict=True)]
     datasets = [data_of(checkpoint, args, args.split) for checkpoint in checkpoints]
     if any(dataset.names != datasets[0].names for dataset in datasets):
         raise UserError("--model names checkpoints of different datasets; compare those of one at a time")

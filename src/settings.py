@@ -17,12 +17,12 @@ DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 10},
 }
-OPTIMIZERS = {  # learning rate and weight decay where the flags are not given
-    "muon": (8e-3, 1e-2),
-    "adamw": (4e-3, 1e-2),
-    "adam": (1e-3, 0.0),
-    "radam": (1e-3, 0.0),
-    "sgd": (1e-2, 0.0),
+OPTIMIZERS = {  # of flags whose best value depends on the optimizer
+    "muon": {"learning_rate": 8e-3, "weight_decay": 1e-2},
+    "adamw": {"learning_rate": 4e-3, "weight_decay": 1e-2},
+    "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
+    "radam": {"learning_rate": 1e-3, "weight_decay": 0.0},
+    "sgd": {"learning_rate": 1e-2, "weight_decay": 0.0},
 }
 MAY_CHANGE = {  # on --resume
     "epochs", "accumulate", "compile", "data_path", "cache_dir", "device", "precision", "workers", "save_every"
@@ -118,12 +118,9 @@ def parse_args(doc, argv=None):
     if args.resume:
         return resumed_settings(parser, args, argv)
     args.dataset, args.data_path = choose_dataset(args.dataset, args.data_path)
-    for flag, value in DEFAULTS[args.dataset].items():
+    for flag, value in {**DEFAULTS[args.dataset], **OPTIMIZERS[args.optimizer]}.items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
-    learning_rate, weight_decay = OPTIMIZERS[args.optimizer]
-    args.learning_rate = learning_rate if args.learning_rate is None else args.learning_rate
-    args.weight_decay = weight_decay if args.weight_decay is None else args.weight_decay
     if args.name is None:
         args.name = free_name(args.save_dir, args.model)
     elif is_taken(args.save_dir, args.name):

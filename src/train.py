@@ -136,9 +136,11 @@ def fit(state, full_size, scaling, about, device, precision):
             break
         state.share_running_means()
         loader = eval_loader(valid_set, args.batch_size, args.workers, device)
-        more = {"loss": LOSSES[args.loss], "title": f"valid {epoch + 1}/{args.epochs}", "each": Thresholds()}
-        counts, valid_loss = evaluate(state.weights, loader, device, precision, *scaling, **more)
-        row = state.end_epoch(scores(counts), more["each"].best(), valid_loss, size)
+        loss, title, thresholds = LOSSES[args.loss], f"valid {epoch + 1}/{args.epochs}", Thresholds()
+        counts, valid_loss = evaluate(
+            state.weights, loader, device, precision, *scaling, loss, title=title, each=thresholds
+        )
+        row = state.end_epoch(scores(counts), thresholds.best(), valid_loss, size)
         if state.is_best():
             save_weights(f"{files}.pth")
         save_last()
