@@ -2,7 +2,7 @@
 
 A checkpoint is one dict: `model` (the weights), `name` and `options` of the network, `dataset`, `image_size`,
 `mean`, `std`, `border`, `epoch`, `scores`, `threshold` (where the valid Dice is highest), and where it came from:
-`command`, `versions`, `device`, `git`.
+`command`, `settings` (every flag of train.py with its value), `versions`, `device`, `git`.
 NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
 """
 

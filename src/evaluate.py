@@ -23,6 +23,7 @@ from models import MODELS
 from oxford_pet import BORDERS, SPLITS
 from utils import (
     Parser,
+    UserError,
     add_device_flags,
     autocast,
     confusion,
@@ -192,7 +193,10 @@ def main():
     checkpoints = [load(path, args.model_type) for path in args.model]
     if args.provenance:
         for path, checkpoint in zip(args.model, checkpoints, strict=True):
-            print_provenance(path, checkpoint)
+            try:
+                print_provenance(path, checkpoint)
+            except (KeyError, TypeError, ValueError, AttributeError):
+                raise UserError(f"{path} is damaged, or of another version: its record is not whole") from None
         return 0
     results, pictures = [], []
     with when_memory_runs_out(f"take a smaller --batch_size than {args.batch_size}, or a smaller --image_size"):
@@ -231,9 +235,12 @@ def print_provenance(path, checkpoint):
         return
     git, versions, size = checkpoint["git"], checkpoint["versions"], checkpoint["image_size"]
     state = {True: "clean tree", False: "changed tree", None: "unknown tree"}[git["clean"]]
+    settings = {flag: value for flag, value in checkpoint["settings"].items() if value not in (None, False)}
+    settings.pop("save_every")  # changes no weight
     print(
         f"{path}\n"
         f"  command   {checkpoint['command']}\n"
+        f"  settings  {', '.join(f'{flag} {value}' for flag, value in settings.items())}\n"
         f"  git       {git['commit']}, {state}\n"
         f"  versions  {', '.join(f'{name} {version}' for name, version in versions.items())}\n"
         f"  device    {checkpoint['device']}\n"

@@ -149,7 +149,7 @@ def resumed_settings(parser, args, argv):
     blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))  # argparse leaves alone what is set already
     given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
     try:
-        settings = argparse.Namespace(**last["training"]["args"])
+        settings = argparse.Namespace(**last["settings"])
     except (KeyError, TypeError):
         raise UserError(f"--resume {args.resume} is damaged; use an earlier copy, or train again") from None
     if set(vars(settings)) != set(vars(args)):
@@ -171,6 +171,11 @@ def resumed_settings(parser, args, argv):
     choose_dataset(settings.dataset, settings.data_path)
     settings.save_dir, settings.name = args.resume.parent, args.resume.name.removesuffix(".last.pth")
     return settings, last
+
+
+def recorded(args):
+    """The settings as a checkpoint keeps them: plain values."""
+    return {flag: str(value) if isinstance(value, Path) else value for flag, value in vars(args).items()}
 
 
 def network_options(args):

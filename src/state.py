@@ -3,7 +3,6 @@
 import math
 import random
 from operator import index
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -132,7 +131,6 @@ class State:
         """What NAME.last.pth holds as `training`: tensors and plain values. Every process must ask at once."""
         kind, keys, *rest = np.random.get_state()
         return {
-            "args": {k: str(v) if isinstance(v, Path) else v for k, v in vars(self.args).items()},
             "weights": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(),

@@ -32,7 +32,7 @@ from evaluate import Thresholds, evaluate, panel_rows
 from losses import LOSSES
 from models import build_model
 from plots import plot_history, plot_panels
-from settings import network_options, parse_args
+from settings import network_options, parse_args, recorded
 from state import State
 from utils import (
     UserError,
@@ -94,6 +94,7 @@ def main(argv=None):
         "mean": scaling[0],
         "std": scaling[1],
         "border": args.border,
+        "settings": recorded(args),
         **provenance(device),
     }
     try:

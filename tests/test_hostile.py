@@ -71,9 +71,10 @@ def test_a_changed_state_is_not_resumed(tmp_path):
     script("train", *flags, cwd=tmp_path)
     last = tmp_path / "saved_models/unet.last.pth"
     good = torch.load(last, weights_only=True)
-    for training in ({}, {**good["training"], "args": None}, {**good["training"], "args": {"model": "unet"}},
-                     {**good["training"], "weights": {}}, {**good["training"], "step": None}):  # fmt: skip
-        torch.save({**good, "training": training}, last)
+    state = good["training"]
+    for change in ({"training": {}}, {"settings": None}, {"settings": {"model": "unet"}},
+                   {"training": {**state, "weights": {}}}, {"training": {**state, "step": None}}):  # fmt: skip
+        torch.save({**good, **change}, last)
         assert "--resume" in error_of(script("train", "--resume", last, "--epochs", 2, cwd=tmp_path, expect=2))
 
 
@@ -137,10 +138,14 @@ def test_a_state_dict_in_half_precision_predicts(tmp_path):
 
 def test_provenance_is_printed_on_request(tmp_path):
     script("train", "--dataset", "shapes", "--limit", 4, "--width", 2, "--epochs", 1, "--steps", 1, cwd=tmp_path)
-    out = script("evaluate", "--model", "saved_models/unet.pth", "--provenance", cwd=tmp_path).stdout
+    script("train", "--resume", "saved_models/unet.last.pth", "--epochs", 2, cwd=tmp_path)
+    out = script("evaluate", "--model", "saved_models/unet.last.pth", "--provenance", cwd=tmp_path).stdout
     for words in (
         "command   python",
-        "--dataset shapes",
+        "--resume saved_models/unet.last.pth",
+        "dataset shapes",
+        "width 2",
+        "epochs 2",
         "git  ",
         "torch " + torch.__version__,
         "device    cpu",
