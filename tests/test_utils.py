@@ -1,7 +1,11 @@
+import platform
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
+from conftest import ROOT
 
 from utils import confusion, dice, jaccard, scores
 
@@ -51,3 +55,18 @@ def test_scores_against_a_plain_count():
     for name, total in sums.items():
         assert found[name] == pytest.approx(total / 20, abs=1e-12), name
     assert found["pooled_dice"] == pytest.approx(pooled[0] / pooled[1], abs=1e-12)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
+def test_a_network_on_the_cpu_is_given_the_same_memory_again():
+    lines = [
+        "import resource, torch, utils",
+        "utils.to_device(torch.nn.Conv2d(1, 1, 1), torch.device('cpu'))",
+        "def faults():",
+        "    for _ in range(20):",
+        "        torch.ones(2**24)",
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt",
+        "print(-faults() + faults())",
+    ]
+    done = subprocess.run([sys.executable, "-c", "\n".join(lines)], cwd=ROOT / "src", capture_output=True, text=True)
+    assert int(done.stdout) < 20 * 2**24 * 4 / 4096 / 10, done.stderr
