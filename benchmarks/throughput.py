@@ -1,7 +1,7 @@
 """Pictures per second and peak memory of our training step, beside what people use today; and what the step is made of.
 
     python benchmarks/throughput.py --model resnet34_unet --image_size 256
-    python benchmarks/throughput.py --model unet --width 32 --image_size 128 --batch_size 8
+    python benchmarks/throughput.py --model unet --width 32 --image_size 128 --also="--optimizer adamw" --also=--compile
     pip install segmentation-models-pytorch      # then a third row: its Unet("resnet34"), with the plain loop
 
 ours:  the step of src/train.py, from packed pictures.
@@ -130,7 +130,7 @@ def contender(name, args):
         import segmentation_models_pytorch
 
         return plain_step(args, segmentation_models_pytorch.Unet("resnet34", encoder_weights=None))
-    return our_step(args, ["--compile"] if name == "ours --compile" else [])[0]
+    return our_step(args, name.split()[1:])[0]
 
 
 def serve(name, args, pipe):
@@ -286,7 +286,7 @@ def main():
     add("--rounds", type=positive, default=5, help="turns of each; default %(default)s")
     add("--device", default="auto", help="default %(default)s")
     add("--precision", default="auto", help="of our step; default %(default)s")
-    add("--compile", action="store_true", help="a row for our step with --compile, too")
+    add("--also", action="append", default=[], metavar="FLAGS", help="one more row: ours with these flags of train.py")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         if args.data_path is None:
@@ -307,20 +307,20 @@ def report(args):
         f"{args.model}{f' --width {args.width}' if args.width else ''}, {args.image_size}x{args.image_size}, "
         f"batches of {args.batch_size}, on {where}; ours in {precision}, torch {torch.__version__}"
     )
-    names = ["ours", "plain"] + ["ours --compile"] * args.compile
+    names = ["ours", "plain", *(f"ours {flags}" for flags in args.also)]
     with contextlib.suppress(ImportError):
         import segmentation_models_pytorch  # noqa: F401
 
         names.append("smp")
     seconds, memory = race(names, args)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{'':16}{'pictures/s':>12}{'ms/picture':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
+    print(f"{'':26}{'pictures/s':>12}{'ms/picture':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
     for name in names:
         ratios = [plain / own for plain, own in zip(seconds["plain"], seconds[name], strict=True)]
         spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
         speed = args.batch_size / medians[name]
         ratio = medians["plain"] / medians[name]
-        print(f"{name:16}{speed:12.2f}{1e3 / speed:12.1f}{ratio:12.2f}{spread:>16}{memory[name]:10.2f}")
+        print(f"{name:26}{speed:12.2f}{1e3 / speed:12.1f}{ratio:12.2f}{spread:>16}{memory[name]:10.2f}")
     parts, speed = shares(args)
     print("our step: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in parts.items()))
     flops = training_flops(args) * speed

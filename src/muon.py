@@ -89,11 +89,12 @@ def newton_schulz_by_square(x, steps=5):
     torch.set_float32_matmul_precision("highest")
     try:
         square, product = x @ x.mT, None
-        for _ in range(steps):
+        for step in range(steps):
             polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
             polynomial.diagonal(dim1=1, dim2=2).add_(a)
             product = polynomial if product is None else polynomial @ product
-            square = polynomial @ square @ polynomial
+            if step < steps - 1:
+                square = polynomial @ square @ polynomial
         return product @ x
     finally:
         torch.set_float32_matmul_precision(kept)
