@@ -1,15 +1,14 @@
 """Checkpoints on a split -> the numbers of report.py: per picture, per threshold, per group, with their uncertainty."""
 
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-from augment import to_float
 from data import eval_loader
-from evaluate import THRESHOLDS, predict
-from utils import autocast, confusion, dice, foreground, scores
+from evaluate import THRESHOLDS, Counts, evaluate
+from utils import dice, scores
 
 BINS = 10  # of probability, for calibration
 RESAMPLES = 10_000
@@ -23,40 +22,43 @@ class Result:
     label: str
     parameters: int
     names: list
-    dice: np.ndarray | None = None  # (N,) at threshold .5
-    scores: dict = field(default_factory=dict)
-    by_threshold: np.ndarray | None = None  # mean Dice at each of THRESHOLDS
-    calibration: np.ndarray | None = None  # (BINS, 3): sum of probability, foreground pixels, pixels
-    seconds: float = 0.0  # in the network alone
+    dice: np.ndarray  # (N,) at threshold .5
+    scores: dict
+    by_threshold: np.ndarray  # mean Dice at each of THRESHOLDS
+    calibration: np.ndarray  # (BINS, 3): sum of probability, foreground pixels, pixels
+    seconds: float  # of the whole evaluation
 
 
-@torch.inference_mode()
 def collect(label, model, checkpoint, dataset, device, precision, batch_size, tta=False):
     """Predict every picture of `dataset` once. -> Result."""
-    parameters = sum(p.numel() for p in model.parameters())
-    result = Result(label, parameters, list(dataset.names))
-    counts = [[] for _ in THRESHOLDS]
-    calibration = torch.zeros(BINS, 3, dtype=torch.float64)
-    for batch in eval_loader(dataset, batch_size, device=device):
-        image = to_float(batch["image"].to(device), checkpoint["mean"], checkpoint["std"])
-        start = time.perf_counter()
-        with autocast(device, precision):
-            logits = predict(model, image, tta)
-        probability = foreground(logits).sigmoid().cpu()
-        result.seconds += time.perf_counter() - start
-        mask = batch["mask"]
-        for index, threshold in enumerate(THRESHOLDS):
-            counts[index].append(confusion(probability >= threshold, mask))
-        p, truth = probability[mask != 255].double(), (mask[mask != 255] == 1).double()
-        place = (p * BINS).long().clamp(max=BINS - 1)
-        for column, values in enumerate((p, truth, torch.ones_like(p))):
-            calibration[:, column] += torch.bincount(place, values, minlength=BINS)
-    counts = [torch.cat(part) for part in counts]
-    result.by_threshold = np.array([dice(part).mean().item() for part in counts])
+    counts, calibration = Counts(dataset, THRESHOLDS), torch.zeros(BINS, 3, dtype=torch.float64)
+
+    def each(probability, mask):
+        counts(probability, mask)
+        calibration.add_(calibrate(probability.cpu(), mask.cpu()))
+
+    loader = eval_loader(dataset, batch_size, device=device)
+    began = time.perf_counter()
+    evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=tta, title=label, each=each)
+    seconds, counts = time.perf_counter() - began, counts.all()
     at_half = counts[THRESHOLDS.index(0.5)]
-    result.dice, result.scores = dice(at_half).numpy(), scores(at_half)
-    result.calibration = calibration.numpy()
-    return result
+    return Result(
+        label,
+        parameters=sum(p.numel() for p in model.parameters()),
+        names=list(dataset.names),
+        dice=dice(at_half).numpy(),
+        scores=scores(at_half),
+        by_threshold=np.array([dice(part).mean().item() for part in counts]),
+        calibration=calibration.numpy(),
+        seconds=seconds,
+    )
+
+
+def calibrate(probability, mask):
+    """-> float64 (BINS, 3): by bin of probability: its sum, foreground pixels, pixels; none of the ignored ones."""
+    p, truth = probability[mask != 255].double(), (mask[mask != 255] == 1).double()
+    place = (p * BINS).long().clamp(max=BINS - 1)
+    return torch.stack([torch.bincount(place, values, minlength=BINS) for values in (p, truth, torch.ones_like(p))], 1)
 
 
 def calibration_error(calibration):

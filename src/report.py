@@ -18,7 +18,6 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
-from tqdm import tqdm
 
 import analysis
 from analysis import bootstrap, calibration_error, group_means, in_ranges, paired_test
@@ -107,7 +106,7 @@ def add_scores(page, results, paths, split):
     page.table([*header, "parameters", "file, MB", "pictures/s"], rows)
     page.text(
         f"Means over the {len(results[0].names):,} pictures of the {split} split, at probability .5; intervals from "
-        f"{analysis.RESAMPLES:,} resamples of the pictures; pictures/s of the network alone, on this machine."
+        f"{analysis.RESAMPLES:,} resamples of the pictures; pictures/s of the whole evaluation, on this machine."
     )
     if len(results) > 1:
         page.text(compare(*results[:2]))
@@ -348,10 +347,10 @@ def main():
     make_folder(args.output, "--output")
 
     jobs = list(zip(labels_of(args.model), models, checkpoints, datasets, strict=True))
-    results = [
-        analysis.collect(*job, device, precision, args.batch_size, args.tta)
-        for job in tqdm(jobs, "models", disable=None)
-    ]
+    results = []
+    for job in jobs:
+        results.append(analysis.collect(*job, device, precision, args.batch_size, args.tta))
+        print(f"{job[0]}: {args.split} Dice {results[-1].scores['dice']:.4f}, {results[-1].seconds:.0f} s", flush=True)
 
     def rows_of(index, places):
         _, model, checkpoint, dataset = jobs[index]

@@ -2,12 +2,14 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from conftest import error_of, make_checkpoint, make_pets, script
 from PIL import Image
 
 from analysis import (
     bootstrap,
     breed,
+    calibrate,
     calibration_error,
     group_means,
     in_ranges,
@@ -39,9 +41,14 @@ def test_the_page_of_two_checkpoints(tmp_path):
     assert 'name="viewport"' in page
 
 
-def test_checkpoints_of_different_datasets_are_refused(tmp_path):
-    import torch
+def test_calibration_sums_by_bin_and_leaves_out_ignored_pixels():
+    table = calibrate(torch.tensor([[0.04, 0.05, 1.0, 0.5]]), torch.tensor([[0, 1, 1, 255]])).numpy()
+    expected = np.zeros((10, 3))
+    expected[0], expected[9] = (0.09, 1, 2), (1, 1, 1)
+    np.testing.assert_allclose(table, expected, rtol=1e-6)
 
+
+def test_checkpoints_of_different_datasets_are_refused(tmp_path):
     make_pets(tmp_path / "dataset/oxford-iiit-pet", 10, 2)
     make_checkpoint(tmp_path / "a.pth")
     other = torch.load(make_checkpoint(tmp_path / "b.pth"), weights_only=True)
