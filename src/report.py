@@ -24,6 +24,7 @@ from analysis import bootstrap, calibration_error, group_means, in_ranges, paire
 from checkpoint import load, restore_model, write_whole
 from evaluate import THRESHOLDS, add_data_flags, data_of, panel_rows
 from oxford_pet import SPLITS
+from state import of_last_size
 from utils import Parser, UserError, make_folder, pick_device, pick_precision, run
 
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)
@@ -156,11 +157,13 @@ def add_curves(page, results, histories):
         axis.legend(fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     best = ", ".join(
-        f"{results[i].label} {max(float(row['valid_dice']) for row in history):.4f}" for i, history in known
+        f"{results[i].label} {max(float(row['valid_dice']) for row in of_last_size(history)):.4f}"
+        for i, history in known
     )
     grow = ""
-    if any(row.get("image_size") != history[0].get("image_size") for _, history in known for row in history):
+    if any(len(of_last_size(history)) < len(history) for _, history in known):
         grow = " Pictures grew during training, and each value is at its epoch's size: curves jump where that changed."
+        grow += " The best is among the epochs at the last size."
     page.figure(figure, "curves", f"Valid Dice and losses after each epoch; the best valid Dice: {best}.{grow}")
 
 

@@ -71,16 +71,12 @@ class State:
     @property
     def best(self):
         """The highest valid Dice so far, of the epochs with the largest pictures."""
-        return max((row["valid_dice"] for row in self.of_last_size()), default=0.0)
+        return max((row["valid_dice"] for row in of_last_size(self.history)), default=0.0)
 
     def is_best(self):
         """Whether the last epoch is better than every one before it with pictures of its size."""
-        *before, last = self.of_last_size()
+        *before, last = of_last_size(self.history)
         return all(row["valid_dice"] < last["valid_dice"] for row in before)
-
-    def of_last_size(self):
-        """The epochs whose pictures have the last one's size; the Dice of other sizes is another measure."""
-        return [row for row in self.history if row["image_size"] == self.history[-1]["image_size"]]
 
     def share_running_means(self):
         """Several processes differ in batch norm's running means alone; take those of process 0."""
@@ -181,3 +177,8 @@ class State:
             torch.cuda.set_rng_state_all(kept["cuda"])
         np.random.set_state(kept["numpy"])
         random.setstate(kept["python"])
+
+
+def of_last_size(history):
+    """The epochs whose pictures have the last one's size; the Dice of other sizes is another measure."""
+    return [row for row in history if row.get("image_size") == history[-1].get("image_size")]

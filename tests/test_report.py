@@ -25,8 +25,8 @@ def test_the_page_of_two_checkpoints(tmp_path):
     make_pets(tmp_path / "dataset/oxford-iiit-pet", 40, 6)
     make_checkpoint(tmp_path / "a.pth")
     make_checkpoint(tmp_path / "b.pth", seed=1, image_size=48)
-    header = "epoch,train_loss,train_dice,valid_loss,valid_dice\n"
-    (tmp_path / "a.csv").write_text(header + "1,1.0,.5,1.1,.4\n2,.9,.6,1.0,.5\n")
+    header = "epoch,image_size,train_loss,train_dice,valid_loss,valid_dice\n"
+    (tmp_path / "a.csv").write_text(header + "1,32,1.0,.5,1.1,.6\n2,64,.9,.6,1.0,.4\n3,64,.9,.6,1.0,.5\n")
     for path in (tmp_path / "dataset/oxford-iiit-pet").rglob("Drawn_1?.*"):  # a second breed, and so a species
         path.rename(path.with_name(path.name.replace("Drawn", "sketch_dog")))
     listing = tmp_path / "dataset/oxford-iiit-pet/annotations/trainval.txt"
@@ -37,7 +37,8 @@ def test_the_page_of_two_checkpoints(tmp_path):
     assert page.count("data:image/png;base64,") == page.count("<figcaption>") == len(FIGURES)
     for name in FIGURES:
         assert min(Image.open(tmp_path / "report" / f"{name}.png").size) > 100
-    assert all(words in page for words in ("b has no history", "paired test", "cats", "dogs"))
+    said = ("b has no history", "best valid Dice: a 0.5000", "at the last size", "paired test", "cats", "dogs")
+    assert all(words in page for words in said)
     assert 'name="viewport"' in page
 
 
