@@ -124,7 +124,7 @@ def fit(state, full_size, scaling, about, device, precision):
         save_weights(f"{files}.last.pth", training=state.state_dict())
 
     stop = Stop()
-    while len(state.history) < args.epochs and not stop.signal:
+    while len(state.history) < args.epochs and not stop.agreed():
         epoch, before = len(state.history), state.seconds
         if size != size_of(epoch, args):
             size = size_of(epoch, args)
@@ -187,7 +187,7 @@ def train_one_epoch(state, batches, scaling, device, precision, save_last, stop)
         due = state.step - saved_step >= interval if unit == "steps" else now - saved > 60 * interval
         speak = now - spoken > (0.5 if terminal else 60)
         first = rank() == 0  # whose clock counts
-        stop.signal, due, speak = agree(stop.signal, due and first, speak and first)
+        stop.signal, due, speak = agree(stop.asked, due and first, speak and first)
         save_now = due or stop.signal
         if speak or save_now or done == state.steps_per_epoch:  # the only places that wait for a GPU
             loss, dice_mean = state.means()
@@ -295,15 +295,22 @@ def launcher():
 
 
 class Stop:
-    """SIGINT and SIGTERM ask the loop to stop after its step; a second one ends the process at once."""
+    """SIGINT and SIGTERM ask the loop to stop after its step; a second one ends the process at once.
+
+    asked: the signal that this process got, at any moment. signal: the one that all processes stop for; 0: none.
+    """
 
     def __init__(self):
-        self.signal = 0
+        self.asked = self.signal = 0
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self.ask)
 
+    def agreed(self):
+        (self.signal,) = agree(self.asked)
+        return self.signal
+
     def ask(self, number, frame):
-        self.signal = number
+        self.asked = number
         if rank() == 0:
             print("\nstopping after this step; once more to leave at once", file=sys.stderr)
         for other in (signal.SIGINT, signal.SIGTERM):

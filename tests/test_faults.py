@@ -62,6 +62,20 @@ def test_a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been(precision, s
     assert same_end(tmp_path, "whole", "cut")
 
 
+def test_a_signal_while_the_processes_agree_is_not_lost(tmp_path, monkeypatch):
+    agreed = []
+
+    def agree(*values):
+        agreed.append(values)
+        if len(agreed) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return values
+
+    monkeypatch.setattr("train.agree", agree)
+    out = script("train", *RUN, "--name", "cut", cwd=tmp_path, expect=128 + signal.SIGTERM).stdout
+    assert "stopped after step 3; go on with" in out  # before the first step it is asked once
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(precision, tmp_path):
     flags = (*RUN, "--steps", 30, "--precision", precision, "--save_every", "4steps")
