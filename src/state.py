@@ -94,9 +94,11 @@ class State:
 
     def end_step(self):
         """After the backward pass: move the weights, the learning rate and the average."""
+        scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if self.args.schedule != "plateau":
+        overflowed = self.scaler.get_scale() < scale  # in float16: the optimizer was passed over
+        if self.args.schedule != "plateau" and not overflowed:
             self.schedule.step()
         if self.average:
             self.average.update_parameters(self.model)
@@ -173,8 +175,7 @@ class State:
         self.seconds = state["seconds"]
         kept = state["random"]
         torch.set_rng_state(kept["torch"])
-        if kept["cuda"] and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(kept["cuda"])
+        torch.cuda.set_rng_state_all(kept["cuda"][: torch.cuda.device_count()])  # of a machine with more GPUs, perhaps
         np.random.set_state(kept["numpy"])
         random.setstate(kept["python"])
 

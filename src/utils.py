@@ -173,16 +173,20 @@ def add_device_flags(parser):
 
 
 def pick_device(name):
-    """A --device value -> torch.device. Raises UserError for one that is not there."""
+    """A --device value -> torch.device. Raises UserError for one that cannot be used."""
     if name == "auto":
-        process = os.environ.get("LOCAL_RANK")  # one GPU for each process of torchrun
-        cuda = f"cuda:{process}" if process else "cuda"
-        return torch.device(cuda if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU for each process of torchrun
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        if processes > gpus:
+            raise UserError(f"{processes} processes for {gpus} GPUs; lower --nproc_per_node, or take --device cpu")
+        name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ValueError):
-        raise UserError(f"--device {name} is not there; use --device cpu, or auto") from None
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(f"--device {name} cannot be used ({reason}); use --device cpu") from None
     return device
 
 
