@@ -1,5 +1,7 @@
 """Numbers and pictures -> PNG files."""
 
+from itertools import pairwise
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -8,6 +10,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from checkpoint import write_whole
+from state import of_last_size
 
 TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
 
@@ -18,7 +21,10 @@ def save_figure(figure, path):
 
 
 def plot_history(history, title, path):
-    """Loss of train and valid, Dice of both, and the learning rate, by epoch. history: a list of dicts."""
+    """Loss of train and valid, Dice of both, and the learning rate, by epoch. history: a list of dicts.
+
+    Dotted lines stand where the pictures grow: losses and Dice on either side are different measures.
+    """
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 30 else None
@@ -31,15 +37,18 @@ def plot_history(history, title, path):
     line(axes[1], "train_dice", TRAIN, "train")
     line(axes[1], "valid_dice", VALID, "valid")
     line(axes[2], "learning_rate", RATE, "learning rate")
-    best = max(history, key=lambda row: row["valid_dice"])
+    best = max(of_last_size(history), key=lambda row: row["valid_dice"])
+    grown = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
     names = ("loss", f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", "learning rate at epoch's end")
     for axis, name in zip(axes, names, strict=True):
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
+        for epoch in grown:
+            axis.axvline(epoch - 0.5, color="black", linestyle=":", linewidth=0.8)
     axes[0].legend()
     axes[1].legend()
-    figure.suptitle(title)
+    figure.suptitle(title + "; dotted: the pictures grow" * bool(grown))
     save_figure(figure, path)
 
 
