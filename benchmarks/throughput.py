@@ -66,7 +66,7 @@ def our_step(args, more=()):
     model = to_device(train.build(settings), device, precision)
     state = State(settings, model, steps_per_epoch, device, precision)
     state.model.train()
-    batches = iter(train_loader(dataset, args.batch_size, 0, range(10**6), 0, device))
+    batches = iter(train_loader(dataset, range(len(dataset)), args.batch_size, 0, range(10**6), 0, device))
     scaling = train.mean_and_std(settings, dataset)
     return lambda: train.train_step(state, next(batches), scaling, device, precision), state
 

@@ -6,7 +6,7 @@ filled with its mean color, and ignored (255) in the mask.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -14,12 +14,13 @@ import torch.nn.functional as F
 
 @dataclass
 class Strength:
-    """How far each effect may go; every picture draws its own amounts, uniformly."""
+    """How far each effect may go; every picture draws its own amounts, uniformly unless said otherwise."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False
     rotation: float = 0.0  # degrees, either way
-    scale: tuple = (1.0, 1.0)  # share of the side that is seen: below 1 crops, above 1 shrinks
+    scale: tuple = (1.0, 1.0)  # share of the side that is seen: below 1 crops, above 1 shrinks; log-uniform
+    aspect: float = 1.0  # largest ratio of the two sides' scales, either way, log-uniform
     shift: float = 0.0  # share of the side, either way
     color: float = 0.0  # brightness, contrast and saturation, as a share either way
     elastic: float = 0.0  # standard deviation of a 3x3 grid of displacements, as a share of the side
@@ -29,6 +30,10 @@ AUGMENTS = {
     "none": Strength(),
     "flips": Strength(flip_horizontal=True, flip_vertical=True),
     "light": Strength(flip_horizontal=True, rotation=20, scale=(0.8, 1.0), shift=0.1, color=0.2),
+    # large on both sides of 1 (Ghiasi et al., "Simple Copy-Paste", CVPR 2021, section 3)
+    "scale_jitter": Strength(
+        flip_horizontal=True, rotation=20, scale=(0.65, 1.5), aspect=1.2, shift=0.1, color=0.2
+    ),
     # elastic: 10 of the paper's 512 pixels (Ronneberger et al. 2015, section 3.1)
     "full": Strength(flip_horizontal=True, rotation=30, scale=(0.6, 1.2), shift=0.15, color=0.4, elastic=10 / 512),
 }
@@ -43,7 +48,7 @@ def to_float(image, mean, std):
 def draw(n, generator):
     """All that chance decides for n pictures, from a generator on the CPU: a dict of tensors (n, ...)."""
     return {
-        "uniform": torch.rand(n, 9, generator=generator),  # flips 2, rotation, scale, shift 2, color 3
+        "uniform": torch.rand(n, 10, generator=generator),  # flips 2, rotation, scale, shift 2, color 3, aspect
         "normal": torch.randn(n, 2, 3, 3, generator=generator),  # elastic
     }
 
@@ -55,10 +60,8 @@ def augment(image, mask, strength, chance):
     """
     image = image.float()
     if strength.color:
-        image = jitter_color(image, 1 + strength.color * (2 * chance["uniform"][:, 6:] - 1))
-    if any((strength.flip_horizontal, strength.flip_vertical, strength.rotation, strength.shift, strength.elastic)) or (
-        strength.scale != (1.0, 1.0)
-    ):
+        image = jitter_color(image, 1 + strength.color * (2 * chance["uniform"][:, 6:9] - 1))
+    if replace(strength, color=0.0) != Strength():
         image, mask = warp(image, mask, sampling_grid(image, strength, chance))
     return image, mask
 
@@ -72,14 +75,16 @@ def sampling_grid(image, strength, chance):
     flip_y = signs[:, 1] if strength.flip_vertical else torch.ones(n)
     angle = (2 * uniform[:, 2] - 1) * math.radians(strength.rotation)
     smallest, largest = strength.scale
-    scale = smallest + (largest - smallest) * uniform[:, 3]
+    scale = smallest * (largest / smallest) ** uniform[:, 3]
+    stretch = strength.aspect ** (uniform[:, 9] - 0.5)
     shift = (2 * uniform[:, 4:6] - 1) * 2 * strength.shift
     cos, sin = angle.cos() * scale, angle.sin() * scale
+    wider, taller = stretch * flip_x, flip_y / stretch
     aspect = width / height  # so that a rotation turns and does not shear
     theta = torch.stack(
         [
-            torch.stack([cos * flip_x, -sin / aspect * flip_y, shift[:, 0]], dim=1),
-            torch.stack([sin * aspect * flip_x, cos * flip_y, shift[:, 1]], dim=1),
+            torch.stack([cos * wider, -sin / aspect * taller, shift[:, 0]], dim=1),
+            torch.stack([sin * aspect * wider, cos * taller, shift[:, 1]], dim=1),
         ],
         dim=1,
     )

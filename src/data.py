@@ -39,14 +39,14 @@ def load_split(dataset, data_path, mode, image_size, in_channels, border, limit=
 
 
 class ShuffledBatches(Sampler):
-    """Lists of batch_size indices, cut from an endless stream of shuffled passes over the pictures.
+    """Lists of batch_size indices, cut from an endless stream of shuffled passes over `indices`.
 
     A step's list depends on nothing but the seed and the step, so a run can go on from any step.
     Of several processes, each gets its share of the list.
     """
 
-    def __init__(self, length, batch_size, seed, steps):
-        self.length, self.batch_size, self.seed, self.steps = length, batch_size, seed, steps
+    def __init__(self, indices, batch_size, seed, steps):
+        self.indices, self.batch_size, self.seed, self.steps = indices, batch_size, seed, steps
 
     def __len__(self):
         return len(self.steps)
@@ -57,9 +57,9 @@ class ShuffledBatches(Sampler):
         for step in self.steps:
             batch = []
             for position in range(step * self.batch_size + mine.start, step * self.batch_size + mine.stop):
-                this_pass, place = divmod(position, self.length)
+                this_pass, place = divmod(position, len(self.indices))
                 if this_pass != order_pass:
-                    order = np.random.default_rng([self.seed, this_pass]).permutation(self.length)
+                    order = np.random.default_rng([self.seed, this_pass]).permutation(self.indices)
                     order_pass = this_pass
                 batch.append(int(order[place]))
             yield batch
@@ -70,9 +70,19 @@ def as_it_is(batch):
     return batch
 
 
-def train_loader(dataset, batch_size, seed, steps, workers=0, device="cpu"):
-    """Shuffled batches for a range of global steps."""
-    return make_loader(dataset, workers, device, batch_sampler=ShuffledBatches(len(dataset), batch_size, seed, steps))
+def with_foreground(dataset):
+    """Indices of the pictures whose mask has any foreground."""
+    found = []
+    for first in range(0, len(dataset), 64):
+        indices = list(range(first, min(first + 64, len(dataset))))
+        present = (dataset[indices]["mask"] == 1).flatten(1).any(1).tolist()
+        found += [index for index, is_there in zip(indices, present, strict=True) if is_there]
+    return found
+
+
+def train_loader(dataset, indices, batch_size, seed, steps, workers=0, device="cpu"):
+    """Shuffled batches of the pictures `indices` for a range of global steps."""
+    return make_loader(dataset, workers, device, batch_sampler=ShuffledBatches(indices, batch_size, seed, steps))
 
 
 def eval_loader(dataset, batch_size, workers=0, device="cpu"):

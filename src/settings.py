@@ -18,7 +18,7 @@ DEFAULTS = {  # of flags whose best value depends on the data
     "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 10},
 }
 OPTIMIZERS = {  # of flags whose best value depends on the optimizer
-    "muon": {"learning_rate": 8e-3, "weight_decay": 1e-2},
+    "muon": {"learning_rate": 8e-3, "weight_decay": 5e-2},
     "adamw": {"learning_rate": 4e-3, "weight_decay": 1e-2},
     "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
     "radam": {"learning_rate": 1e-3, "weight_decay": 0.0},
@@ -47,7 +47,7 @@ def get_args_parser(doc):
         default="foreground",
         help="what the trimap's border counts as; default %(default)s",
     )
-    add("--augment", choices=AUGMENTS, default="light", help="default %(default)s")
+    add("--augment", choices=AUGMENTS, default="scale_jitter", help="default %(default)s")
     add(
         "--mean_std",
         choices=("fixed", "train", "unit"),
@@ -76,14 +76,14 @@ def get_args_parser(doc):
         help="compute each batch in so many parts, which takes less memory; default %(default)s",
     )
     add("--learning_rate", "-lr", type=rate, help="the highest of the schedule; default 0.008 for muon")
-    add("--weight_decay", type=rate, help="default 0.01 for muon and adamw, else 0")
+    add("--weight_decay", type=rate, help="default 0.05 for muon, 0.01 for adamw, else 0")
     add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="default %(default)s")
-    add("--schedule", choices=("none", "plateau", "cosine", "onecycle"), default="onecycle", help="default %(default)s")
+    add("--schedule", choices=("none", "plateau", "cosine", "onecycle", "wsd"), default="wsd", help="default %(default)s")
     add(
         "--ema",
         type=float,
-        default=0.99,
+        default=0.999,
         help="decay of the weights' running average, per step; 0: none; default %(default)s",
     )
     add = parser.add_argument_group("run").add_argument

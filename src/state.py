@@ -11,30 +11,49 @@ from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from distributed import from_first, gather, rank, world_size, wrap
-from muon import Muon
+from muon import Muon, is_matrix
 from utils import UserError
+
+WARMUP_STEPS = 200  # of warmup_stable_decay; a tenth of the steps where that is less
+COOLDOWN = 1 / 3  # share of the steps
 
 
 def build_optimizer(args, parameters):
-    kwargs = {"lr": args.learning_rate, "weight_decay": args.weight_decay}
+    """The optimizer of --optimizer; norms and biases are not decayed by muon and adamw."""
+    parameters, kwargs = list(parameters), {"lr": args.learning_rate, "weight_decay": args.weight_decay}
     if args.optimizer == "muon":
-        return Muon(parameters, **kwargs)
+        matrices = [parameter for parameter in parameters if is_matrix(parameter)]
+        return Muon(matrices, [parameter for parameter in parameters if not is_matrix(parameter)], **kwargs)
+    if args.optimizer == "adamw":
+        weights = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        return AdamW([{"params": weights}, {"params": others, "weight_decay": 0.0}], fused=True, **kwargs)
     if args.optimizer == "sgd":
         return SGD(parameters, momentum=0.9, fused=True, **kwargs)
-    if args.optimizer == "radam":
-        return RAdam(parameters, **kwargs)
-    return {"adam": Adam, "adamw": AdamW}[args.optimizer](parameters, fused=True, **kwargs)
+    return RAdam(parameters, **kwargs) if args.optimizer == "radam" else Adam(parameters, fused=True, **kwargs)
 
 
 def build_schedule(args, optimizer, steps):
     """A schedule over that many optimizer steps; `plateau` alone steps by epoch, on the valid loss."""
     if args.schedule == "plateau":
         return ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+    if args.schedule == "wsd":
+        return LambdaLR(optimizer, lambda step: warmup_stable_decay(step, steps))
     if args.schedule == "onecycle":
         return OneCycleLR(optimizer, args.learning_rate, steps)
     if args.schedule == "cosine":
         return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
     return LambdaLR(optimizer, lambda step: 1.0)
+
+
+def warmup_stable_decay(step, steps):
+    """Share of the highest learning rate: a short linear rise, constant, then linear to 0 over the last third.
+
+    Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024 (arXiv
+    2405.18392), section 3. A run resumed for more epochs returns to the constant part, and cools down again.
+    """
+    warmup = min(WARMUP_STEPS, steps // 10)
+    return min((step + 1) / (warmup + 1), 1, max(0.0, (steps - step) / (steps * COOLDOWN)))
 
 
 class State:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from augment import AUGMENTS, augment, draw, to_float
 from checkpoint import load_encoder, provenance, save, write_table
-from data import eval_loader, load_split, train_loader
+from data import eval_loader, load_split, train_loader, with_foreground
 from distributed import agree, finish, first_alone, no_sync, rank, share, start, world_size
 from evaluate import Thresholds, evaluate, panel_rows
 from losses import LOSSES
@@ -70,14 +70,18 @@ def main(argv=None):
     with first_alone():
         full_size = load_sets(args, args.image_size)
     train_set, valid_set = full_size
-    args.batch_size = min(args.batch_size, len(train_set))
+    indices = with_foreground(train_set) if args.dataset == "pets" else list(range(len(train_set)))
+    if not indices:
+        raise UserError(f"no training picture in {args.data_path} has any foreground; look at its trimaps")
+    args.batch_size = min(args.batch_size, len(indices))
     parts = world_size() * args.accumulate
     if args.batch_size < parts:
         raise UserError(f"a batch of {args.batch_size} pictures has too few for {parts} parts; raise --batch_size")
-    steps_per_epoch = args.steps or math.ceil(len(train_set) / args.batch_size)
+    steps_per_epoch = args.steps or math.ceil(len(indices) / args.batch_size)
     scaling = mean_and_std(args, train_set)
     print(
-        f"{len(train_set):,} pictures to train, {len(valid_set):,} to validate, {growth(args)}; "
+        f"{len(indices):,} pictures to train{without(train_set, indices)}, {len(valid_set):,} to validate, "
+        f"{growth(args)}; "
         f"{args.epochs} epochs of {steps_per_epoch} steps of {args.batch_size} pictures"
         + (f" on {world_size()} processes" if world_size() > 1 else ""),
         flush=True,
@@ -86,6 +90,9 @@ def main(argv=None):
     if last:
         state.load_state(last["training"])
         print(f"going on after step {state.step} of {args.epochs * steps_per_epoch}, best valid Dice {state.best:.4f}")
+        before = last.get("precision", str(precision)[6:])
+        if before != str(precision)[6:]:
+            print(f"computing in {str(precision)[6:]} from here, in {before} before")
 
     about = {
         "name": args.model,
@@ -94,6 +101,7 @@ def main(argv=None):
         "mean": scaling[0],
         "std": scaling[1],
         "border": args.border,
+        "precision": str(precision)[6:],
         "settings": recorded(args),
         **provenance(device),
     }
@@ -102,15 +110,16 @@ def main(argv=None):
             f"take --accumulate {2 * args.accumulate} (the same batch of {args.batch_size}, in parts of "
             f"{math.ceil(args.batch_size / parts / 2)} pictures) or a smaller --image_size"
         ):
-            return fit(state, full_size, scaling, about, device, precision)
+            return fit(state, full_size, indices, scaling, about, device, precision)
     finally:
         finish()
 
 
-def fit(state, full_size, scaling, about, device, precision):
+def fit(state, full_size, indices, scaling, about, device, precision):
     """Train to the last epoch or until asked to stop; validate, save and draw after every epoch. -> exit status.
 
     full_size: the sets to train and to validate on, at --image_size; those of smaller sizes are loaded in turn.
+    indices: of the pictures to train on.
     """
     args, files, size = state.args, state.args.save_dir / state.args.name, None
 
@@ -132,7 +141,7 @@ def fit(state, full_size, scaling, about, device, precision):
                 sets = full_size if size == args.image_size else load_sets(args, size)
             train_set, valid_set = (dataset.to(device) for dataset in sets)
             steps = range(state.step, args.epochs * state.steps_per_epoch)
-            batches = iter(train_loader(train_set, args.batch_size, args.seed, steps, args.workers, device))
+            batches = iter(train_loader(train_set, indices, args.batch_size, args.seed, steps, args.workers, device))
         if not train_one_epoch(state, batches, scaling, device, precision, save_last, stop):
             break
         state.share_running_means()
@@ -252,6 +261,12 @@ def size_of(epoch, args):
     shares = np.cumsum([size**-0.5 for size in sizes(args)])
     reached = (epoch + 1) / args.epochs * shares[-1]
     return sizes(args)[int(np.searchsorted(shares, reached - 1e-9))]
+
+
+def without(dataset, indices):
+    """How many pictures are left out, in words, or nothing."""
+    left_out = len(dataset) - len(indices)
+    return f" ({left_out} without foreground left out)" if left_out else ""
 
 
 def growth(args):
