@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import train
-from data import eval_loader, train_loader
+from data import eval_loader, train_loader, with_foreground
 from evaluate import evaluate
 from losses import LOSSES
 from settings import parse_args
@@ -45,8 +45,9 @@ class Contender:
         self.args.epochs = epochs
         seed_everything(self.args.seed)
         model = to_device(train.build(self.args), self.device, self.precision)
-        pictures = len(train.load(self.args, "train", self.args.image_size))
-        self.state = State(self.args, model, -(-pictures // self.args.batch_size), self.device, self.precision)
+        self.indices = with_foreground(train.load(self.args, "train", self.args.image_size))
+        steps = -(-len(self.indices) // self.args.batch_size)
+        self.state = State(self.args, model, steps, self.device, self.precision)
         self.reached, self.best, self.size, self.seconds = {}, 0.0, None, 0.0
 
     def done(self):
@@ -60,7 +61,9 @@ class Contender:
             if size != self.size:
                 self.size, dataset = size, train.load(self.args, "train", size).to(self.device)
                 steps = range(self.state.step, self.args.epochs * self.state.steps_per_epoch)
-                self.batches = iter(train_loader(dataset, self.args.batch_size, self.args.seed, steps, 0, self.device))
+                self.batches = iter(
+                    train_loader(dataset, self.indices, self.args.batch_size, self.args.seed, steps, 0, self.device)
+                )
             start = time.perf_counter()
             self.state.model.train()
             train.train_step(self.state, next(self.batches), self.scaling, self.device, self.precision)
@@ -91,7 +94,7 @@ class Contender:
         cost = {}
         for size in train.sizes(self.args):
             dataset = train.load(self.args, "train", size).to(self.device)
-            batches = iter(train_loader(dataset, self.args.batch_size, 0, range(3), 0, self.device))
+            batches = iter(train_loader(dataset, self.indices, self.args.batch_size, 0, range(3), 0, self.device))
             for batch in batches:
                 start = time.perf_counter()
                 train.train_step(self.state, batch, self.scaling, self.device, self.precision)

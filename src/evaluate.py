@@ -4,7 +4,8 @@
     python src/evaluate.py --model saved_models/*.pth --split valid            # several in one table
     python src/evaluate.py --model saved_models/unet.pth --output scores/unet  # + scores/unet.json, .csv
 
-Scores are means over pictures; a picture's Dice is taken at probability .5, and two empty masks score 1.
+Scores are means over pictures; a picture's Dice is taken at probability .5, and two empty masks score 1. They are
+computed in float32 unless --precision says otherwise, so that they come out the same on every machine.
 """
 
 import json
@@ -147,7 +148,7 @@ def data_of(checkpoint, args, mode):
     return load_split(dataset, data_path, mode, size, channels, border, args.limit, args.cache_dir)
 
 
-def add_data_flags(parser, batch_size=32):
+def add_data_flags(parser, batch_size=32, precision="float32"):
     parser.add_argument("--model_type", choices=MODELS, help="the network's name, where --model is a plain state_dict")
     parser.add_argument("--data_path", type=Path, help="folder of the pets; default: dataset/oxford-iiit-pet")
     parser.add_argument(
@@ -165,7 +166,7 @@ def add_data_flags(parser, batch_size=32):
     )
     parser.add_argument("--tta", action="store_true", help="average each picture's prediction with its mirror image's")
     parser.add_argument("--workers", type=count, default=0, help="processes that read data; default %(default)s")
-    add_device_flags(parser)
+    add_device_flags(parser, precision)
 
 
 def get_args_parser():
@@ -221,7 +222,7 @@ def score_checkpoint(path, checkpoint, args, device, precision):
     began = time.perf_counter()
     evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=args.tta, each=collected)
     seconds, (counts, at_chosen) = time.perf_counter() - began, collected.all()
-    result = describe(path, checkpoint, args, counts, args.own_size) | {"seconds": round(seconds, 2)}
+    result = describe(path, checkpoint, args, precision, counts, args.own_size) | {"seconds": round(seconds, 2)}
     if "threshold" in checkpoint:
         result |= {"threshold": checkpoint["threshold"], "dice_at_threshold": dice(at_chosen).mean().item()}
     per_picture = zip(dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True)
@@ -250,7 +251,7 @@ def print_provenance(path, checkpoint):
         print(f"  {split:8}  " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
 
-def describe(path, checkpoint, args, counts, own_size=False):
+def describe(path, checkpoint, args, precision, counts, own_size=False):
     """What was scored and how, and the scores: one row of the table."""
     empty = counts[:, 0] + counts[:, 2] == 0
     return {
@@ -259,6 +260,7 @@ def describe(path, checkpoint, args, counts, own_size=False):
         "pictures": len(counts),
         "image_size": args.image_size or checkpoint["image_size"],
         "border": args.border or checkpoint["border"],
+        "dtype": str(precision)[6:],
         "tta": args.tta,
         "own_size": own_size,
         **scores(counts),
@@ -271,7 +273,7 @@ def print_table(results):
     first = results[0]
     mirrored = ", with mirror images (--tta)" if first["tta"] else ""
     own = ", at their own sizes (--own_size)" if first["own_size"] else ""
-    print(f"{first['split']} split, {first['pictures']:,} pictures{mirrored}{own}")
+    print(f"{first['split']} split, {first['pictures']:,} pictures, in {first['dtype']}{mirrored}{own}")
     width = max(len(result["model"]) for result in results)
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
     print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))

@@ -178,7 +178,7 @@ def predict_split(model, args):
     counts, _ = evaluate(
         model.network, loader, model.device, model.precision, mean, std, tta=args.tta, title=args.split, each=write
     )
-    print_table([describe(args.model, model.checkpoint, args, counts)])
+    print_table([describe(args.model, model.checkpoint, args, model.precision, counts)])
     worst_first = dice(counts).argsort().tolist()
     n = min(3, len(worst_first))
     middle = (len(worst_first) - n) // 2
@@ -354,7 +354,7 @@ def get_args_parser():
     parser.add_argument("--tile", type=positive, help="predict big photos in squares of this many of their own pixels")
     parser.add_argument("--csv", type=Path, help="with --input: write size, foreground share, box and Dice of each")
     parser.add_argument("--rle", type=Path, help="write image_id,encoded_mask: run lengths by column, counted from 1")
-    add_data_flags(parser, batch_size=8)
+    add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 
 

@@ -93,7 +93,7 @@ def axes_of(title, x, y, size=(8, 4.2)):
 # ------------------------------------------------------------------------------------- sections
 
 
-def add_scores(page, results, paths, split):
+def add_scores(page, results, paths, split, precision):
     page.heading("Which is better")
     intervals = [bootstrap(result.dice) for result in results]
     rows = []
@@ -106,7 +106,7 @@ def add_scores(page, results, paths, split):
     header = ["model", "Dice", "95 % interval", "Jaccard", "accuracy", "precision", "recall", "pooled Dice"]
     page.table([*header, "parameters", "file, MB", "pictures/s"], rows)
     page.text(
-        f"Means over the {len(results[0].names):,} pictures of the {split} split, at probability .5; intervals from "
+        f"Means over the {len(results[0].names):,} pictures of the {split} split, in {str(precision)[6:]}, at probability .5; intervals from "
         f"{analysis.RESAMPLES:,} resamples of the pictures; pictures/s of the whole evaluation, on this machine."
     )
     if len(results) > 1:
@@ -365,7 +365,7 @@ def main():
         f"{r.label}: {c['image_size']} pixels, border {c['border']}" for r, c in zip(results, checkpoints, strict=True)
     )
     page.text(f"Each network at its own input size and mask rule. {'; '.join(settings)}.")
-    add_scores(page, results, args.model, args.split)
+    add_scores(page, results, args.model, args.split, precision)
     add_curves(page, results, [read_history(path) for path in args.model])
     add_histogram(page, results)
     add_groups(page, results, described)

@@ -79,7 +79,12 @@ def get_args_parser(doc):
     add("--weight_decay", type=rate, help="default 0.05 for muon, 0.01 for adamw, else 0")
     add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="default %(default)s")
-    add("--schedule", choices=("none", "plateau", "cosine", "onecycle", "wsd"), default="wsd", help="default %(default)s")
+    add(
+        "--schedule",
+        choices=("none", "plateau", "cosine", "onecycle", "wsd"),
+        default="wsd",
+        help="default %(default)s",
+    )
     add(
         "--ema",
         type=float,

@@ -40,7 +40,7 @@ def build_schedule(args, optimizer, steps):
     if args.schedule == "wsd":
         return LambdaLR(optimizer, lambda step: warmup_stable_decay(step, steps))
     if args.schedule == "onecycle":
-        return OneCycleLR(optimizer, args.learning_rate, steps)
+        return OneCycleLR(optimizer, args.learning_rate, steps, cycle_momentum=False)
     if args.schedule == "cosine":
         return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
     return LambdaLR(optimizer, lambda step: 1.0)

@@ -159,16 +159,16 @@ def run(main):
 # ------------------------------------------------------------------- device, precision, and seeds
 
 
-def add_device_flags(parser):
+def add_device_flags(parser, precision="auto"):
     parser.add_argument(
         "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: CUDA when there, else the CPU"
     )
     parser.add_argument(
         "--precision",
-        default="auto",
+        default=precision,
         choices=("auto", "float32", "bfloat16", "float16"),
         help="of the network's arithmetic; auto: bfloat16 where the hardware multiplies in it, "
-        "float16 on older GPUs, else float32",
+        "float16 on older GPUs, else float32; default %(default)s",
     )
 
 

@@ -16,9 +16,12 @@ from PIL import Image
 
 import shapes
 from models import build_model
-from utils import run
+from utils import pick_precision, run
 
 ROOT = Path(__file__).parents[1]
+if os.environ.get("TURN_PRECISION"):  # --precision auto chooses what it would not choose on this processor
+    turned = pick_precision("auto", torch.device("cpu")) != torch.bfloat16
+    torch.cpu._is_avx512_bf16_supported = torch.cpu._is_amx_tile_supported = lambda: turned
 torch.set_num_threads(1)  # results then do not depend on the machine, and tiny networks are no slower
 
 

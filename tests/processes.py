@@ -12,8 +12,10 @@ from pathlib import Path
 
 import torch
 
+import conftest  # noqa: F401  # which turns the choice of precision where that is asked for
+
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["train", "evaluate"])
+FORKS.set_forkserver_preload(["conftest", "train", "evaluate"])
 
 
 def launch(name, *arguments, cwd, slow_disk=0.0, **environment):

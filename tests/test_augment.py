@@ -31,7 +31,7 @@ def test_none_changes_nothing(batch):
     assert torch.equal(image, batch[0].float()) and torch.equal(mask, batch[1])
 
 
-@pytest.mark.parametrize("level", ["flips", "light", "full"])
+@pytest.mark.parametrize("level", ["flips", "light", "scale_jitter", "full"])
 def test_a_mask_moves_as_its_picture_does(level, batch):
     """The mask of an augmented picture is the augmented mask, taken as a picture and thresholded."""
     mask = (batch[1] == 1).to(torch.uint8)

@@ -19,12 +19,12 @@ def test_shares_cover_every_item_once():
 
 
 def test_shares_of_a_batch_are_the_batch(monkeypatch):
-    whole = list(ShuffledBatches(10, 5, 0, range(4)))
+    whole = list(ShuffledBatches(range(10), 5, 0, range(4)))
     monkeypatch.setenv("WORLD_SIZE", "2")
     parts = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        parts.append(list(ShuffledBatches(10, 5, 0, range(4))))
+        parts.append(list(ShuffledBatches(range(10), 5, 0, range(4))))
     assert [first + second for first, second in zip(*parts, strict=True)] == whole
 
 
@@ -53,7 +53,21 @@ def test_two_processes_score_as_one(pictures, tmp_path):
 def test_a_step_of_two_processes_has_the_gradients_of_one(batch_size, tmp_path):
     """Plain SGD without momentum state: after its first step the momentum buffer is the gradient."""
     flags = ("--dataset", "shapes", "--width", 4, "--image_size", 32, "--limit", 10, "--batch_size", batch_size)
-    flags = (*flags, "--steps", 1, "--epochs", 1, "--norm", "none", "--optimizer", "sgd", "--augment", "full")
+    flags = (
+        *flags,
+        "--steps",
+        1,
+        "--epochs",
+        1,
+        "--norm",
+        "none",
+        "--optimizer",
+        "sgd",
+        "--augment",
+        "full",
+        "--precision",
+        "float32",
+    )
     script("train", *flags, "--name", "one", cwd=tmp_path)
     finish(*launch_pair("train", *flags, "--name", "two", cwd=tmp_path), log=tmp_path / "train.log")
     one, two = (load(tmp_path / f"saved_models/{name}.last.pth")["training"] for name in ("one", "two"))

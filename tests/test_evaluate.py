@@ -34,7 +34,7 @@ def test_dice_at_the_pictures_own_size_is_that_of_the_masks_that_inference_write
     make_checkpoint(tmp_path / "a.pth")
     names = (tmp_path / "pets/annotations/test.txt").read_text().split()[::4]
     (tmp_path / "names.txt").write_text("\n".join(names))
-    flags = ("--input", "pets/images", "--names", "names.txt", "--csv", "numbers.csv")
+    flags = ("--input", "pets/images", "--names", "names.txt", "--csv", "numbers.csv", "--precision", "float32")
     script("inference", "--model", "a.pth", *flags, cwd=tmp_path)
     with open(tmp_path / "numbers.csv", newline="") as file:
         expected = [float(row["dice"]) for row in csv.DictReader(file)]

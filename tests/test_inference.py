@@ -263,7 +263,7 @@ def test_predict_takes_paths_pictures_arrays_and_lists(model, tmp_path):
 
 def test_predict_is_the_networks_probability(model):
     """At the network's own size nothing is resized: predict is sigmoid(network(picture))."""
-    predictor, picture = load_model(model), photo(32, 32)
+    predictor, picture = load_model(model, precision="float32"), photo(32, 32)
     image = (torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
     with torch.inference_mode():
         expected = predictor.network(image).sigmoid()[0, 0]

@@ -2,29 +2,53 @@ import pytest
 import torch
 from torch import nn
 
-from muon import NEWTON_SCHULZ, RMS, Muon, newton_schulz, newton_schulz_by_square, orthogonal
+from muon import BLOCK, NEWTON_SCHULZ, RMS, Muon, as_matrix, in_blocks, is_matrix, newton_schulz
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 72), (1, 9, 64), (2, 16, 16)])
-@pytest.mark.parametrize("iterate", [newton_schulz, newton_schulz_by_square])
-def test_both_ways_are_five_newton_schulz_steps(shape, iterate):
+def orthogonal(matrix):
+    """A matrix by five steps of the iteration as the paper writes it, in float64."""
     a, b, c = NEWTON_SCHULZ
-    matrices = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    matrices /= torch.linalg.matrix_norm(matrices, keepdim=True)
-    for matrix, found in zip(matrices.double(), iterate(matrices), strict=True):
-        x = matrix
-        for _ in range(5):
-            x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
-        torch.testing.assert_close(found.double(), x, atol=1e-4, rtol=1e-4)
+    x = matrix.double() / (matrix.double().norm() + 1e-7)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    for _ in range(5):
+        x = a * x + b * x @ x.T @ x + c * x @ x.T @ x @ x.T @ x
+    return (x.T if matrix.shape[0] > matrix.shape[1] else x).to(matrix.dtype)
+
+
+def muon_of(network, *settings):
+    parameters = list(network.parameters())
+    others = [parameter for parameter in parameters if not is_matrix(parameter)]
+    return Muon([parameter for parameter in parameters if is_matrix(parameter)], others, *settings)
+
+
+def test_each_matrix_of_a_batch_is_made_orthogonal_by_five_newton_schulz_steps():
+    generator = torch.Generator().manual_seed(0)
+    matrices = [torch.randn(shape, generator=generator) for shape in ((3, 8, 72), (1, 9, 64), (2, 8, 16))]
+    for x, polynomial in zip(matrices, newton_schulz(matrices), strict=True):
+        for one, found in zip(x, polynomial @ x, strict=True):
+            torch.testing.assert_close(found, orthogonal(one), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("filters, channels, blocks", [(2 * BLOCK, 16, 2), (48, 64, 1), (256, 8, 1), (64, 128, 1)])
+def test_a_convolution_is_seen_as_blocks_of_the_shorter_side_without_a_copy(filters, channels, blocks, layout):
+    weight = torch.randn(filters, channels, 3, 3).to(memory_format=layout)
+    seen = in_blocks(as_matrix(weight))
+    short, long = sorted((filters, 9 * channels))
+    expected = (short // BLOCK, BLOCK, long) if short % BLOCK == 0 else (1, short, long)
+    assert seen.shape == expected and (blocks > 1) == (len(seen) > 1)
+    seen.zero_()
+    assert not weight.any()
 
 
 def test_singular_values_come_near_one_from_any_size():
     u, _, v = torch.linalg.svd(torch.randn(32, 288), full_matrices=False)
     matrix = 1e-6 * u @ torch.diag(torch.logspace(0, -2, 32)) @ v
-    low, high = torch.linalg.svdvals(orthogonal(matrix[None])[0]).aminmax()
+    [polynomial] = newton_schulz([matrix[None]])
+    low, high = torch.linalg.svdvals(polynomial[0] @ matrix).aminmax()
     assert low > 0.5 and high < 1.25
-    torch.testing.assert_close(orthogonal(matrix.T[None]), orthogonal(matrix[None]).mT)
-    assert orthogonal(torch.zeros(1, 4, 9)).abs().max() == 0
+    [polynomial] = newton_schulz([torch.zeros(1, 4, 9)])
+    assert polynomial.isfinite().all()
 
 
 def test_convolutions_move_by_muon_and_the_rest_by_adamw():
@@ -34,7 +58,7 @@ def test_convolutions_move_by_muon_and_the_rest_by_adamw():
     plain = [
         value.detach().clone().requires_grad_() for name, value in network.named_parameters() if name != "0.weight"
     ]
-    optimizer, adamw = Muon(network.parameters(), 0.01, 0.1), torch.optim.AdamW(plain, 0.01, weight_decay=0.1)
+    optimizer, adamw = muon_of(network, 0.01, 0.1), torch.optim.AdamW(plain, 0.01, weight_decay=0)
     network(torch.randn(4, 3, 8, 8)).sum().backward()
     rest = [value for name, value in network.named_parameters() if name != "0.weight"]
     for copy, value in zip(plain, rest, strict=True):
@@ -44,14 +68,28 @@ def test_convolutions_move_by_muon_and_the_rest_by_adamw():
     adamw.step()
     torch.testing.assert_close(rest, plain)
     moved = network[0].weight - before["0.weight"] * (1 - 0.01 * 0.1)
-    expected = -0.01 * RMS * 27**0.5 * orthogonal(gradient.flatten(1)[None])[0].view_as(moved)
-    torch.testing.assert_close(moved, expected)
+    expected = -0.01 * RMS * 27**0.5 * orthogonal(gradient.flatten(1)).view_as(moved)
+    torch.testing.assert_close(moved, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_blocks_of_rows_move_each_on_its_own(layout):
+    torch.manual_seed(0)
+    network = nn.Conv2d(64, 2 * BLOCK, 3, bias=False).to(memory_format=layout)
+    before = network.weight.detach().clone()
+    network.weight.grad = torch.randn_like(network.weight)
+    gradient = network.weight.grad.clone()
+    muon_of(network, 0.01).step()
+    length = -0.01 * RMS * (9 * 64) ** 0.5
+    for rows in torch.arange(2 * BLOCK).split(BLOCK):
+        expected = length * orthogonal(gradient[rows].flatten(1)).view_as(before[rows])
+        torch.testing.assert_close(network.weight[rows] - before[rows], expected, atol=1e-6, rtol=1e-4)
 
 
 def test_a_gradient_that_overflowed_in_float16_moves_nothing():
     network = nn.Conv2d(3, 8, 3)
     before = [value.detach().clone() for value in network.parameters()]
-    optimizer, scaler = Muon(network.parameters(), 0.01), torch.amp.GradScaler("cpu")
+    optimizer, scaler = muon_of(network, 0.01), torch.amp.GradScaler("cpu")
     scaler.scale(network(torch.full((1, 3, 4, 4), 1e38)).sum() * 1e38).backward()
     scaler.step(optimizer)
     scaler.update()

@@ -166,10 +166,10 @@ def test_a_trimap_drawn_on_the_picture_as_stored(tmp_path):
 
 
 def test_shuffled_batches_cover_every_picture_once_a_pass_and_go_on_from_any_step():
-    whole = list(ShuffledBatches(10, 4, seed=3, steps=range(10)))
+    whole = list(ShuffledBatches(range(10), 4, seed=3, steps=range(10)))
     stream = [index for batch in whole for index in batch]
     for first in range(0, 40, 10):
         assert sorted(stream[first : first + 10]) == list(range(10))
     assert stream[:10] != stream[10:20]
-    assert list(ShuffledBatches(10, 4, seed=3, steps=range(7, 10))) == whole[7:]
-    assert list(ShuffledBatches(10, 4, seed=4, steps=range(10))) != whole
+    assert list(ShuffledBatches(range(10), 4, seed=3, steps=range(7, 10))) == whole[7:]
+    assert list(ShuffledBatches(range(10), 4, seed=4, steps=range(10))) != whole
