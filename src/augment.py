@@ -33,7 +33,9 @@ AUGMENTS = {
     # large on both sides of 1 (Ghiasi et al., "Simple Copy-Paste", CVPR 2021, section 3)
     "scale_jitter": Strength(flip_horizontal=True, rotation=20, scale=(0.65, 1.5), aspect=1.2, shift=0.1, color=0.2),
     # elastic: 10 of the paper's 512 pixels (Ronneberger et al. 2015, section 3.1)
-    "full": Strength(flip_horizontal=True, rotation=30, scale=(0.6, 1.2), shift=0.15, color=0.4, elastic=10 / 512),
+    "full": Strength(
+        flip_horizontal=True, rotation=30, scale=(0.6, 1.6), aspect=1.25, shift=0.15, color=0.4, elastic=10 / 512
+    ),
 }
 
 

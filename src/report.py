@@ -106,7 +106,8 @@ def add_scores(page, results, paths, split, precision):
     header = ["model", "Dice", "95 % interval", "Jaccard", "accuracy", "precision", "recall", "pooled Dice"]
     page.table([*header, "parameters", "file, MB", "pictures/s"], rows)
     page.text(
-        f"Means over the {len(results[0].names):,} pictures of the {split} split, in {str(precision)[6:]}, at probability .5; intervals from "
+        f"Means over the {len(results[0].names):,} pictures of the {split} split, in {str(precision)[6:]}, at probability .5; "
+        "intervals from "
         f"{analysis.RESAMPLES:,} resamples of the pictures; pictures/s of the whole evaluation, on this machine."
     )
     if len(results) > 1:

@@ -10,9 +10,8 @@ import sys
 import time
 from pathlib import Path
 
-import torch
-
 import conftest  # noqa: F401  # which turns the choice of precision where that is asked for
+import torch
 
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["conftest", "train", "evaluate"])
