@@ -34,8 +34,8 @@ import shapes
 import train
 from data import train_loader
 from models import build_model
-from settings import network_options, parse_args
-from state import State
+from training.settings import network_options, parse_args
+from training.state import State
 from utils import Parser, UserError, autocast, pick_device, pick_precision, positive, run, seed_everything, to_device
 
 

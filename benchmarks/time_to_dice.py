@@ -19,8 +19,8 @@ import train
 from data import eval_loader, train_loader, with_foreground
 from evaluate import evaluate
 from losses import LOSSES
-from settings import parse_args
-from state import State
+from training.settings import parse_args
+from training.state import State
 from utils import Parser, pick_device, pick_precision, positive, rate, run, scores, seed_everything, to_device
 
 GOALS = (0.80, 0.85, 0.88, 0.89, 0.90, 0.91)

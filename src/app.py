@@ -17,8 +17,8 @@ from PIL import Image
 import oxford_pet
 import shapes
 from inference import load_model, open_photo, predict
-from outputs import cutout, foreground_share, mask_of, overlay
-from pictures import PictureError
+from photos.outputs import cutout, foreground_share, mask_of, overlay
+from photos.pictures import PictureError
 from utils import Parser, UserError, add_device_flags, positive, run
 
 MAX_UPLOAD = "30mb"

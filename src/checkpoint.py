@@ -6,14 +6,10 @@ A checkpoint is one dict: `model` (the weights), `name` and `options` of the net
 NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
 """
 
-import csv
-import io
 import math
-import os
 import pickle
 import subprocess
 import sys
-import tempfile
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
@@ -23,50 +19,12 @@ import PIL
 import torch
 from torch.fx.experimental.optimization import fuse
 
+from files import write_whole
 from models import build_model, options_of
 from oxford_pet import BORDERS
 from utils import UserError, to_device
 
 LARGEST = 2**14  # side of the network's input, in pixels
-
-UMASK = os.umask(0)  # it can only be read by setting it
-os.umask(UMASK)
-
-
-def write_whole(path, write):
-    """Call write(binary file) on a new file beside `path`, then rename it over `path`, and wait for the disk.
-
-    Whatever happens, `path` is the old file or the new one. Raises UserError where it cannot be written.
-    """
-    path = Path(path)
-    temporary = None
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        with os.fdopen(handle, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~UMASK)
-        os.replace(temporary, path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
-            folder = os.open(path.parent, os.O_RDONLY)
-            os.fsync(folder)
-            os.close(folder)
-    except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder; "
-            f"what was saved before is as it was"
-        ) from None
-    finally:
-        if temporary and os.path.exists(temporary):
-            os.unlink(temporary)
-
-
-def write_table(path, header, rows, end="\r\n"):
-    """Write a CSV file, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator=end).writerows([header, *rows])
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
 
 
 def save(checkpoint, path):

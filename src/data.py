@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Sampler
 
 import oxford_pet
 import shapes
-from distributed import rank, share, world_size
+from training.distributed import rank, share, world_size
 from utils import UserError
 
 DATASETS = {"pets": oxford_pet, "shapes": shapes}

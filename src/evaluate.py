@@ -17,11 +17,12 @@ import torch
 from tqdm import tqdm
 
 from augment import to_float
-from checkpoint import load, restore_model, write_table, write_whole
+from checkpoint import load, restore_model
 from data import choose_dataset, eval_loader, load_split
-from distributed import finish, first_alone, gather, gather_rows, rank, start, world_size
+from files import write_table, write_whole
 from models import MODELS
 from oxford_pet import BORDERS, SPLITS
+from training.distributed import finish, first_alone, gather, gather_rows, rank, start, world_size
 from utils import (
     Parser,
     UserError,

@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from checkpoint import load, restore_model, save, write_whole
+from checkpoint import load, restore_model, save
+from files import write_whole
 from utils import Parser, UserError, foreground, run
 
 FORMATS = {"onnx": ".onnx", "torchscript": ".ts", "pt2": ".pt2", "half": ".half.pth"}

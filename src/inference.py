@@ -28,12 +28,14 @@ from PIL import Image
 from tqdm import tqdm
 
 from augment import to_float
-from checkpoint import load, restore_model, write_table
+from checkpoint import load, restore_model
 from data import eval_loader
 from evaluate import add_data_flags, data_of, describe, evaluate, panel_rows, print_table
 from evaluate import predict as predict_logits
-from inputs import choose_names, find_pictures, name_outputs
-from outputs import (
+from files import make_folder, write_table
+from oxford_pet import SPLITS, read_trimap, truth_of
+from photos.inputs import choose_names, find_pictures, name_outputs
+from photos.outputs import (
     KINDS,
     LARGE,
     MANY_PIXELS,
@@ -46,9 +48,8 @@ from outputs import (
     save_picture,
     to_size,
 )
-from oxford_pet import SPLITS, read_trimap, truth_of
-from pictures import PictureError, read_picture, resize, to_rgb
-from plots import plot_panels
+from photos.pictures import PictureError, read_picture, resize, to_rgb
+from reports.plots import plot_panels
 from utils import (
     Parser,
     UserError,
@@ -56,7 +57,6 @@ from utils import (
     confusion,
     dice,
     foreground,
-    make_folder,
     pick_device,
     pick_precision,
     positive,

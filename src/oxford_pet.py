@@ -27,8 +27,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from pictures import PictureError, decode, read_picture, resize, to_rgb
-from utils import Parser, UserError, read_names, run
+from files import read_names
+from photos.pictures import PictureError, decode, read_picture, resize, to_rgb
+from utils import Parser, UserError, run
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 SPLITS = ("train", "valid", "test")

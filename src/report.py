@@ -19,13 +19,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-import analysis
-from analysis import bootstrap, calibration_error, group_means, in_ranges, paired_test
-from checkpoint import load, restore_model, write_whole
+from checkpoint import load, restore_model
 from evaluate import THRESHOLDS, add_data_flags, data_of, panel_rows
+from files import make_folder, write_whole
 from oxford_pet import SPLITS
-from state import of_last_size
-from utils import Parser, UserError, make_folder, pick_device, pick_precision, run
+from reports import statistics
+from reports.statistics import bootstrap, calibration_error, group_means, in_ranges, paired_test
+from training.state import of_last_size
+from utils import Parser, UserError, pick_device, pick_precision, run
 
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)
 FRAME_EDGES = (0, 0.01, 0.1, 0.2, 0.3, 1)
@@ -106,9 +107,9 @@ def add_scores(page, results, paths, split, precision):
     header = ["model", "Dice", "95 % interval", "Jaccard", "accuracy", "precision", "recall", "pooled Dice"]
     page.table([*header, "parameters", "file, MB", "pictures/s"], rows)
     page.text(
-        f"Means over the {len(results[0].names):,} pictures of the {split} split, in {str(precision)[6:]}, at probability .5; "
-        "intervals from "
-        f"{analysis.RESAMPLES:,} resamples of the pictures; pictures/s of the whole evaluation, on this machine."
+        f"Means over the {len(results[0].names):,} pictures of the {split} split, in {str(precision)[6:]}, "
+        f"at probability .5; intervals from {statistics.RESAMPLES:,} resamples; pictures/s of the whole "
+        f"evaluation, on this machine."
     )
     if len(results) > 1:
         page.text(compare(*results[:2]))
@@ -182,7 +183,7 @@ def add_histogram(page, results):
 def add_groups(page, results, described):
     names = results[0].names
     page.heading("On what")
-    breeds = [analysis.breed(name) for name in names]
+    breeds = [statistics.breed(name) for name in names]
     if len(set(breeds)) > 1:
         order = list(group_means(results[0].dice, breeds))
         figure, axis = axes_of("Dice by breed", "mean Dice (0 to 1)", "breed", (8, 1.5 + 0.26 * len(order)))
@@ -196,7 +197,7 @@ def add_groups(page, results, described):
         axis.legend()
         text = f"Hardest for {results[0].label}: {order[0]}; easiest: {order[-1]}. In brackets the number of pictures."
         page.figure(figure, "breeds", text)
-        kinds = [analysis.species(name) for name in names]
+        kinds = [statistics.species(name) for name in names]
         rows = []
         for result in results:
             means = group_means(result.dice, kinds)
@@ -294,9 +295,9 @@ def add_examples(page, results, rows_of):
 def add_worst(page, results, described):
     page.heading("What the worst have in common")
     mean = np.mean([result.dice for result in results], axis=0)
-    cats = np.array([analysis.species(name) == "cats" for name in results[0].names], dtype=float)
+    cats = np.array([statistics.species(name) == "cats" for name in results[0].names], dtype=float)
     described = {**described, "is a cat": cats} if 0 < cats.mean() < 1 else described
-    rows = analysis.what_the_worst_share(mean, described)
+    rows = statistics.what_the_worst_share(mean, described)
     if not rows:
         page.text("There are too few pictures to compare.")
         return
@@ -353,14 +354,14 @@ def main():
     jobs = list(zip(labels_of(args.model), models, checkpoints, datasets, strict=True))
     results = []
     for job in jobs:
-        results.append(analysis.collect(*job, device, precision, args.batch_size, args.tta))
+        results.append(statistics.collect(*job, device, precision, args.batch_size, args.tta))
         print(f"{job[0]}: {args.split} Dice {results[-1].scores['dice']:.4f}, {results[-1].seconds:.0f} s", flush=True)
 
     def rows_of(index, places):
         _, model, checkpoint, dataset = jobs[index]
         return panel_rows(model, dataset, device, precision, checkpoint["mean"], checkpoint["std"], places, args.tta)
 
-    described = analysis.properties(datasets[0])
+    described = statistics.properties(datasets[0])
     page = Page(args.output)
     settings = (
         f"{r.label}: {c['image_size']} pixels, border {c['border']}" for r, c in zip(results, checkpoints, strict=True)

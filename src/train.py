@@ -25,15 +25,16 @@ import torch
 from tqdm import tqdm
 
 from augment import AUGMENTS, augment, draw, to_float
-from checkpoint import load_encoder, provenance, save, write_table
+from checkpoint import load_encoder, provenance, save
 from data import eval_loader, load_split, train_loader, with_foreground
-from distributed import agree, finish, first_alone, no_sync, rank, share, start, world_size
 from evaluate import Thresholds, evaluate, panel_rows
+from files import write_table
 from losses import LOSSES
 from models import build_model
-from plots import plot_history, plot_panels
-from settings import network_options, parse_args, recorded
-from state import State
+from reports.plots import plot_history, plot_panels
+from training.distributed import agree, finish, first_alone, no_sync, rank, share, start, world_size
+from training.settings import network_options, parse_args, recorded
+from training.state import State
 from utils import (
     UserError,
     autocast,

@@ -113,20 +113,6 @@ rate = number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
 share = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 
 
-def make_folder(path, flag):
-    """Make the folder that `flag` names. Raises UserError where it cannot be."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{flag} {path} cannot be made ({error.strerror}); choose another folder") from None
-
-
-def read_names(path):
-    """The first word of each line of a text file but blank ones and comments. Raises OSError, UnicodeDecodeError."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
-
-
 @contextmanager
 def when_memory_runs_out(advice):
     """Turn a device's or the machine's lack of memory in the block into a UserError that ends in `advice`."""

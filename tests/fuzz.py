@@ -27,8 +27,8 @@ from PIL import Image  # noqa: E402
 from checkpoint import load, restore_model  # noqa: E402
 from inference import load_model, predict  # noqa: E402
 from oxford_pet import load_dataset, read_trimap, split_names  # noqa: E402
-from pictures import PictureError, read_picture  # noqa: E402
-from settings import parse_args  # noqa: E402
+from photos.pictures import PictureError, read_picture  # noqa: E402
+from training.settings import parse_args  # noqa: E402
 from utils import UserError  # noqa: E402
 
 HANG = 20  # seconds

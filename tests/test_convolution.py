@@ -3,7 +3,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from convolution import conv2d, deconv2d
+from models.convolution import conv2d, deconv2d
 
 
 def test_conv2d_of_the_report():

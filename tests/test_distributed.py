@@ -9,7 +9,7 @@ from processes import finish, launch_pair
 
 from checkpoint import load
 from data import ShuffledBatches
-from distributed import gather_rows, share
+from training.distributed import gather_rows, share
 
 
 def test_shares_cover_every_item_once():

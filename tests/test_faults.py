@@ -142,7 +142,7 @@ def test_a_disk_that_fills_keeps_what_was_saved(tmp_path, monkeypatch):
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("checkpoint.os.fsync", full)
+    monkeypatch.setattr("files.os.fsync", full)
     done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 2, cwd=tmp_path, expect=2)
     assert "cannot be written (No space left on device)" in error_of(done) and "as it was" in error_of(done)
     assert before == {path: path.read_bytes() for path in (tmp_path / "saved_models").glob("*.pth")}

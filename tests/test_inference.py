@@ -14,9 +14,9 @@ from PIL import Image
 
 import inference
 from inference import load_model, predict
-from inputs import choose_names, find_pictures, name_outputs
-from outputs import KINDS, box, cutout, mask_of, overlay, probability_picture, run_lengths, to_size
-from pictures import PictureError
+from photos.inputs import choose_names, find_pictures, name_outputs
+from photos.outputs import KINDS, box, cutout, mask_of, overlay, probability_picture, run_lengths, to_size
+from photos.pictures import PictureError
 from utils import UserError, run
 
 
@@ -94,7 +94,7 @@ def test_an_unreadable_file_is_named(call, tmp_path, monkeypatch):
             raise PermissionError(13, "Permission denied")
         return opened(path, *arguments)
 
-    monkeypatch.setattr("pictures.Image.open", refuse)  # root, who runs these tests, may read anything
+    monkeypatch.setattr("photos.pictures.Image.open", refuse)  # root, who runs these tests, may read anything
     status, out, err = call("--input", "closed.png", "open.png")
     assert status == 2 and "closed.png cannot be decoded (Permission denied)" in err and "of 1 pictures" in out
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from muon import BLOCK, NEWTON_SCHULZ, RMS, Muon, as_matrix, in_blocks, is_matrix, newton_schulz
+from training.muon import BLOCK, NEWTON_SCHULZ, RMS, Muon, as_matrix, in_blocks, is_matrix, newton_schulz
 
 
 def orthogonal(matrix):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pictures import PictureError, read_picture
+from photos.pictures import PictureError, read_picture
 
 RED = Image.new("RGB", (12, 8), (200, 30, 40))
 

@@ -1,4 +1,4 @@
-import plots
+from reports import plots
 
 
 def test_the_best_epoch_is_one_with_pictures_of_the_last_size(monkeypatch, tmp_path):

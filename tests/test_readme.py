@@ -6,7 +6,7 @@ import shlex
 import pytest
 from conftest import ROOT
 
-from settings import parse_args
+from training.settings import parse_args
 
 PETS, SHAPES = {"dataset": "pets", "image_size": 256}, {"dataset": "shapes", "image_size": 128}
 R1 = {**PETS, "mean_std": "train", "augment": "flips", "loss": "bce", "optimizer": "radam", "epochs": 20}

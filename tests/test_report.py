@@ -6,7 +6,7 @@ import torch
 from conftest import error_of, make_checkpoint, make_pets, script
 from PIL import Image
 
-from analysis import (
+from reports.statistics import (
     bootstrap,
     breed,
     calibrate,

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from models import build_model
-from settings import parse_args
-from state import State
+from training.settings import parse_args
+from training.state import State
 from utils import UserError, pick_device
 
 

@@ -7,7 +7,8 @@ from pathlib import Path, PurePath
 
 from PIL import Image
 
-from utils import UserError, read_names
+from files import read_names
+from utils import UserError
 
 
 @dataclass(frozen=True)

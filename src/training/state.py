@@ -10,8 +10,8 @@ from torch.optim import SGD, Adam, AdamW, RAdam
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from distributed import from_first, gather, rank, world_size, wrap
-from muon import Muon, is_matrix
+from training.distributed import from_first, gather, rank, world_size, wrap
+from training.muon import Muon, is_matrix
 from utils import UserError
 
 WARMUP_STEPS = 200  # of warmup_stable_decay; a tenth of the steps where that is less

@@ -9,8 +9,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from checkpoint import write_whole
-from state import of_last_size
+from files import write_whole
+from training.state import of_last_size
 
 TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
 

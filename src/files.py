@@ -1,0 +1,62 @@
+"""Files and tables, written whole or not at all; lists of names, read as they were meant."""
+
+import csv
+import io
+import os
+import tempfile
+from pathlib import Path
+
+from utils import UserError
+
+UMASK = os.umask(0)  # it can only be read by setting it
+os.umask(UMASK)
+
+
+def write_whole(path, write):
+    """Call write(binary file) on a new file beside `path`, then rename it over `path`, and wait for the disk.
+
+    Whatever happens, `path` is the old file or the new one. Raises UserError where it cannot be written.
+    """
+    path = Path(path)
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        with os.fdopen(handle, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~UMASK)
+        os.replace(temporary, path)
+        if os.name == "posix":  # elsewhere a folder cannot be opened
+            folder = os.open(path.parent, os.O_RDONLY)
+            os.fsync(folder)
+            os.close(folder)
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder; "
+            f"what was saved before is as it was"
+        ) from None
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)
+
+
+def write_table(path, header, rows, end="\r\n"):
+    """Write a CSV file, whole or not at all."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=end).writerows([header, *rows])
+    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def make_folder(path, flag):
+    """Make the folder that `flag` names. Raises UserError where it cannot be."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{flag} {path} cannot be made ({error.strerror}); choose another folder") from None
+
+
+def read_names(path):
+    """The first word of each line of a text file but blank ones and comments. Raises OSError, UnicodeDecodeError."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
