@@ -19,7 +19,8 @@ import shapes
 from inference import load_model, open_photo, predict
 from photos.outputs import cutout, foreground_share, mask_of, overlay
 from photos.pictures import PictureError
-from utils import Parser, UserError, add_device_flags, positive, run
+from runtime import add_runtime_flags
+from utils import Parser, UserError, positive, run
 
 MAX_UPLOAD = "30mb"
 SHOWN_SIZE = 1600  # longer side of what the page shows, in pixels; downloads have the photo's own size
@@ -27,7 +28,7 @@ SHOWN_SIZE = 1600  # longer side of what the page shows, in pixels; downloads ha
 
 def make_examples(folder, model):
     """A few pictures to pick: of the dataset where it is there, else drawn."""
-    if model.checkpoint["dataset"] == "pets" and (oxford_pet.DATA_PATH / "annotations").is_dir():
+    if model.about["dataset"] == "pets" and (oxford_pet.DATA_PATH / "annotations").is_dir():
         names = oxford_pet.split_names(oxford_pet.DATA_PATH, "valid")
         return [
             str(oxford_pet.picture_path(oxford_pet.DATA_PATH, name)) for name in names[:: max(1, len(names) // 4)][:4]
@@ -104,7 +105,7 @@ def main():
         "--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network; default %(default)s"
     )
     parser.add_argument("--port", type=positive, default=7860, help="default %(default)s")
-    add_device_flags(parser)
+    add_runtime_flags(parser)
     args = parser.parse_args()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:

@@ -12,19 +12,21 @@ import subprocess
 import sys
 import zipfile
 from importlib.metadata import version
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import PIL
 import torch
-from torch.fx.experimental.optimization import fuse
+from torch import nn
+from torch.nn.utils import fuse_conv_bn_eval
 
+from data import DATASETS
 from files import write_whole
 from models import build_model, options_of
-from oxford_pet import BORDERS
-from utils import UserError, to_device
-
-LARGEST = 2**14  # side of the network's input, in pixels
+from runtime import Runtime
+from splits import BORDERS
+from utils import LARGEST_SIDE, UserError, command
 
 
 def save(checkpoint, path):
@@ -32,7 +34,7 @@ def save(checkpoint, path):
     try:
         write_whole(path, lambda file: torch.save(checkpoint, file))
     except RuntimeError as error:  # what torch makes of a full disk
-        raise UserError(f"{path} cannot be written ({error}); free some space and --resume") from None
+        raise UserError(f"{path} cannot be written ({error}); free some space or choose another folder") from None
 
 
 def load(path, model_type=None):
@@ -42,7 +44,7 @@ def load(path, model_type=None):
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is not there; python src/train.py makes a checkpoint, --model names it")
+        raise UserError(f"{path} not found; python src/train.py makes a checkpoint, --model names it")
     checkpoint = read(path)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth")
@@ -94,7 +96,7 @@ def describe_weights(weights, model_type, path):
 
 
 def check_description(checkpoint, path):
-    """Raise UserError where what stands beside the weights cannot be."""
+    """Raise UserError if the metadata is invalid."""
     options, size = checkpoint["options"], checkpoint["image_size"]
     channels = options.get("in_channels", 3) if isinstance(options, dict) else None
     lists = [checkpoint["mean"], checkpoint["std"]]
@@ -102,13 +104,13 @@ def check_description(checkpoint, path):
         isinstance(channels, int)
         and channels in (1, 3)
         and isinstance(size, int)
-        and 0 < size <= LARGEST
+        and 0 < size <= LARGEST_SIDE
         and all(isinstance(values, list) and len(values) == channels for values in lists)
         and all(isinstance(value, float) and math.isfinite(value) for values in lists for value in values)
         and all(value > 0 for value in checkpoint["std"])
         and all(isinstance(checkpoint[key], str) for key in ("name", "border", "dataset"))
         and checkpoint["border"] in BORDERS
-        and checkpoint["dataset"] in ("pets", "shapes")
+        and checkpoint["dataset"] in DATASETS
         and isinstance(checkpoint.get("threshold", 0.5), float)
         and 0 < checkpoint.get("threshold", 0.5) < 1
         and isinstance(checkpoint["model"], dict)
@@ -116,8 +118,8 @@ def check_description(checkpoint, path):
         raise UserError(f"{path} is damaged: its description is not one that src/train.py writes; train it again")
 
 
-def restore_model(checkpoint, path="the checkpoint", device=None, precision=torch.float32, folded=False):
-    """The network a checkpoint describes, with its weights, in evaluation mode; on a device, in its faster layout.
+def restore_model(checkpoint: dict, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
+    """The network a checkpoint describes, with its weights, in evaluation mode; on the runtime's device.
 
     folded: with each batch norm folded into the convolution before it, which is faster. Raises UserError.
     """
@@ -131,8 +133,18 @@ def restore_model(checkpoint, path="the checkpoint", device=None, precision=torc
         raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
     if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
         raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
-    model = (to_device(model, device, precision) if device else model).eval()
-    return fuse(model) if folded else model
+    model = (runtime.suited_to(model).place(model) if runtime else model).eval()
+    return fold_batch_norms(model) if folded else model
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Fold every batch norm into the convolution that is defined right before it, in place."""
+    for module in model.modules():
+        for (name, first), (next_name, second) in pairwise(list(module.named_children())):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, next_name, nn.Identity())
+    return model
 
 
 def load_encoder(model, path):
@@ -140,7 +152,7 @@ def load_encoder(model, path):
     if not hasattr(model, "encoder"):
         raise UserError("--encoder_weights is for --model resnet34_unet")
     if not Path(path).is_file():
-        raise UserError(f"--encoder_weights {path} is not there")
+        raise UserError(f"--encoder_weights {path} not found")
     weights = read(Path(path))
     try:
         weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
@@ -163,7 +175,7 @@ def provenance(device):
     except (OSError, subprocess.SubprocessError):
         commit, changes = None, None
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": command(*sys.argv),
         "versions": {
             "python": sys.version.split()[0],
             "torch": str(torch.__version__),

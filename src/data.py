@@ -3,20 +3,28 @@
 Batches come from the stock DataLoader; a dataset answers a whole list of indices in one call.
 """
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 import oxford_pet
 import shapes
-from training.distributed import rank, share, world_size
+from splits import DataOptions
+from training.distributed import first_alone, rank, share, world_size
 from utils import UserError
 
+CPU = torch.device("cpu")
 DATASETS = {"pets": oxford_pet, "shapes": shapes}
 
 
-def choose_dataset(dataset, data_path):
-    """--dataset and --data_path, or None for either -> name and path. What was asked for must be there."""
+def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Path | None]:
+    """The name and the folder of --dataset and --data_path, either of which may be None.
+
+    Raises UserError where what was asked for is not found.
+    """
     if dataset == "shapes" and data_path is None:
         return "shapes", None
     if dataset == "shapes":
@@ -26,23 +34,22 @@ def choose_dataset(dataset, data_path):
     data_path = data_path or oxford_pet.DATA_PATH
     if not data_path.is_dir():
         raise UserError(
-            f"--data_path {data_path} is not there; python src/oxford_pet.py downloads the pets into "
+            f"--data_path {data_path} not found; python src/oxford_pet.py downloads the pets into "
             f"{oxford_pet.DATA_PATH}, or name the folder that holds images/ and annotations/"
         )
     return "pets", data_path
 
 
-def load_split(dataset, data_path, mode, image_size, in_channels, border, limit=None, cache_dir=None):
-    """The pictures of a split of `pets` or `shapes`: RGB, or grey where in_channels is 1."""
-    load = DATASETS[dataset].load_dataset
-    return load(data_path, mode, image_size, in_channels == 1, border, limit, cache_dir)
+def load_split(options: DataOptions, split: str) -> Dataset:
+    """The pictures of a split. Raises UserError that names what is missing or broken."""
+    return DATASETS[options.dataset].load_dataset(options, split)
 
 
 class ShuffledBatches(Sampler):
     """Lists of batch_size indices, cut from an endless stream of shuffled passes over `indices`.
 
-    A step's list depends on nothing but the seed and the step, so a run can go on from any step.
-    Of several processes, each gets its share of the list.
+    A step's list depends on nothing but the seed and the step, so a run can be resumed from any step.
+    Under torchrun, each rank gets its share of the list.
     """
 
     def __init__(self, indices, batch_size, seed, steps):
@@ -66,11 +73,37 @@ class ShuffledBatches(Sampler):
 
 
 def as_it_is(batch):
-    """A dataset that answers a whole list gives a batch already."""
+    """A dataset that answers a whole list returns a batch already."""
     return batch
 
 
-def with_foreground(dataset):
+class TrainingData:
+    """The pictures to train on and to validate with, at any size.
+
+    train, valid: the sets at the options' size. indices: of the training pictures that have any foreground, since
+    one without teaches a segmentation network least. Raises UserError. Collective: call on all ranks.
+    """
+
+    def __init__(self, options: DataOptions):
+        self.options = options
+        self.train, self.valid = self._load(options)
+        self.indices = with_foreground(self.train) if options.dataset != "shapes" else list(range(len(self.train)))
+        if not self.indices:
+            raise UserError(f"no training picture in {options.path} has any foreground; look at its masks")
+
+    def at(self, size: int) -> tuple[Dataset, Dataset]:
+        """Both sets with pictures of size x size pixels. Collective: call on all ranks."""
+        if size == self.options.image_size:
+            return self.train, self.valid
+        return self._load(replace(self.options, image_size=size))
+
+    @staticmethod
+    def _load(options):
+        with first_alone():
+            return load_split(options, "train"), load_split(options, "valid")
+
+
+def with_foreground(dataset: Dataset) -> list[int]:
     """Indices of the pictures whose mask has any foreground."""
     found = []
     for first in range(0, len(dataset), 64):
@@ -80,13 +113,13 @@ def with_foreground(dataset):
     return found
 
 
-def train_loader(dataset, indices, batch_size, seed, steps, workers=0, device="cpu"):
+def train_loader(dataset, indices, batch_size, seed, steps, workers=0, device=CPU):
     """Shuffled batches of the pictures `indices` for a range of global steps."""
     return make_loader(dataset, workers, device, batch_sampler=ShuffledBatches(indices, batch_size, seed, steps))
 
 
-def eval_loader(dataset, batch_size, workers=0, device="cpu"):
-    """Every picture once, in order; of several processes, each gets every world_size-th picture."""
+def eval_loader(dataset, batch_size, workers=0, device=CPU):
+    """Every picture once, in order; under torchrun, each rank gets every world_size-th picture."""
     mine = range(rank(), len(dataset), world_size())
     return make_loader(dataset, workers, device, batch_size=batch_size, sampler=mine)
 
@@ -94,7 +127,7 @@ def eval_loader(dataset, batch_size, workers=0, device="cpu"):
 def make_loader(dataset, workers, device, **batches):
     """The stock DataLoader; its own generator keeps it from moving the global random state."""
     on_device = isinstance(getattr(dataset, "packed", None), torch.Tensor)
-    pinned = torch.device(device).type == "cuda" and not on_device
+    pinned = device.type == "cuda" and not on_device
     generator = torch.Generator()
     return DataLoader(
         dataset,

@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from utils import UserError
@@ -46,6 +47,48 @@ def write_table(path, header, rows, end="\r\n"):
     text = io.StringIO()
     csv.writer(text, lineterminator=end).writerows([header, *rows])
     write_whole(path, lambda file: file.write(text.getvalue().encode()))
+
+
+class FileLock:
+    """A lock of one process, freed when it ends, however it ends; its file is removed by `release`."""
+
+    def __init__(self, path: Path):
+        self.path, self.file = Path(path), None
+
+    def take(self) -> bool:
+        """Whether the lock is this one's now, without waiting. Raises OSError where its file cannot be made."""
+        while True:
+            file = open(self.path, "a")  # noqa: SIM115  # closed by `release`
+            try:
+                lock_file(file)
+                if os.fstat(file.fileno()).st_ino == os.stat(self.path).st_ino:
+                    self.file = file
+                    return True
+            except FileNotFoundError:  # removed by its last holder between our open and our lock
+                pass
+            except OSError:
+                file.close()
+                return False
+            file.close()
+
+    def release(self):
+        if self.file:
+            with suppress(OSError):
+                self.path.unlink()
+            self.file.close()
+            self.file = None
+
+
+def lock_file(file):
+    """Lock an open file without waiting. Raises OSError where another process has it."""
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def make_folder(path, flag):

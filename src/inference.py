@@ -19,7 +19,7 @@ import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +27,10 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from augment import to_float
-from checkpoint import load, restore_model
-from data import eval_loader
-from evaluate import add_data_flags, data_of, describe, evaluate, panel_rows, print_table
-from evaluate import predict as predict_logits
+from data import eval_loader, load_split
+from evaluate import add_data_flags, describe, options_of_data, print_table
 from files import make_folder, write_table
-from oxford_pet import SPLITS, read_trimap, truth_of
+from oxford_pet import read_trimap, truth_of
 from photos.inputs import choose_names, find_pictures, name_outputs
 from photos.outputs import (
     KINDS,
@@ -46,44 +43,21 @@ from photos.outputs import (
     render,
     run_lengths,
     save_picture,
-    to_size,
 )
 from photos.pictures import PictureError, read_picture, resize, to_rgb
-from reports.plots import plot_panels
-from utils import (
-    Parser,
-    UserError,
-    autocast,
-    confusion,
-    dice,
-    foreground,
-    pick_device,
-    pick_precision,
-    positive,
-    run,
-    when_memory_runs_out,
-)
+from predictor import Predictor, load_predictor, predictions
+from reports.plots import panel_rows, plot_panels
+from runtime import choose_runtime
+from scoring import Tally
+from splits import SPLITS
+from utils import Parser, UserError, confusion, dice, foreground, positive, run, to_size, when_memory_runs_out
 
 # ------------------------------------------------------------------------------- for a notebook
 
 
-@dataclass
-class Predictor:
-    """A network ready to predict, and the checkpoint that describes it."""
-
-    network: torch.nn.Module
-    checkpoint: dict
-    device: torch.device
-    precision: torch.dtype
-
-
-def load_model(path, device="auto", precision="auto", model_type=None):
-    """Open a checkpoint of train.py, or a state_dict of the network model_type, for `predict`. Raises UserError."""
-    checkpoint = load(path, model_type)
-    device = pick_device(device)
-    precision = pick_precision(precision, device)
-    network = restore_model(checkpoint, path, device, precision, folded=True)
-    return Predictor(network, checkpoint, device, precision)
+def load_model(path, device="auto", precision="auto", model_type=None) -> Predictor:
+    """Open a checkpoint of train.py, or a state_dict of the network `model_type`, for `predict`. Raises UserError."""
+    return load_predictor(path, choose_runtime(device, precision), model_type)
 
 
 def predict(model, pictures, image_size=None, tile=None, tta=False):
@@ -120,20 +94,15 @@ def open_photo(picture):
 
 
 def to_input(model, photo, image_size=None):
-    """PIL picture -> uint8 (C, S, S): what the network takes."""
-    size = image_size or model.checkpoint["image_size"]
-    grey = model.checkpoint["options"]["in_channels"] == 1
-    pixels = np.array(resize(photo.convert("L") if grey else photo, size))
+    """A PIL picture as uint8 (C, S, S): what the network takes."""
+    size = image_size or model.size
+    pixels = np.array(resize(photo.convert("L") if model.channels == 1 else photo, size))
     return torch.from_numpy(pixels.reshape(size, size, -1)).permute(2, 0, 1)
 
 
-@torch.inference_mode()
 def probability_of(model, images, tta=False):
-    """A list of uint8 (C, S, S) -> probability float32 (N, S, S) on the CPU."""
-    image = torch.stack(images).to(model.device, non_blocking=True)
-    image = to_float(image, model.checkpoint["mean"], model.checkpoint["std"])
-    with autocast(model.device, model.precision):
-        return foreground(predict_logits(model.network, image, tta)).sigmoid()[:, 0].cpu()
+    """A list of uint8 (C, S, S) as probability float32 (N, S, S) on the CPU."""
+    return replace(model, tta=tta).probability(torch.stack(images))[:, 0].cpu()
 
 
 def tile_probability(model, photo, tile, image_size=None, tta=False):
@@ -163,30 +132,25 @@ def starts(length, tile):
 
 def predict_split(model, args):
     """Masks, scores and panels of a split of the dataset."""
-    dataset = data_of(model.checkpoint, args, args.split)
-    loader = eval_loader(dataset, args.batch_size, args.workers, model.device)
-    mean, std = model.checkpoint["mean"], model.checkpoint["std"]
-    names, runs = iter(enumerate(dataset.names)), []
-
-    def write(probability, truth):
-        for one in probability[:, 0].cpu():
-            index, name = next(names)
-            mask = mask_of(to_size(one, dataset.original_size(index)))
+    model = replace(model, tta=args.tta)
+    dataset = load_split(options_of_data(model.about, args), args.split)
+    loader = eval_loader(dataset, args.batch_size, args.workers, model.runtime.device)
+    tally, runs = Tally(dataset, (0.5,)), []
+    for batch, logits in predictions(model, loader, args.split):
+        tally.add(batch, logits)
+        for name, one in zip(batch["name"], foreground(logits).sigmoid()[:, 0].cpu(), strict=True):
+            mask = mask_of(to_size(one, dataset.original_size(name)))
             save_picture(mask, args.output / f"{name}.png")
             runs.append((name, run_lengths(mask)))
-
-    counts, _ = evaluate(
-        model.network, loader, model.device, model.precision, mean, std, tta=args.tta, title=args.split, each=write
-    )
-    print_table([describe(args.model, model.checkpoint, args, model.precision, counts)])
+    counts = tally.at(0.5)
+    print_table([{"model": str(args.model), **describe(model, args, counts)}])
     worst_first = dice(counts).argsort().tolist()
     n = min(3, len(worst_first))
     middle = (len(worst_first) - n) // 2
     groups = {"best": worst_first[::-1][:n], "median": worst_first[middle : middle + n], "worst": worst_first[:n]}
-    rows = []
-    for group, indices in groups.items():
-        for row in panel_rows(model.network, dataset, model.device, model.precision, mean, std, indices, args.tta):
-            rows.append({**row, "note": f"{group}: "})
+    rows = [
+        {**row, "note": f"{group}: "} for group, places in groups.items() for row in panel_rows(model, dataset, places)
+    ]
     plot_panels(rows, f"{args.model.name} on the {args.split} split", args.output / "panels.png")
     if args.rle:
         write_rows(args.rle, ["image_id", "encoded_mask"], runs)
@@ -297,7 +261,7 @@ def write_outputs(model, args, source, files, size, probability):
             save_picture(render(kind, photo, probability, crop=args.crop), path)
         mask = mask_of(probability)
         share = foreground_share(mask)
-        scored = dice_beside(source.path, mask, args.border or model.checkpoint["border"]) if args.csv else ""
+        scored = dice_beside(source.path, mask, args.border or model.about["border"]) if args.csv else ""
         numbers = [str(source.place), *size, f"{share:.6f}", *box(mask), scored]
         return {"numbers": numbers, "runs": run_lengths(mask) if args.rle else ""}
 
@@ -371,7 +335,7 @@ def main():
         return predict_pipe(model, args)
     args.output = Path(args.output)
     make_folder(args.output, "--output")
-    with when_memory_runs_out(f"take a smaller --batch_size than {args.batch_size}, --image_size or --tile"):
+    with when_memory_runs_out(f"use a smaller --batch_size than {args.batch_size}, --image_size or --tile"):
         return predict_files(model, args) if args.input else predict_split(model, args)
 
 

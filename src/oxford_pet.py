@@ -1,102 +1,43 @@
 """Oxford-IIIT Pet (Parkhi, Vedaldi, Zisserman, Jawahar: "Cats and Dogs", CVPR 2012).
 
-    python src/oxford_pet.py                       # download into dataset/oxford-iiit-pet (about 800 MB)
-    python src/oxford_pet.py --data_path ~/pets    # ... or elsewhere
-
-Files on disk -> uint8 batches. Pictures are decoded and resized once, and packed into one array on
-disk; every later run maps that array into memory.
+python src/oxford_pet.py                       # download into dataset/oxford-iiit-pet (about 800 MB)
+python src/oxford_pet.py --data_path ~/pets    # ... or elsewhere
 """
 
-import hashlib
-import json
-import mmap
 import os
 import shutil
-import sys
 import tarfile
-import tempfile
-import time
 import zlib
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from http.client import HTTPException
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from torch.utils.data import Dataset
-from tqdm import tqdm
+from PIL import Image, ImageOps
 
+from cache import PackedDataset, Pair, pack
 from files import read_names
-from photos.pictures import PictureError, decode, read_picture, resize, to_rgb
+from photos.pictures import PictureError, decode, to_rgb
+from splits import SPLITS, DataOptions
 from utils import Parser, UserError, run
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
-SPLITS = ("train", "valid", "test")
-BORDERS = ("foreground", "background", "ignore")  # --border: what the trimap's border becomes in the mask
-A_DAY = 24 * 60 * 60  # seconds
-HEADER = 128  # bytes before the pixels of a packed array
-PACKING = 1  # part of a packed array's name: raise it when what is packed changes
 
 
-class OxfordPet(Dataset):
-    """Packed pictures with their masks.
-
-    packed: uint8 (N, C + 1, S, S), the picture's channels (RGB or grey) and then its trimap; an array, or a tensor.
-    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`;
-    a list of indices gives the same with a first dimension, in one call.
-    """
-
-    def __init__(self, packed, names, border="foreground", data_path=None):
-        self.packed, self.names, self.border, self.data_path = packed, names, border, data_path
-
-    def __len__(self):
-        return len(self.names)
-
-    def __getitem__(self, index):
-        pixels = self.packed[index]
-        if isinstance(pixels, np.ndarray):
-            copied = np.asarray(pixels) if isinstance(index, list) else np.array(pixels)  # a list copies already
-            pixels = torch.from_numpy(copied)
-            let_go(self.packed)
-        name = [self.names[i] for i in index] if isinstance(index, list) else self.names[index]
-        image, trimap = pixels[..., :-1, :, :], pixels[..., -1:, :, :]
-        return {"image": image, "mask": truth_of(trimap, self.border), "name": name}
-
-    __getitems__ = __getitem__  # what DataLoader calls with a batch's list
-
-    def to(self, device):
-        """The same set with its pixels on a GPU, where they take at most a quarter of the memory that is free."""
-        if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
-            return self
-        packed = torch.from_numpy(np.array(self.packed)).to(device)
-        return OxfordPet(packed, self.names, self.border, self.data_path)
-
-    def original_size(self, index):
-        """(width, height) of a picture before it was resized."""
-        with Image.open(trimap_path(self.data_path, self.names[index])) as trimap:
-            return trimap.size
-
-    def original_mask(self, index):
-        """The mask of a picture before it was resized: uint8 (1, H, W) of 0, 1, 255."""
-        trimap = read_trimap(trimap_path(self.data_path, self.names[index]))
-        return truth_of(torch.from_numpy(np.array(trimap)), self.border)[None]
+def load_dataset(options: DataOptions, split: str) -> PackedDataset:
+    """The pictures of an official split. Raises UserError that names what is missing or broken."""
+    path = Path(options.path)
+    pairs = [Pair(name, picture_path(path, name), trimap_path(path, name)) for name in split_names(path, split)]
+    pairs = pairs[: options.limit]
+    folder = options.cache_dir or path / "cache"
+    packed = pack(pairs, read_pair, split, options.image_size, options.grey, folder, path)
+    return PackedDataset(packed, pairs, read_trimap, partial(truth_of, border=options.border))
 
 
-def load_dataset(data_path, mode, image_size=256, grey=False, border="foreground", limit=None, cache_dir=None):
-    """The pictures of an official split, at image_size x image_size pixels.
-
-    mode: train, valid, test. limit: only the first so many. cache_dir: where packed arrays are kept,
-    by default `cache` in data_path. Raises UserError that names what is missing or broken.
-    """
-    data_path = Path(data_path)
-    names = split_names(data_path, mode)[:limit]
-    return OxfordPet(pack(data_path, names, mode, image_size, grey, cache_dir), names, border, data_path)
-
-
-def split_names(data_path, mode):
+def split_names(data_path: Path, split: str) -> list[str]:
     """Picture names of a split: test.txt, or trainval.txt cut 9 : 1, every tenth name (0, 10, ...) to valid."""
-    listing = data_path / "annotations" / ("test.txt" if mode == "test" else "trainval.txt")
+    listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     try:
         names = read_names(listing)
     except (OSError, UnicodeDecodeError):
@@ -110,37 +51,39 @@ def split_names(data_path, mode):
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
     if repeated:
         raise UserError(f"{listing} names {min(repeated)} more than once; remove the repeated line")
-    if mode != "test":
-        names = [name for index, name in enumerate(names) if (index % 10 == 0) == (mode == "valid")]
+    if split != "test":
+        names = [name for index, name in enumerate(names) if (index % 10 == 0) == (split == "valid")]
     if not names:
-        raise UserError(f"{listing} leaves no picture for the {mode} split; add names to it")
+        raise UserError(f"{listing} leaves no picture for the {split} split; add names to it")
     return names
 
 
-def picture_path(data_path, name):
+def picture_path(data_path: Path, name: str) -> Path:
     return data_path / "images" / f"{name}.jpg"
 
 
-def trimap_path(data_path, name):
+def trimap_path(data_path: Path, name: str) -> Path:
     return data_path / "annotations" / "trimaps" / f"{name}.png"
 
 
-# ---------------------------------------------------------------------------------- decode once
+def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
+    """A picture (RGB) and its trimap (values 1, 2, 3), of one size. Raises PictureError.
 
-
-def read_pair(data_path, name):
-    """-> the picture (RGB) and its trimap (values 1, 2, 3), PIL pictures of one size. Raises PictureError."""
+    A trimap labels the pixels as they are stored, whatever turn EXIF asks for; one that fits the turned picture alone
+    labels that.
+    """
+    where = f"annotations/trimaps/{pair.label.name}"
     try:
-        picture = read_picture(picture_path(data_path, name))
+        stored = decode(pair.image)
+        picture = to_rgb(stored)
     except PictureError as error:
-        raise PictureError(f"images/{name}.jpg {error}") from None
-    where = f"annotations/trimaps/{name}.png"
+        raise PictureError(f"images/{pair.image.name} {error}") from None
     try:
-        trimap = read_trimap(trimap_path(data_path, name))
+        trimap = read_trimap(pair.label)
     except PictureError as error:
         raise PictureError(f"{where} {error}") from None
-    if trimap.size != picture.size and trimap.size == picture.size[::-1]:
-        picture = to_rgb(decode(picture_path(data_path, name)))  # annotated as stored, not as EXIF turns it
+    if trimap.size != picture.size:
+        picture = upright(stored, picture)
     if trimap.size != picture.size:
         raise PictureError(
             f"{where} is {trimap.size[0]}x{trimap.size[1]}, its picture {picture.size[0]}x{picture.size[1]}"
@@ -148,8 +91,16 @@ def read_pair(data_path, name):
     return picture, trimap
 
 
-def read_trimap(path):
-    """-> PIL picture in mode L, of values 1 (pet), 2 (background), 3 (border). Raises PictureError."""
+def upright(stored: Image.Image, picture: Image.Image) -> Image.Image:
+    """The picture turned as EXIF asks, or as it is where its EXIF cannot be read."""
+    try:
+        return to_rgb(ImageOps.exif_transpose(stored))
+    except Exception:  # whatever broken EXIF makes its parser raise
+        return picture
+
+
+def read_trimap(path: Path) -> Image.Image:
+    """A PIL picture of mode L, of values 1 (pet), 2 (background), 3 (border). Raises PictureError."""
     trimap = decode(path)
     if trimap.mode not in ("L", "P", "1"):
         raise PictureError(f"is of mode {trimap.mode}, not 8-bit grey")
@@ -160,122 +111,12 @@ def read_trimap(path):
     return Image.fromarray(pixels)
 
 
-def truth_of(trimap, border):
-    """Trimap uint8, any shape -> mask uint8 of 0, 1, 255 by the rule --border."""
+def truth_of(trimap: torch.Tensor, border: str) -> torch.Tensor:
+    """A trimap, uint8 of any shape, as a mask of 0, 1, 255 by the rule --border."""
     if border == "foreground":
         return (trimap != 2).view(torch.uint8)
     mask = (trimap == 1).view(torch.uint8)
     return mask if border == "background" else mask + 255 * (trimap == 3).view(torch.uint8)
-
-
-def pack(data_path, names, mode, size, grey, cache_dir):
-    """-> uint8 (N, C + 1, size, size), mapped from a file that is made the first time."""
-    folder = Path(cache_dir) if cache_dir else data_path / "cache"
-    target = folder / f"{mode}-{size}-{fingerprint(data_path, names, size, grey)}.npy"
-    shape = (len(names), 2 if grey else 4, size, size)
-    if target.exists():
-        try:
-            packed = np.load(target, mmap_mode="r")
-            if (
-                packed.shape == shape
-                and packed.dtype == np.uint8
-                and packed.flags.c_contiguous
-                and packed.offset == HEADER
-            ):
-                return packed
-        except Exception:  # whatever numpy makes of a damaged header
-            pass
-        print(f"note: {target} is damaged; making it anew", file=sys.stderr)
-    temporary = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("unfinished-*"):  # of a run that was killed
-            if time.time() - left.stat().st_mtime > A_DAY:
-                left.unlink()
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix="unfinished-")
-        if hasattr(os, "posix_fallocate"):  # a full disk says so here, and not by a bus error later
-            os.posix_fallocate(handle, 0, int(np.prod(shape)) + HEADER)
-        os.close(handle)
-        packed = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-    except OSError as error:
-        if temporary:
-            os.unlink(temporary)
-        temporary = None
-        packed = np.empty(shape, dtype=np.uint8)
-        print(
-            f"note: {folder} cannot hold the decoded pictures ({error.strerror}); keeping "
-            f"{packed.nbytes / 1e6:.0f} MB in memory, --cache_dir DIR keeps them on disk",
-            file=sys.stderr,
-        )
-    try:
-        fill(packed, data_path, names, mode, grey)
-        if temporary:
-            packed.flush()
-            del packed  # unmapped, as some systems want of a file that is renamed
-            with open(temporary, "r+b") as file:
-                os.fsync(file.fileno())
-            os.replace(temporary, target)
-            return np.load(target, mmap_mode="r")
-        return packed
-    except BaseException:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def let_go(array):
-    """Unmap the pages that were touched of an array mapped from a file, so that reading it takes no memory."""
-    mapped = getattr(array, "_mmap", None)
-    if mapped and hasattr(mmap, "MADV_DONTNEED"):
-        mapped.madvise(mmap.MADV_DONTNEED)
-
-
-def fingerprint(data_path, names, size, grey):
-    """A short hash of all that a packed array depends on: names, sizes and times of the files, and the settings."""
-
-    def stat(path):
-        try:
-            found = path.stat()
-        except OSError:
-            return None
-        return found.st_size, found.st_mtime_ns
-
-    files = [(name, stat(picture_path(data_path, name)), stat(trimap_path(data_path, name))) for name in names]
-    return hashlib.sha256(json.dumps([PACKING, size, grey, files]).encode()).hexdigest()[:16]
-
-
-def fill(packed, data_path, names, mode, grey):
-    """Decode, resize (pictures bilinearly, trimaps by nearest neighbour) and store every name, on all cores."""
-    size = packed.shape[-1]
-
-    def work(index):
-        try:
-            picture, trimap = read_pair(data_path, names[index])
-        except PictureError as error:
-            return str(error)
-        pixels = np.asarray(resize(picture.convert("L") if grey else picture, size))
-        packed[index, :-1] = pixels.reshape(size, size, -1).transpose(2, 0, 1)
-        packed[index, -1] = np.asarray(resize(trimap, size, Image.Resampling.NEAREST))
-        return None
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the GIL
-        results = pool.map(work, range(len(names)))
-        results = tqdm(results, f"decoding {mode}", len(names), unit="picture", disable=not sys.stderr.isatty())
-        problems = []
-        try:
-            for index, problem in enumerate(results):
-                problems += [problem] if problem else []
-                if index % 64 == 63:
-                    let_go(packed)
-        except BaseException:  # asked to stop
-            pool.shutdown(cancel_futures=True)
-            raise
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(
-            f"{len(problems)} of {len(names)} pictures of the {mode} split in {data_path} cannot be used: "
-            f"{'; '.join(problems[:5])}{more}; restore these files, or remove their lines in annotations/"
-        )
 
 
 # ------------------------------------------------------------------------------------ download

@@ -19,14 +19,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from checkpoint import load, restore_model
-from evaluate import THRESHOLDS, add_data_flags, data_of, panel_rows
+from checkpoint import load
+from data import eval_loader, load_split
+from evaluate import add_data_flags, options_of_data
 from files import make_folder, write_whole
-from oxford_pet import SPLITS
+from predictor import make_predictor
 from reports import statistics
+from reports.plots import panel_rows
 from reports.statistics import bootstrap, calibration_error, group_means, in_ranges, paired_test
-from training.state import of_last_size
-from utils import Parser, UserError, pick_device, pick_precision, run
+from runtime import choose_runtime
+from scoring import THRESHOLDS
+from splits import SPLITS
+from training.schedule import of_largest_size
+from utils import Parser, UserError, run
 
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)
 FRAME_EDGES = (0, 0.01, 0.1, 0.2, 0.3, 1)
@@ -107,7 +112,7 @@ def add_scores(page, results, paths, split, precision):
     header = ["model", "Dice", "95 % interval", "Jaccard", "accuracy", "precision", "recall", "pooled Dice"]
     page.table([*header, "parameters", "file, MB", "pictures/s"], rows)
     page.text(
-        f"Means over the {len(results[0].names):,} pictures of the {split} split, in {str(precision)[6:]}, "
+        f"Means over the {len(results[0].names):,} pictures of the {split} split, in {precision}, "
         f"at probability .5; intervals from {statistics.RESAMPLES:,} resamples; pictures/s of the whole "
         f"evaluation, on this machine."
     )
@@ -159,11 +164,11 @@ def add_curves(page, results, histories):
         axis.legend(fontsize=8)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     best = ", ".join(
-        f"{results[i].label} {max(float(row['valid_dice']) for row in of_last_size(history)):.4f}"
+        f"{results[i].label} {max(float(row['valid_dice']) for row in of_largest_size(history)):.4f}"
         for i, history in known
     )
     grow = ""
-    if any(len(of_last_size(history)) < len(history) for _, history in known):
+    if any(len(of_largest_size(history)) < len(history) for _, history in known):
         grow = " Pictures grew during training, and each value is at its epoch's size: curves jump where that changed."
         grow += " The best is among the epochs at the last size."
     page.figure(figure, "curves", f"Valid Dice and losses after each epoch; the best valid Dice: {best}.{grow}")
@@ -342,24 +347,22 @@ def get_args_parser():
 
 def main():
     args = get_args_parser().parse_args()
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
+    runtime = choose_runtime(args.device, args.precision)
     checkpoints = [load(path, args.model_type) for path in args.model]
-    models = [restore_model(c, path, device, precision) for c, path in zip(checkpoints, args.model, strict=True)]
-    datasets = [data_of(checkpoint, args, args.split) for checkpoint in checkpoints]
+    predictors = [make_predictor(c, path, runtime, args.tta) for c, path in zip(checkpoints, args.model, strict=True)]
+    datasets = [load_split(options_of_data(checkpoint, args), args.split) for checkpoint in checkpoints]
     if any(dataset.names != datasets[0].names for dataset in datasets):
         raise UserError("--model names checkpoints of different datasets; compare those of one at a time")
     make_folder(args.output, "--output")
 
-    jobs = list(zip(labels_of(args.model), models, checkpoints, datasets, strict=True))
     results = []
-    for job in jobs:
-        results.append(statistics.collect(*job, device, precision, args.batch_size, args.tta))
-        print(f"{job[0]}: {args.split} Dice {results[-1].scores['dice']:.4f}, {results[-1].seconds:.0f} s", flush=True)
+    for label, predictor, dataset in zip(labels_of(args.model), predictors, datasets, strict=True):
+        loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
+        results.append(statistics.collect(label, predictor, loader))
+        print(f"{label}: {args.split} Dice {results[-1].scores['dice']:.4f}, {results[-1].seconds:.0f} s", flush=True)
 
     def rows_of(index, places):
-        _, model, checkpoint, dataset = jobs[index]
-        return panel_rows(model, dataset, device, precision, checkpoint["mean"], checkpoint["std"], places, args.tta)
+        return panel_rows(predictors[index], datasets[index], places)
 
     described = statistics.properties(datasets[0])
     page = Page(args.output)
@@ -367,7 +370,7 @@ def main():
         f"{r.label}: {c['image_size']} pixels, border {c['border']}" for r, c in zip(results, checkpoints, strict=True)
     )
     page.text(f"Each network at its own input size and mask rule. {'; '.join(settings)}.")
-    add_scores(page, results, args.model, args.split, precision)
+    add_scores(page, results, args.model, args.split, runtime.precision)
     add_curves(page, results, [read_history(path) for path in args.model])
     add_histogram(page, results)
     add_groups(page, results, described)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from splits import SPLITS, DataOptions
+
 LENGTHS = {"train": 8000, "valid": 100, "test": 200}
-SPLITS = tuple(LENGTHS)
 
 
 def draw(rng, height, width, count=12, sigma=20, grey=False, squares=False):
@@ -55,9 +56,9 @@ class Shapes(Dataset):
     a list of indices gives the same with a first dimension.
     """
 
-    def __init__(self, mode, size=64, grey=False, limit=None, seed=0):
-        self.mode, self.size, self.grey, self.seed = mode, size, grey, seed
-        self.names = [f"{mode}_{index}" for index in range(LENGTHS[mode])][:limit]
+    def __init__(self, split, size=64, grey=False, limit=None, seed=0):
+        self.split, self.size, self.grey, self.seed = split, size, grey, seed
+        self.names = [f"{split}_{index}" for index in range(LENGTHS[split])][:limit]
 
     def __len__(self):
         return len(self.names)
@@ -69,7 +70,7 @@ class Shapes(Dataset):
             mask = torch.stack([item["mask"] for item in items])
             return {"image": image, "mask": mask, "name": [item["name"] for item in items]}
         name = self.names[index]
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.mode), index])
+        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
         picture, mask = draw(rng, self.size, self.size, grey=self.grey)
         image = torch.from_numpy(picture.reshape(self.size, self.size, -1)).permute(2, 0, 1)
         return {"image": image.contiguous(), "mask": torch.from_numpy(mask)[None], "name": name}
@@ -80,15 +81,15 @@ class Shapes(Dataset):
         """Itself: pictures are drawn on the CPU."""
         return self
 
-    def original_size(self, index):
+    def original_size(self, name: str) -> tuple[int, int]:
         """(width, height) of a picture."""
         return self.size, self.size
 
-    def original_mask(self, index):
+    def original_mask(self, name: str) -> torch.Tensor:
         """The mask of a picture: it has no other size."""
-        return self[index]["mask"]
+        return self[self.names.index(name)]["mask"]
 
 
-def load_dataset(data_path, mode, image_size=64, grey=False, border=None, limit=None, cache_dir=None):
-    """The same call as `oxford_pet.load_dataset`; data_path, border and cache_dir mean nothing here."""
-    return Shapes(mode, image_size, grey, limit)
+def load_dataset(options: DataOptions, split: str) -> Shapes:
+    """The pictures of a split; path, border and cache_dir mean nothing here."""
+    return Shapes(split, options.image_size, options.grey, options.limit)

@@ -1,18 +1,16 @@
-"""Scores, and the few things every script shares."""
+"""Dice and its relatives; what a user can get wrong."""
 
 import argparse
-import ctypes
 import os
-import random
+import shlex
 import signal
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+LARGEST_SIDE = 2**14  # of the network's input, in pixels
 
 # ---------------------------------------------------------------------------------------- scores
 
@@ -78,7 +76,7 @@ def scores(counts):
 
 
 class UserError(Exception):
-    """What a user can cause and mend: one line that names the file or flag and says what to do."""
+    """A mistake the user can fix: one line that names the file or flag and says what to do."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -110,7 +108,8 @@ def number(kind, fits, wanted):
 positive = number(int, lambda n: n >= 1, "a whole number of at least 1")
 count = number(int, lambda n: n >= 0, "a whole number of at least 0")
 rate = number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
-share = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+fraction = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+side = number(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 
 
 @contextmanager
@@ -124,6 +123,12 @@ def when_memory_runs_out(advice):
             raise
         where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
         raise UserError(f"{where} is not enough; {advice}") from None
+
+
+def command(script, *words, processes=1) -> str:
+    """A command that can be pasted into a shell."""
+    launcher = ["torchrun", "--nproc_per_node", processes] if processes > 1 else ["python"]
+    return shlex.join(str(word) for word in (*launcher, script, *words))
 
 
 def run(main):
@@ -140,102 +145,3 @@ def run(main):
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
-
-
-# ------------------------------------------------------------------- device, precision, and seeds
-
-
-def add_device_flags(parser, precision="auto"):
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: CUDA when there, else the CPU"
-    )
-    parser.add_argument(
-        "--precision",
-        default=precision,
-        choices=("auto", "float32", "bfloat16", "float16"),
-        help="of the network's arithmetic; auto: bfloat16 where the hardware multiplies in it, "
-        "float16 on older GPUs, else float32; default %(default)s",
-    )
-
-
-def pick_device(name):
-    """A --device value -> torch.device. Raises UserError for one that cannot be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU for each process of torchrun
-        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
-        if processes > gpus:
-            raise UserError(f"{processes} processes for {gpus} GPUs; lower --nproc_per_node, or take --device cpu")
-        name = f"cuda:{os.environ['LOCAL_RANK']}"
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise UserError(f"--device {name} cannot be used ({reason}); use --device cpu") from None
-    return device
-
-
-def pick_precision(name, device):
-    """A --precision value -> torch dtype for autocast."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu":
-        # Private, and so looked up: torch has no public question for "multiplies in bfloat16".
-        for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            if getattr(torch.cpu, check, bool)():
-                return torch.bfloat16
-    return torch.float32
-
-
-def to_device(model, device, precision=torch.float32):
-    """The network on a device, in the faster layout: channels last, but for a wide U-Net in float32 on a CPU.
-
-    There 64 channels at full size were measured 1.3 x as fast in the default layout, 16 channels 1.2 x as slow.
-    """
-    device = torch.device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
-    first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
-    wide = first.out_channels >= 64 and first.stride == (1, 1)
-    if wide and device.type == "cpu" and precision == torch.float32:
-        return model.to(device, memory_format=torch.contiguous_format)
-    return model.to(device, memory_format=torch.channels_last)
-
-
-def keep_freed_memory():
-    """Have the C library keep what is freed, for the next batch: glibc alone; elsewhere nothing is done.
-
-    By default it gives large blocks back to the system, which then clears every page of the next batch's activations:
-    a tenth of a training step on the CPU, a quarter of a small network's prediction.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
-
-
-def in_layout_of(model, image):
-    """A batch of images in the memory layout of the network's weights."""
-    weight = max((value for value in model.parameters() if value.dim() == 4), key=torch.numel)
-    last = weight.is_contiguous(memory_format=torch.channels_last)
-    return image.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-
-
-def autocast(device, precision):
-    """A context in which the network computes in `precision`."""
-    return torch.autocast(device.type, dtype=precision, enabled=precision != torch.float32)
-
-
-def seed_everything(seed, deterministic=False):
-    """Seed Python, NumPy and torch on every device; with `deterministic`, only deterministic algorithms."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = not deterministic
-    if deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
-    torch.set_float32_matmul_precision("highest" if deterministic else "high")

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,12 @@ import torch
 from PIL import Image
 
 import shapes
+from cache import PackedDataset
 from models import build_model
-from utils import pick_precision, run
+from oxford_pet import load_dataset
+from runtime import pick_precision
+from splits import DataOptions
+from utils import run
 
 ROOT = Path(__file__).parents[1]
 if os.environ.get("TURN_PRECISION"):  # --precision auto chooses what it would not choose on this processor
@@ -49,20 +54,31 @@ def make_pets(folder, trainval=20, test=6):
     return folder
 
 
+def load_pets(path, split, image_size, **options) -> PackedDataset:
+    return load_dataset(DataOptions("pets", path, image_size, **options), split)
+
+
+def load_shapes(split, image_size, **options) -> shapes.Shapes:
+    return shapes.load_dataset(DataOptions("shapes", None, image_size, **options), split)
+
+
 @pytest.fixture
 def pets(tmp_path):
     return make_pets(tmp_path / "oxford-iiit-pet")
 
 
-def script(name, *arguments, cwd, expect=0):
-    """`python src/NAME.py ARGUMENTS` in the folder cwd, in this process, which has torch loaded; -> what it left."""
+def script(name, *arguments, cwd, expect=0, **extra):
+    """`python src/NAME.py ARGUMENTS` in the folder cwd, in this process, which has torch loaded; what it left.
+
+    extra: arguments of its main(), such as train.py's on_step.
+    """
     before, signals = Path.cwd(), [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
     argv, sys.argv = sys.argv, [f"src/{name}.py", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     os.chdir(cwd)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            run(importlib.import_module(name).main)
+            run(partial(importlib.import_module(name).main, **extra))
     finally:
         os.chdir(before)
         sys.argv = argv

@@ -21,12 +21,12 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from conftest import draw_pet, make_checkpoint, make_pets  # noqa: E402
+from conftest import draw_pet, load_pets, make_checkpoint, make_pets  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from checkpoint import load, restore_model  # noqa: E402
 from inference import load_model, predict  # noqa: E402
-from oxford_pet import load_dataset, read_trimap, split_names  # noqa: E402
+from oxford_pet import read_trimap, split_names  # noqa: E402
 from photos.pictures import PictureError, read_picture  # noqa: E402
 from training.settings import parse_args  # noqa: E402
 from utils import UserError  # noqa: E402
@@ -98,10 +98,10 @@ class Targets:
         self.checkpoints = [(folder / "good.pth").read_bytes()]
         make_checkpoint(folder / "shallow.pth", name="unet_shallow", in_channels=1)
         self.checkpoints.append((folder / "shallow.pth").read_bytes())
-        torch.save(self.predictor.checkpoint, folder / "old.pth", _use_new_zipfile_serialization=False)
+        torch.save(load(folder / "good.pth"), folder / "old.pth", _use_new_zipfile_serialization=False)
         self.checkpoints.append((folder / "old.pth").read_bytes())
         self.plain = folder / "plain.pth"
-        torch.save(self.predictor.checkpoint["model"], self.plain)
+        torch.save(load(folder / "good.pth")["model"], self.plain)
 
     def write(self, name, content):
         path = self.folder / name
@@ -123,7 +123,7 @@ class Targets:
         path.write_bytes(mutate(path.read_bytes(), self.chance))
         try:
             assert set(np.unique(np.asarray(read_trimap(path)))) <= {1, 2, 3}
-            dataset = load_dataset(self.pets, "train", 16)
+            dataset = load_pets(self.pets, "train", 16)
             assert set(np.unique(dataset[0]["mask"].numpy())) <= {0, 1}
         finally:
             draw_pet(self.pets, name, 1)
@@ -138,7 +138,7 @@ class Targets:
 
     def description(self):
         """Values that are whole for torch and wrong for us."""
-        checkpoint = dict(self.predictor.checkpoint)
+        checkpoint = load(self.folder / "good.pth")
         wrong = [
             None,
             -1,
@@ -212,7 +212,7 @@ class Targets:
             names = split_names(self.pets, "test")
             assert names and len(set(names)) == len(names)
             assert all(Path(name).name == name and "\0" not in name for name in names)
-            assert len(load_dataset(self.pets, "test", 16)) == len(names)
+            assert len(load_pets(self.pets, "test", 16)) == len(names)
         finally:
             path.write_bytes(good)
             for packed in self.pets.glob("cache/*"):
@@ -220,11 +220,11 @@ class Targets:
 
     def cache(self):
         """A packed array that was damaged is made anew, unless its pixels alone changed."""
-        expected = np.array(load_dataset(self.pets, "valid", 16).packed)
+        expected = np.array(load_pets(self.pets, "valid", 16).packed)
         [path] = self.pets.glob("cache/valid-16-*")
         content = path.read_bytes()
         path.write_bytes(mutate(content[:128], self.chance) + content[128:])
-        assert load_dataset(self.pets, "valid", 16).packed.shape == expected.shape
+        assert load_pets(self.pets, "valid", 16).packed.shape == expected.shape
         path.unlink()
 
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torchvision.transforms.functional as TF
+from conftest import load_shapes
 
 from augment import AUGMENTS, Strength, augment, draw, jitter_color, to_float
-from shapes import load_dataset
 
 
 def chance(n, seed=0):
@@ -12,7 +12,7 @@ def chance(n, seed=0):
 
 @pytest.fixture
 def batch():
-    items = load_dataset(None, "train", 48)[list(range(6))]
+    items = load_shapes("train", 48)[list(range(6))]
     mask = items["mask"].clone()
     mask[:, :, 10:13] = 255  # a band that is ignored
     return items["image"], mask

@@ -4,6 +4,7 @@ from conftest import make_checkpoint
 from torch import nn
 
 from checkpoint import load, restore_model
+from runtime import Runtime
 
 
 @pytest.mark.parametrize(
@@ -21,7 +22,7 @@ from checkpoint import load, restore_model
 @pytest.mark.parametrize("height, width", [(64, 64), (45, 70)])
 def test_folding_batch_norm_changes_nothing_but_the_speed(name, options, height, width, tmp_path):
     checkpoint = load(make_checkpoint(tmp_path / "a.pth", name, **options))
-    plain, folded = (restore_model(checkpoint, device="cpu", folded=folded) for folded in (False, True))
+    plain, folded = (restore_model(checkpoint, "a.pth", Runtime(), folded) for folded in (False, True))
     assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
     image = torch.randn(2, options.get("in_channels", 3), height, width)
     with torch.inference_mode():
@@ -35,6 +36,6 @@ def test_a_checkpoint_in_half_precision_is_computed_in_single(tmp_path):
         name: value.half() if value.is_floating_point() else value for name, value in checkpoint["model"].items()
     }
     torch.save(checkpoint, tmp_path / "half.pth")
-    model = restore_model(load(tmp_path / "half.pth"), device="cpu")
+    model = restore_model(load(tmp_path / "half.pth"), "half.pth", Runtime())
     assert all(value.dtype == torch.float32 for value in model.parameters())
     assert model(torch.randn(1, 3, 32, 32)).isfinite().all()

@@ -6,7 +6,7 @@ import tarfile
 import threading
 
 import pytest
-from conftest import make_pets
+from conftest import load_pets, make_pets
 from torchvision.datasets import OxfordIIITPet
 
 import oxford_pet
@@ -65,11 +65,11 @@ def server(tmp_path, monkeypatch):
 def test_download_unpacks_the_official_layout_and_may_be_repeated(server, tmp_path):
     target = tmp_path / "dataset" / "oxford-iiit-pet"
     oxford_pet.download(target)
-    assert len(oxford_pet.load_dataset(target, "train", 32)) == 18
+    assert len(load_pets(target, "train", 32)) == 18
     server.asked.clear()
     (target / "images" / "Drawn_1.jpg").write_bytes(b"half unpacked")
     oxford_pet.download(target)
-    assert not server.asked and len(oxford_pet.load_dataset(target, "train", 40)) == 18
+    assert not server.asked and len(load_pets(target, "train", 40)) == 18
 
 
 def test_a_connection_that_is_cut_is_said_and_mended_by_the_same_command(server, tmp_path):
@@ -79,7 +79,7 @@ def test_a_connection_that_is_cut_is_said_and_mended_by_the_same_command(server,
     assert not (tmp_path / "pets" / "images").exists()
     server.cut = False
     oxford_pet.download(tmp_path / "pets")
-    assert len(oxford_pet.load_dataset(tmp_path / "pets", "test", 32)) == 6
+    assert len(load_pets(tmp_path / "pets", "test", 32)) == 6
 
 
 def test_an_archive_of_another_sum_is_not_unpacked(server, tmp_path):

@@ -7,19 +7,24 @@ import torch
 from conftest import error_of, make_checkpoint, script
 from PIL import Image
 
-from evaluate import THRESHOLDS, Thresholds
+import losses
+from scoring import THRESHOLDS, Tally, best_threshold
 from utils import confusion, dice
 
 
 def test_the_threshold_is_that_of_the_highest_mean_dice():
     generator = torch.Generator().manual_seed(0)
     mask = torch.randint(0, 2, (6, 1, 16, 16), generator=generator, dtype=torch.uint8)
-    probability = (0.3 * mask + 0.5 * torch.rand(mask.shape, generator=generator)).clamp(0, 1)
-    thresholds = Thresholds()
+    mask[:, :, :2] = 255
+    probability = (0.3 * mask.clamp(max=1) + 0.5 * torch.rand(mask.shape, generator=generator)).clamp(0, 1)
+    tally = Tally(range(6), criterion=losses.bce)
     for part in (slice(0, 4), slice(4, 6)):
-        thresholds(probability[part], mask[part])
-    means = [dice(confusion(probability >= threshold, mask)).mean().item() for threshold in THRESHOLDS]
-    assert thresholds.best() == THRESHOLDS[int(np.argmax(means))] != 0.5
+        tally.add({"mask": mask[part]}, probability.logit()[part])
+    expected = torch.stack([confusion(probability >= threshold, mask) for threshold in THRESHOLDS])
+    assert torch.equal(tally.counts(), expected) and torch.equal(tally.at(0.5), expected[9])
+    means = [dice(counts).mean().item() for counts in expected]
+    assert best_threshold(tally.counts()) == THRESHOLDS[int(np.argmax(means))] != 0.5
+    assert tally.loss() == pytest.approx(losses.bce(probability.logit(), mask).item())
 
 
 def evaluate(folder, *flags):
@@ -67,12 +72,11 @@ def test_a_threshold_that_cannot_be_is_refused(threshold, tmp_path):
 
 
 def test_a_lack_of_memory_says_which_flag_to_lower(pets, tmp_path, monkeypatch):
-    def predict(*arguments):
+    def predict(self, pixels):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     make_checkpoint(tmp_path / "a.pth")
-    monkeypatch.setattr("evaluate.predict", predict)
-    monkeypatch.setattr("inference.predict_logits", predict)
+    monkeypatch.setattr("predictor.Predictor.logits", predict)
     for name, flags in (("evaluate", ()), ("inference", ()), ("inference", ("--input", str(pets / "images")))):
         done = script(name, "--model", "a.pth", "--data_path", pets, *flags, cwd=tmp_path, expect=2)
-        assert "the GPU's memory is not enough; take a smaller --batch_size than " in error_of(done)
+        assert "the GPU's memory is not enough; use a smaller --batch_size than " in error_of(done)

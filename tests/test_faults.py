@@ -11,13 +11,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, error_of, make_pets, script
+from conftest import ROOT, error_of, load_pets, make_pets, script
 from kills import kill_often
 from processes import FORKS, finish, launch, launch_pair
 
 import oxford_pet
 from checkpoint import load, save
-from oxford_pet import load_dataset
 from utils import UserError
 
 RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 12, "--batch_size", 4, "--steps", 7)
@@ -33,31 +32,26 @@ def same_end(folder, first, second):
     return histories[0] == histories[1]
 
 
-def stop_after(steps, monkeypatch):
-    """Have the running process send itself SIGTERM in that step of training."""
-    import train
+def stop_after(steps):
+    """For on_step: the running process sends itself SIGTERM after that step of training."""
 
-    taken, step = 0, train.train_step
-
-    def counted(*args):
-        nonlocal taken
-        step(*args)
-        taken += 1
-        if taken == steps:
+    def on_step(state):
+        if state.step == steps:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train, "train_step", counted)
+    return on_step
 
 
 @pytest.mark.parametrize("steps", [1, 6, 7, 10])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been(precision, steps, tmp_path, monkeypatch):
+def test_a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been(precision, steps, tmp_path):
     flags = (*RUN, "--precision", precision)
     script("train", *flags, "--name", "whole", cwd=tmp_path)
-    with monkeypatch.context() as patch:
-        stop_after(steps, patch)
-        out = script("train", *flags, "--name", "cut", cwd=tmp_path, expect=128 + signal.SIGTERM).stdout
-    assert f"stopped after step {steps}; go on with: python src/train.py --resume saved_models/cut.last.pth" in out
+    ended = script(
+        "train", *flags, "--name", "cut", cwd=tmp_path, expect=128 + signal.SIGTERM, on_step=stop_after(steps)
+    )
+    out = ended.stdout
+    assert f"stopped after step {steps}; resume with: python src/train.py --resume saved_models/cut.last.pth" in out
     script("train", "--resume", "saved_models/cut.last.pth", cwd=tmp_path)
     assert same_end(tmp_path, "whole", "cut")
 
@@ -71,9 +65,9 @@ def test_a_signal_while_the_processes_agree_is_not_lost(tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return values
 
-    monkeypatch.setattr("train.agree", agree)
+    monkeypatch.setattr("training.stop.agree", agree)
     out = script("train", *RUN, "--name", "cut", cwd=tmp_path, expect=128 + signal.SIGTERM).stdout
-    assert "stopped after step 3; go on with" in out  # before the first step it is asked once
+    assert "stopped after step 3; resume with" in out  # before the first step it is asked once
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -91,7 +85,7 @@ def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(precision, 
     step = load(last)["training"]["step"]
     assert 4 <= step < 60
     finish(*launch_pair("train", "--resume", last, cwd=tmp_path), log=tmp_path / "train.log")
-    assert f"going on after step {step} of 60" in (tmp_path / "train.log").read_text()
+    assert f"resuming after step {step} of 60" in (tmp_path / "train.log").read_text()
     assert same_end(tmp_path, "whole", "cut")
 
 
@@ -106,7 +100,7 @@ def test_torchrun_stops_saves_and_goes_on(tmp_path):
         time.sleep(0.05)
     process.send_signal(signal.SIGTERM)
     out, _ = process.communicate(timeout=120)
-    assert "go on with: torchrun --nproc_per_node 2 src/train.py --resume saved_models/a.last.pth" in out
+    assert "resume with: torchrun --nproc_per_node 2 src/train.py --resume saved_models/a.last.pth" in out
     assert 0 < load(tmp_path / "saved_models/a.last.pth")["training"]["step"] < 4000
 
 
@@ -150,7 +144,7 @@ def test_a_disk_that_fills_keeps_what_was_saved(tmp_path, monkeypatch):
 
 
 def test_too_little_room_is_found_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("train.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
+    monkeypatch.setattr("training.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
     done = script("train", *RUN, cwd=tmp_path, expect=2)
     assert "has 0 MB free, checkpoints need about" in error_of(done)
 
@@ -177,12 +171,12 @@ def pack_slowly(folder, started):
         return read(*args)
 
     oxford_pet.read_pair = slow
-    load_dataset(folder, "train", 32)
+    load_pets(folder, "train", 32)
 
 
 def test_a_cache_writer_that_is_killed_leaves_nothing_that_is_trusted(tmp_path):
     pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
-    expected = load_dataset(pets, "train", 32, cache_dir=tmp_path / "other")
+    expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
     for delay in (0.0, 0.05, 0.1, 0.2):
         started = FORKS.Event()
         process = FORKS.Process(target=pack_slowly, args=(pets, started))
@@ -194,14 +188,14 @@ def test_a_cache_writer_that_is_killed_leaves_nothing_that_is_trusted(tmp_path):
         assert not list(pets.glob("cache/train-*.npy"))
     [left, *_] = pets.glob("cache/unfinished-*")
     os.utime(left, (0, 0))
-    dataset = load_dataset(pets, "train", 32)
+    dataset = load_pets(pets, "train", 32)
     assert np.array_equal(dataset.packed, expected.packed)
     assert not left.exists()  # it was older than a day
 
 
 def test_two_that_start_at_once_do_not_spoil_each_other(tmp_path):
     pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
-    expected = load_dataset(pets, "train", 32, cache_dir=tmp_path / "other")
+    expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
     started = FORKS.Event()
     starters = [FORKS.Process(target=pack_slowly, args=(pets, started)) for _ in range(2)]
     for process in starters:
@@ -213,11 +207,11 @@ def test_two_that_start_at_once_do_not_spoil_each_other(tmp_path):
 
 def test_a_damaged_cache_is_made_anew(tmp_path):
     pets = make_pets(tmp_path / "oxford-iiit-pet", 6, 2)
-    expected = np.array(load_dataset(pets, "train", 32).packed)
+    expected = np.array(load_pets(pets, "train", 32).packed)
     [packed] = pets.glob("cache/*")
     for damaged in (b"", packed.read_bytes()[:-100], b"\x93NUMPY rubbish"):
         packed.write_bytes(damaged)
-        assert np.array_equal(load_dataset(pets, "train", 32).packed, expected)
+        assert np.array_equal(load_pets(pets, "train", 32).packed, expected)
 
 
 # ---------------------------------------------------------------------------------- checkpoints

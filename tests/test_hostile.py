@@ -119,7 +119,7 @@ def test_a_file_that_says_it_holds_more_than_its_size_is_not_unpacked(tmp_path):
 def test_a_plain_state_dict_is_taken_with_its_networks_name(name, options, tmp_path):
     model = build_model(name, **options).eval()
     torch.save(model.state_dict(), tmp_path / "plain.pth")
-    restored = restore_model(load(tmp_path / "plain.pth", name))
+    restored = restore_model(load(tmp_path / "plain.pth", name), "plain.pth")
     image = torch.randn(1, options.get("in_channels", 3), 48, 48)
     with torch.inference_mode():
         torch.testing.assert_close(restored(image), model(image))

@@ -169,7 +169,7 @@ def test_mistakes(call, tmp_path):
     photo().save(tmp_path / "a.png")
     (tmp_path / "empty").mkdir()
     for arguments, words in (
-        (("--input", "nowhere/*.jpg"), "--input nowhere/*.jpg is not there"),
+        (("--input", "nowhere/*.jpg"), "--input nowhere/*.jpg not found"),
         (("--input", "empty"), "has no picture in it"),
         (("--input", "-", "--output", "x"), "--input - goes with --output -"),
         (("--save", "overlay"), "are for --input"),

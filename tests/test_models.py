@@ -1,9 +1,9 @@
 import pytest
 import torch
 import torchvision
+from conftest import load_shapes
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-import shapes
 from models import MODELS, build_model
 from models.resnet34_unet import DECODERS
 from utils import confusion, dice
@@ -86,7 +86,7 @@ def test_encoder_is_torchvisions_resnet34():
 @pytest.mark.parametrize("name", MODELS)
 def test_overfits_eight_pictures(name):
     torch.manual_seed(0)
-    batch = shapes.load_dataset(None, "train", 32, limit=8)[list(range(8))]
+    batch = load_shapes("train", 32, limit=8)[list(range(8))]
     image, mask = batch["image"].float() / 255, batch["mask"]
     model = build_model(name, **({} if name == "resnet34_unet" else {"width": 8}))
     optimizer = torch.optim.Adam(model.parameters(), 3e-3)

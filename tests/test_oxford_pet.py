@@ -4,13 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import draw_pet, make_pets
+from conftest import draw_pet, load_pets, make_pets
 from PIL import Image
 from torch.utils.data import DataLoader
 
 import oxford_pet
+from cache import PackedDataset
 from data import ShuffledBatches, eval_loader
-from oxford_pet import load_dataset, split_names
+from oxford_pet import split_names
+from splits import SPLITS
 from utils import UserError
 
 
@@ -19,7 +21,7 @@ def test_splits_are_disjoint_and_of_the_official_counts(tmp_path):
     annotations.mkdir()
     annotations.joinpath("trainval.txt").write_text("".join(f"Abyssinian_{i} 1 1 1\n" for i in range(3680)))
     annotations.joinpath("test.txt").write_text("".join(f"pug_{i} 26 2 18\n" for i in range(3669)))
-    names = {mode: split_names(tmp_path, mode) for mode in oxford_pet.SPLITS}
+    names = {mode: split_names(tmp_path, mode) for mode in SPLITS}
     assert {mode: len(found) for mode, found in names.items()} == {"train": 3312, "valid": 368, "test": 3669}
     assert len(set().union(*names.values())) == 3680 + 3669
     assert names["valid"][:3] == ["Abyssinian_0", "Abyssinian_10", "Abyssinian_20"]
@@ -28,7 +30,7 @@ def test_splits_are_disjoint_and_of_the_official_counts(tmp_path):
 
 @pytest.mark.parametrize("border, third", [("foreground", 1), ("background", 0), ("ignore", 255)])
 def test_mask_rule(pets, border, third):
-    dataset = load_dataset(pets, "train", 40, border=border)
+    dataset = load_pets(pets, "train", 40, border=border)
     name = dataset.names[2]
     trimap = Image.open(pets / "annotations" / "trimaps" / f"{name}.png").resize((40, 40), Image.Resampling.NEAREST)
     expected = np.select([np.asarray(trimap) == 1, np.asarray(trimap) == 2], [1, 0], third)
@@ -36,37 +38,37 @@ def test_mask_rule(pets, border, third):
 
 
 def test_pictures_are_resized_bilinearly(pets):
-    dataset = load_dataset(pets, "test", 32)
+    dataset = load_pets(pets, "test", 32)
     picture = Image.open(pets / "images" / f"{dataset.names[1]}.jpg").resize((32, 32), Image.Resampling.BILINEAR)
     assert (dataset[1]["image"].permute(1, 2, 0).numpy() == np.asarray(picture)).all()
-    assert dataset.original_size(1) == Image.open(pets / "images" / f"{dataset.names[1]}.jpg").size
+    assert dataset.original_size(dataset.names[1]) == Image.open(pets / "images" / f"{dataset.names[1]}.jpg").size
 
 
 def test_contract_of_items_lists_and_loaders(pets):
-    dataset = load_dataset(pets, "train", 32)
+    dataset = load_pets(pets, "train", 32)
     item, batch = dataset[5], dataset[[5, 0]]
     assert item["image"].shape == (3, 32, 32) and item["mask"].shape == (1, 32, 32) and item["name"] == "Drawn_6"
     assert item["image"].dtype == item["mask"].dtype == torch.uint8
     assert torch.equal(batch["image"][0], item["image"]) and batch["name"] == ["Drawn_6", "Drawn_1"]
     loaded = next(iter(DataLoader(dataset, batch_size=4, collate_fn=lambda batch: batch)))
     assert loaded["image"].shape == (4, 3, 32, 32)
-    assert load_dataset(pets, "train", 32, grey=True, limit=3)[[0, 1, 2]]["image"].shape == (3, 1, 32, 32)
+    assert load_pets(pets, "train", 32, in_channels=1, limit=3)[[0, 1, 2]]["image"].shape == (3, 1, 32, 32)
 
 
 def test_decoding_happens_once_and_again_after_a_change(pets, monkeypatch):
-    first = load_dataset(pets, "train", 32)[0]["image"]
+    first = load_pets(pets, "train", 32)[0]["image"]
     monkeypatch.setattr(oxford_pet, "read_pair", None)  # a second decoding would fail
-    assert torch.equal(load_dataset(pets, "train", 32)[0]["image"], first)
+    assert torch.equal(load_pets(pets, "train", 32)[0]["image"], first)
     monkeypatch.undo()
     draw_pet(pets, "Drawn_1", 99)
-    assert not torch.equal(load_dataset(pets, "train", 32)[0]["image"], first)
+    assert not torch.equal(load_pets(pets, "train", 32)[0]["image"], first)
     assert not list(pets.glob("cache/unfinished-*"))
 
 
 def test_a_cache_that_cannot_be_written_is_one_note(pets, tmp_path, capsys):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file, no folder")
-    dataset = load_dataset(pets, "test", 32, cache_dir=blocked)
+    dataset = load_pets(pets, "test", 32, cache_dir=blocked)
     assert len(dataset) == 6 and dataset[0]["image"].shape == (3, 32, 32)
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -80,7 +82,7 @@ def resident():
 def test_memory_does_not_grow_with_what_was_read(tmp_path):
     pets = make_pets(tmp_path / "oxford-iiit-pet", 100, 1)
     before = resident()
-    dataset = load_dataset(pets, "train", 512)
+    dataset = load_pets(pets, "train", 512)
     assert dataset.packed.nbytes > 90e6
     for first in range(0, 90, 10):
         dataset[list(range(first, first + 10))]
@@ -89,8 +91,8 @@ def test_memory_does_not_grow_with_what_was_read(tmp_path):
 
 def test_on_a_gpu_the_set_gives_the_same_batches(pets):
     """A set whose pixels are a tensor, as they are on a GPU."""
-    mapped = load_dataset(pets, "train", 32, border="ignore")
-    moved = oxford_pet.OxfordPet(torch.from_numpy(np.array(mapped.packed)), mapped.names, "ignore")
+    mapped = load_pets(pets, "train", 32, border="ignore")
+    moved = PackedDataset(torch.from_numpy(np.array(mapped.packed)), mapped.pairs, mapped.read_label, mapped.mask_of)
     for index in (3, [4, 0, 7]):
         one, two = mapped[index], moved[index]
         assert torch.equal(one["image"], two["image"]) and torch.equal(one["mask"], two["mask"])
@@ -135,7 +137,7 @@ def color_trimap(pets):
 def test_what_cannot_be_used_is_named_in_one_line(spoil, reason, pets):
     spoil(pets)
     with pytest.raises(UserError, match=rf"^1 of 18 pictures of the train split .*{reason}[^\n]*$"):
-        load_dataset(pets, "train", 32)
+        load_pets(pets, "train", 32)
     assert not list(pets.glob("cache/*train*")) and not list(pets.glob("cache/unfinished-*"))
 
 
@@ -146,7 +148,7 @@ def test_what_cannot_be_used_is_named_in_one_line(spoil, reason, pets):
 def test_split_files_that_cannot_be_used(text, reason, pets):
     (pets / "annotations" / "test.txt").write_text(text)
     with pytest.raises(UserError, match=reason):
-        load_dataset(pets, "test", 32)
+        load_pets(pets, "test", 32)
 
 
 def test_split_files_with_blank_lines_comments_and_crlf(pets):
@@ -162,7 +164,7 @@ def test_a_trimap_drawn_on_the_picture_as_stored(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.open(path).save(path, exif=exif, quality=95)
-    assert len(load_dataset(pets, "train", 32)) == 1
+    assert len(load_pets(pets, "train", 32)) == 1
 
 
 def test_shuffled_batches_cover_every_picture_once_a_pass_and_go_on_from_any_step():

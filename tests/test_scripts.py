@@ -186,7 +186,7 @@ def test_a_lack_of_memory_says_which_flag_to_lower(tmp_path, monkeypatch):
 
     monkeypatch.setattr("models.unet.UNet.forward", forward)
     done = script("train", *SHAPES, *TINY, cwd=tmp_path, expect=2)
-    assert "the GPU's memory is not enough; take --accumulate 2 (the same batch of 4, in parts of 2" in error_of(done)
+    assert "the GPU's memory is not enough; use --accumulate 2 (the same batch of 4, in parts of 2" in error_of(done)
 
 
 def test_pictures_that_grow(tmp_path):
@@ -219,7 +219,7 @@ def test_published_encoder_weights_load(with_fc, tmp_path):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ("train --data_path nowhere", "--data_path nowhere is not there"),
+        ("train --data_path nowhere", "--data_path nowhere not found"),
         ("train --model vnet", "invalid choice: 'vnet'"),
         ("train --batch_size 0", "0 is not a whole number of at least 1"),
         ("train --dropout 2", "2 is not a number of at least 0 and below 1"),
@@ -229,11 +229,11 @@ def test_published_encoder_weights_load(with_fc, tmp_path):
         ("train --device cuda:99", "--device cuda:99 cannot be used ("),
         ("train --device toaster", "--device toaster cannot be used ("),
         ("train --save_dir file.txt", "--save_dir file.txt cannot be written"),
-        ("train --resume nowhere.last.pth", "nowhere.last.pth is not there"),
+        ("train --resume nowhere.last.pth", "nowhere.last.pth not found"),
         ("train --resume file.txt", "file.txt is not a checkpoint, or is damaged"),
         ("train --data_path empty", "empty/annotations/trainval.txt is missing"),
         ("evaluate", "the following arguments are required: --model"),
-        ("evaluate --model nowhere.pth", "nowhere.pth is not there"),
+        ("evaluate --model nowhere.pth", "nowhere.pth not found"),
         ("evaluate --model file.txt", "file.txt is not a checkpoint, or is damaged"),
         ("evaluate --model plain.pth", "plain.pth is not a checkpoint of src/train.py"),
         ("inference --model empty.pth", "empty.pth is not a checkpoint, or is damaged"),
@@ -256,7 +256,7 @@ def test_mistakes_get_one_line_and_exit_status_2(arguments, words, tmp_path, mon
 def test_inference_names_an_input_that_is_not_there(trained):
     folder, _ = trained
     done = script("inference", "--model", "saved_models/unet.pth", "--input", "nowhere.jpg", cwd=folder, expect=2)
-    assert "--input nowhere.jpg is not there" in error_of(done)
+    assert "--input nowhere.jpg not found" in error_of(done)
 
 
 def test_weights_of_another_network_are_refused(trained, tmp_path):

@@ -1,12 +1,13 @@
 import numpy as np
 import torch
+from conftest import load_shapes
 from torch.utils.data import DataLoader
 
 import shapes
 
 
 def test_items_come_back_the_same_and_differ_from_each_other():
-    first, again = shapes.load_dataset(None, "train", 32), shapes.load_dataset(None, "train", 32)
+    first, again = load_shapes("train", 32), load_shapes("train", 32)
     again[7]  # other reads change nothing
     for index in (0, 5, 7999):
         assert torch.equal(first[index]["image"], again[index]["image"])
@@ -17,7 +18,7 @@ def test_items_come_back_the_same_and_differ_from_each_other():
 def test_no_split_shares_an_item():
     seen = {}
     for mode in shapes.SPLITS:
-        dataset = shapes.load_dataset(None, mode, 16, limit=200)
+        dataset = load_shapes(mode, 16, limit=200)
         for index in range(len(dataset)):
             seen.setdefault(dataset[index]["image"].numpy().tobytes(), set()).add((mode, index))
     assert all(len(places) == 1 for places in seen.values()) and len(seen) == 200 + 100 + 200
@@ -25,7 +26,7 @@ def test_no_split_shares_an_item():
 
 def test_contract_of_grey_and_rgb():
     for grey, channels in ((True, 1), (False, 3)):
-        dataset = shapes.load_dataset(None, "valid", 40, grey=grey, limit=10)
+        dataset = load_shapes("valid", 40, in_channels=1 if grey else 3, limit=10)
         item, batch = dataset[3], dataset[[3, 4]]
         assert item["image"].shape == (channels, 40, 40) and item["image"].dtype == torch.uint8
         assert item["mask"].shape == (1, 40, 40) and set(item["mask"].unique().tolist()) <= {0, 1}
@@ -35,7 +36,7 @@ def test_contract_of_grey_and_rgb():
 
 
 def test_the_mask_is_the_union_of_the_discs():
-    picture, mask = shapes.draw(np.random.default_rng(1), 96, 128, sigma=0, grey=True)
+    picture, mask = shapes.draw(np.random.default_rng(1), 96, 128, sigma=0, in_channels=1)
     assert picture.shape == mask.shape == (96, 128)
     assert picture[mask == 0].max() == picture.min() == 0  # without noise the background is one level, the lowest
     assert (picture[mask == 1] > 0).mean() > 0.99 and picture.max() == 255

@@ -4,14 +4,16 @@ import pytest
 import torch
 
 from models import build_model
+from runtime import Runtime, pick_device
 from training.settings import parse_args
 from training.state import State
-from utils import UserError, pick_device
+from utils import UserError
 
 
 def small_run(precision=torch.float32):
-    args, _ = parse_args(None, ["--dataset", "shapes", "--width", "4"])
-    return State(args, build_model("unet", width=4), 10, torch.device("cpu"), precision)
+    settings, _ = parse_args(None, ["--dataset", "shapes", "--width", "4"])
+    runtime = Runtime(dtype=precision)
+    return State(settings, build_model("unet", width=4), 80, ([0.5] * 3, [0.5] * 3), runtime)
 
 
 def a_step(state, factor=1.0):

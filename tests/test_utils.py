@@ -60,8 +60,8 @@ def test_scores_against_a_plain_count():
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have no mallopt")
 def test_a_network_on_the_cpu_is_given_the_same_memory_again():
     lines = [
-        "import resource, torch, utils",
-        "utils.to_device(torch.nn.Conv2d(1, 1, 1), torch.device('cpu'))",
+        "import resource, torch, runtime",
+        "runtime.choose_runtime('cpu')",
         "def faults():",
         "    for _ in range(20):",
         "        torch.ones(2**24)",

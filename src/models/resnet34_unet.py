@@ -138,3 +138,15 @@ class ResNet34UNet(nn.Module):
         if len(self.blocks) == 4:  # at half size
             x = nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
         return x
+
+
+def options_of(weights: dict) -> dict:
+    """The options of the ResNet34-UNet that a state_dict is of. Raises KeyError or AttributeError."""
+    decoder = "transposed" if "blocks.4.conv.0.weight" not in weights else "nearest"
+    if "blocks.4.up.weight" in weights:
+        decoder = "upconv"
+    return {
+        "in_channels": weights["encoder.conv1.weight"].shape[1],
+        "out_channels": weights["head.weight"].shape[0],
+        "decoder": decoder,
+    }

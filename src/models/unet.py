@@ -99,3 +99,15 @@ def init_weights(module):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
         nn.init.zeros_(module.bias)
+
+
+def options_of(weights: dict) -> dict:
+    """The options of the U-Net that a state_dict is of. Raises KeyError, AttributeError or ValueError."""
+    width, in_channels = weights["stem.0.weight"].shape[:2]
+    return {
+        "in_channels": in_channels,
+        "out_channels": weights["head.weight"].shape[0],
+        "width": width,
+        "depth": len({key.split(".")[1] for key in weights if key.startswith("downs.")}),
+        "norm": "none" if "stem.0.bias" in weights else "batch",
+    }

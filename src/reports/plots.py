@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 
 from files import write_whole
-from training.state import of_last_size
+from predictor import Predictor
+from training.schedule import of_largest_size
+from utils import confusion, dice, foreground
 
 TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
 
@@ -37,7 +39,7 @@ def plot_history(history, title, path):
     line(axes[1], "train_dice", TRAIN, "train")
     line(axes[1], "valid_dice", VALID, "valid")
     line(axes[2], "learning_rate", RATE, "learning rate")
-    best = max(of_last_size(history), key=lambda row: row["valid_dice"])
+    best = max(of_largest_size(history), key=lambda row: row["valid_dice"])
     grown = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
     names = ("loss", f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", "learning rate at epoch's end")
     for axis, name in zip(axes, names, strict=True):
@@ -50,6 +52,16 @@ def plot_history(history, title, path):
     axes[1].legend()
     figure.suptitle(title + "; dotted: the pictures grow" * bool(grown))
     save_figure(figure, path)
+
+
+def panel_rows(predictor: Predictor, dataset, indices) -> list[dict]:
+    """Predict a few pictures of a dataset, for `plot_panels`."""
+    batch = dataset[list(indices)]
+    logits = foreground(predictor.logits(batch["image"]))
+    dices = dice(confusion(logits.cpu() >= 0, batch["mask"].cpu())).tolist()
+    columns = (batch["name"], batch["image"].cpu(), batch["mask"][:, 0].cpu(), logits.sigmoid()[:, 0].cpu(), dices)
+    names = ("name", "image", "mask", "probability", "dice")
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def plot_panels(rows, title, path):

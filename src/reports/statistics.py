@@ -1,14 +1,15 @@
-"""Checkpoints on a split -> the numbers of report.py: per picture, per threshold, per group, with their uncertainty."""
+"""The numbers of report.py: per picture, per threshold, per group, with their uncertainty."""
 
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader
 
-from data import eval_loader
-from evaluate import THRESHOLDS, Counts, evaluate
-from utils import dice, scores
+from predictor import Predictor, predictions
+from scoring import Tally
+from utils import dice, foreground, scores
 
 BINS = 10  # of probability, for calibration
 RESAMPLES = 10_000
@@ -29,28 +30,23 @@ class Result:
     seconds: float  # of the whole evaluation
 
 
-def collect(label, model, checkpoint, dataset, device, precision, batch_size, tta=False):
-    """Predict every picture of `dataset` once. -> Result."""
-    counts, calibration = Counts(dataset, THRESHOLDS), torch.zeros(BINS, 3, dtype=torch.float64)
-
-    def each(probability, mask):
-        counts(probability, mask)
-        calibration.add_(calibrate(probability.cpu(), mask.cpu()))
-
-    loader = eval_loader(dataset, batch_size, device=device)
+def collect(label: str, predictor: Predictor, loader: DataLoader) -> Result:
+    """Predict every picture of `loader` once."""
+    tally, calibration = Tally(loader.dataset), torch.zeros(BINS, 3, dtype=torch.float64)
     began = time.perf_counter()
-    evaluate(model, loader, device, precision, checkpoint["mean"], checkpoint["std"], tta=tta, title=label, each=each)
-    seconds, counts = time.perf_counter() - began, counts.all()
-    at_half = counts[THRESHOLDS.index(0.5)]
+    for batch, logits in predictions(predictor, loader, label):
+        tally.add(batch, logits)
+        calibration += calibrate(foreground(logits).sigmoid().cpu(), batch["mask"].cpu())
+    at_half, by_threshold = tally.at(0.5), tally.counts()
     return Result(
         label,
-        parameters=sum(p.numel() for p in model.parameters()),
-        names=list(dataset.names),
+        parameters=sum(parameter.numel() for parameter in predictor.network.parameters()),
+        names=list(loader.dataset.names),
         dice=dice(at_half).numpy(),
         scores=scores(at_half),
-        by_threshold=np.array([dice(part).mean().item() for part in counts]),
+        by_threshold=np.array([dice(part).mean().item() for part in by_threshold]),
         calibration=calibration.numpy(),
-        seconds=seconds,
+        seconds=time.perf_counter() - began,
     )
 
 

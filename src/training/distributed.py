@@ -28,7 +28,7 @@ def world_size():
 
 
 def start(device):
-    """Join the other processes, if there are any; all but process 0 fall silent."""
+    """Join the other processes, if there are any; all but process 0 are silenced."""
     if world_size() == 1 or dist.is_initialized():
         return
     if device.type == "cuda":
@@ -48,9 +48,25 @@ def finish():
         dist.destroy_process_group()
 
 
+def on_first(function):
+    """Call a function on rank 0; every rank gets its result, or its UserError. Collective: call on all ranks."""
+    if world_size() == 1:
+        return function()
+    outcome = [None, None]
+    if rank() == 0:
+        try:
+            outcome = [function(), None]
+        except UserError as error:
+            outcome = [None, str(error)]
+    dist.broadcast_object_list(outcome, device=torch.device("cpu"))
+    if outcome[1]:
+        raise UserError(outcome[1])
+    return outcome[0]
+
+
 @contextmanager
 def first_alone():
-    """The first process of each machine goes through the block before its others, who find what it left on the disk."""
+    """Local rank 0 runs the block first; the others of its machine reuse its files."""
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if waits:
         dist.barrier()
@@ -62,7 +78,7 @@ def first_alone():
 
 
 def share(n, part, parts):
-    """Which of n items are the part-th of so many parts, in order: a slice."""
+    """The part-th of `parts` equal slices of n items, in order."""
     return slice(part * n // parts, (part + 1) * n // parts)
 
 
@@ -84,7 +100,7 @@ def no_sync(forward):
 
 
 def agree(*values):
-    """Whole numbers of each process -> the largest of each over the processes."""
+    """The largest of each whole number over the ranks. Collective: call on all ranks."""
     if world_size() == 1:
         return values
     values = torch.tensor(values)
@@ -93,7 +109,7 @@ def agree(*values):
 
 
 def gather(values):
-    """A tensor of the same shape in every process -> (processes, ...), on the CPU."""
+    """A tensor of one shape on every rank as (ranks, ...), on the CPU. Collective: call on all ranks."""
     values = values.detach().cpu()
     if world_size() == 1:
         return values[None]
@@ -103,7 +119,10 @@ def gather(values):
 
 
 def gather_rows(rows, total):
-    """Rows of every world_size-th of `total` items, from item `rank` on -> those of all items, in order, on the CPU."""
+    """Rows of every world_size-th of `total` items, from item `rank`, as those of all items, in order, on the CPU.
+
+    Collective: call on all ranks.
+    """
     if world_size() == 1:
         return rows.cpu()
     length = -(-total // world_size())

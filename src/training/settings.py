@@ -1,17 +1,18 @@
-"""The command line of train.py -> its settings, new or those of the run it resumes."""
+"""The command line of train.py: its settings, new or those of the run it resumes."""
 
 import argparse
-import itertools
 from pathlib import Path
 
 from augment import AUGMENTS
 from checkpoint import load
 from data import DATASETS, choose_dataset
 from losses import LOSSES
-from models import MODELS
+from models import MODELS, options_of_network
 from models.resnet34_unet import DECODERS
-from oxford_pet import BORDERS
-from utils import Parser, UserError, add_device_flags, count, positive, rate, share
+from runtime import add_runtime_flags
+from splits import BORDERS, DataOptions
+from training.schedule import SCHEDULES
+from utils import Parser, UserError, count, fraction, positive, rate, side
 
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
@@ -25,7 +26,8 @@ OPTIMIZERS = {  # of flags whose best value depends on the optimizer
     "sgd": {"learning_rate": 1e-2, "weight_decay": 0.0},
 }
 MAY_CHANGE = {  # on --resume
-    "epochs", "accumulate", "compile", "data_path", "cache_dir", "device", "precision", "workers", "save_every"
+    "epochs", "accumulate", "compile", "data_path", "cache_dir", "device", "precision", "workers", "save_every",
+    "name", "save_dir",
 }  # fmt: skip
 
 
@@ -35,11 +37,11 @@ def get_args_parser(doc):
     add("--dataset", choices=DATASETS, help="default: the pets where they are there, else the drawn shapes")
     add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet")
     add("--cache_dir", type=Path, help="where decoded pictures are kept; default cache/ in --data_path")
-    add("--image_size", type=positive, help="side of the network's input, in pixels; default 256, shapes 64")
+    add("--image_size", type=side, help="side of the network's input, in pixels; default 256, shapes 64")
     add(
         "--start_size",
         type=count,
-        help="begin with pictures of this side and grow to --image_size; 0: no growth; default 64, shapes 0",
+        help="start with pictures of this side and grow to --image_size; 0: no growth; default 64, shapes 0",
     )
     add(
         "--border",
@@ -60,7 +62,7 @@ def get_args_parser(doc):
     add("--width", type=positive, help="unet: channels of the first level; default 64")
     add("--depth", type=positive, help="unet: poolings; default 4")
     add("--norm", choices=("batch", "none"), help="unet: default batch")
-    add("--dropout", type=share, help="unet: share of channels dropped at the bottom; default 0")
+    add("--dropout", type=fraction, help="unet: share of channels dropped at the bottom; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: default nearest")
     add("--encoder_weights", type=Path, help="resnet34_unet: a file of torchvision's resnet34 weights; default: none")
     add("--in_channels", type=int, choices=(1, 3), default=3, help="1: grey pictures; default %(default)s")
@@ -81,13 +83,13 @@ def get_args_parser(doc):
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="default %(default)s")
     add(
         "--schedule",
-        choices=("none", "plateau", "cosine", "onecycle", "wsd"),
+        choices=SCHEDULES,
         default="wsd",
         help="default %(default)s",
     )
     add(
         "--ema",
-        type=float,
+        type=fraction,
         default=0.999,
         help="decay of the weights' running average, per step; 0: none; default %(default)s",
     )
@@ -105,19 +107,19 @@ def get_args_parser(doc):
         metavar="INTERVAL",
         help="save within long epochs: minutes, or steps as in 500steps; default 10",
     )
-    add("--resume", type=Path, metavar="NAME.last.pth", help="go on with this run; its settings come with it")
-    add_device_flags(parser)
+    add("--resume", type=Path, metavar="NAME.last.pth", help="continue this run with its own settings")
+    add_runtime_flags(parser)
     return parser
 
 
 def interval(text):
-    """ "10" -> (10.0, "minutes"), "500steps" -> (500.0, "steps")."""
+    """ "10" is (10.0, "minutes"), "500steps" is (500.0, "steps")."""
     number = text.removesuffix("steps")
     return rate(number), "minutes" if number == text else "steps"
 
 
 def parse_args(doc, argv=None):
-    """-> settings (a namespace) and the state to go on from (a checkpoint), or None."""
+    """The settings (a namespace), and the checkpoint to resume or None. Raises UserError."""
     parser = get_args_parser(doc)
     args = parser.parse_args(argv)
     if args.resume:
@@ -126,23 +128,7 @@ def parse_args(doc, argv=None):
     for flag, value in {**DEFAULTS[args.dataset], **OPTIMIZERS[args.optimizer]}.items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
-    if args.name is None:
-        args.name = free_name(args.save_dir, args.model)
-    elif is_taken(args.save_dir, args.name):
-        raise UserError(
-            f"{args.save_dir / args.name}.pth is there already; go on with it by --resume "
-            f"{args.save_dir / args.name}.last.pth, or choose another --name"
-        )
     return args, None
-
-
-def is_taken(folder, name):
-    return (folder / f"{name}.last.pth").exists() or (folder / f"{name}.pth").exists()
-
-
-def free_name(folder, name):
-    names = itertools.chain([name], (f"{name}-{number}" for number in itertools.count(2)))
-    return next(n for n in names if not is_taken(folder, n))
 
 
 def resumed_settings(parser, args, argv):
@@ -150,9 +136,22 @@ def resumed_settings(parser, args, argv):
     last = load(args.resume)
     if "training" not in last:
         raise UserError(f"--resume {args.resume} has weights only; name the NAME.last.pth beside it")
-    unset = object()
-    blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))  # argparse leaves alone what is set already
-    given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
+    settings = recorded_settings(last, args)
+    settings.save_dir, settings.name = args.resume.parent, args.resume.name.removesuffix(".last.pth")
+    for flag, value in given_flags(parser, args, argv).items():
+        old = getattr(settings, flag, None)
+        if flag == "resume" or str(value) == str(old):
+            continue
+        if flag not in MAY_CHANGE:
+            raise UserError(f"--{flag} {value} differs from the run's own ({old}), which cannot change; leave it out")
+        print(f"--{flag} changes from {old} to {value}")
+        setattr(settings, flag, value)
+    choose_dataset(settings.dataset, settings.data_path)
+    return settings, last
+
+
+def recorded_settings(last, args):
+    """The settings that a checkpoint keeps, with paths as such. Raises UserError where they are of another version."""
     try:
         settings = argparse.Namespace(**last["settings"])
     except (KeyError, TypeError):
@@ -160,31 +159,41 @@ def resumed_settings(parser, args, argv):
     if set(vars(settings)) != set(vars(args)):
         raise UserError(
             f"--resume {args.resume} is of another version of train.py; check out commit "
-            f"{(last.get('git') or {}).get('commit')} to go on"
+            f"{(last.get('git') or {}).get('commit')} to resume it"
         )
-    for flag, value in given.items():
-        old = getattr(settings, flag, None)
-        if flag in ("resume", "name", "save_dir") or str(value) == str(old):
-            continue
-        if flag not in MAY_CHANGE:
-            raise UserError(f"--{flag} {value} differs from the run's own ({old}), which cannot change; leave it out")
-        print(f"--{flag} changes from {old} to {value}")
-        setattr(settings, flag, value)
     for flag in ("data_path", "cache_dir"):
         if getattr(settings, flag) is not None:
             setattr(settings, flag, Path(getattr(settings, flag)))
-    choose_dataset(settings.dataset, settings.data_path)
-    settings.save_dir, settings.name = args.resume.parent, args.resume.name.removesuffix(".last.pth")
-    return settings, last
+    return settings
 
 
-def recorded(args):
+def given_flags(parser, args, argv):
+    """The flags that stand on the command line, with their values."""
+    unset = object()
+    blank = argparse.Namespace(**dict.fromkeys(vars(args), unset))  # argparse leaves alone what is set already
+    return {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
+
+
+def recorded(settings) -> dict:
     """The settings as a checkpoint keeps them: plain values."""
-    return {flag: str(value) if isinstance(value, Path) else value for flag, value in vars(args).items()}
+    return {flag: str(value) if isinstance(value, Path) else value for flag, value in vars(settings).items()}
 
 
-def network_options(args):
+def data_options(settings) -> DataOptions:
+    """What the flags say of the data."""
+    return DataOptions(
+        dataset=settings.dataset,
+        path=settings.data_path,
+        image_size=settings.image_size,
+        in_channels=settings.in_channels,
+        border=settings.border,
+        limit=settings.limit,
+        cache_dir=settings.cache_dir,
+    )
+
+
+def network_options(settings) -> dict:
     """What build_model takes beside the name, from the flags that were given."""
-    flags = {name: getattr(args, name) for name in ("width", "depth", "norm", "dropout", "decoder")}
-    options = {name: value for name, value in flags.items() if value is not None}
-    return {"in_channels": args.in_channels, "out_channels": args.out_channels, **options}
+    names = {option for name in MODELS for option in options_of_network(name)}
+    given = {name: getattr(settings, name) for name in sorted(names) if getattr(settings, name) is not None}
+    return {"in_channels": settings.in_channels, "out_channels": settings.out_channels, **given}

@@ -1,151 +1,168 @@
-"""All that changes while a run of train.py goes on, and comes back with --resume."""
+"""Mutable training state: what changes during a run of train.py, and comes back with --resume."""
 
-import math
 import random
 from operator import index
 
 import numpy as np
 import torch
-from torch.optim import SGD, Adam, AdamW, RAdam
-from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from predictor import Predictor
+from runtime import Runtime
 from training.distributed import from_first, gather, rank, world_size, wrap
 from training.muon import Muon, is_matrix
-from utils import UserError
-
-WARMUP_STEPS = 200  # of warmup_stable_decay; a tenth of the steps where that is less
-COOLDOWN = 1 / 3  # share of the steps
+from training.schedule import build_schedule, of_largest_size, size_of
+from utils import UserError, dice
 
 
-def build_optimizer(args, parameters):
-    """The optimizer of --optimizer; norms and biases are not decayed by muon and adamw."""
-    parameters, kwargs = list(parameters), {"lr": args.learning_rate, "weight_decay": args.weight_decay}
-    if args.optimizer == "muon":
+def build_optimizer(settings, parameters) -> Optimizer:
+    """The optimizer of --optimizer; muon and adamw do not decay norms and biases."""
+    parameters = list(parameters)
+    kwargs = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "muon":
         matrices = [parameter for parameter in parameters if is_matrix(parameter)]
         return Muon(matrices, [parameter for parameter in parameters if not is_matrix(parameter)], **kwargs)
-    if args.optimizer == "adamw":
+    if settings.optimizer == "adamw":
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
         others = [parameter for parameter in parameters if parameter.ndim <= 1]
         return AdamW([{"params": weights}, {"params": others, "weight_decay": 0.0}], fused=True, **kwargs)
-    if args.optimizer == "sgd":
+    if settings.optimizer == "sgd":
         return SGD(parameters, momentum=0.9, fused=True, **kwargs)
-    return RAdam(parameters, **kwargs) if args.optimizer == "radam" else Adam(parameters, fused=True, **kwargs)
-
-
-def build_schedule(args, optimizer, steps):
-    """A schedule over that many optimizer steps; `plateau` alone steps by epoch, on the valid loss."""
-    if args.schedule == "plateau":
-        return ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
-    if args.schedule == "wsd":
-        return LambdaLR(optimizer, lambda step: warmup_stable_decay(step, steps))
-    if args.schedule == "onecycle":
-        return OneCycleLR(optimizer, args.learning_rate, steps, cycle_momentum=False)
-    if args.schedule == "cosine":
-        return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
-    return LambdaLR(optimizer, lambda step: 1.0)
-
-
-def warmup_stable_decay(step, steps):
-    """Share of the highest learning rate: a short linear rise, constant, then linear to 0 over the last third.
-
-    Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024 (arXiv
-    2405.18392), section 3. A run resumed for more epochs returns to the constant part, and cools down again.
-    """
-    warmup = min(WARMUP_STEPS, steps // 10)
-    return min((step + 1) / (warmup + 1), 1, max(0.0, (steps - step) / (steps * COOLDOWN)))
+    return RAdam(parameters, **kwargs) if settings.optimizer == "radam" else Adam(parameters, fused=True, **kwargs)
 
 
 class State:
-    """The networks, the optimizer and its schedule, the history, and how far the run is."""
+    """The networks, the optimizer and its schedule, the history, and how far the run is.
 
-    def __init__(self, args, model, steps_per_epoch, device, precision):
-        self.args, self.model, self.steps_per_epoch = args, model, steps_per_epoch
-        self.optimizer = build_optimizer(args, model.parameters())
-        self.schedule = build_schedule(args, self.optimizer, args.epochs * steps_per_epoch)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        self.average = AveragedModel(model, multi_avg_fn=self.blend, use_buffers=True) if args.ema else None
-        pictures = args.batch_size // world_size() // args.accumulate
-        self.forward = wrap(model, device, pictures)  # the network as training calls it
-        if args.compile:
+    settings: of parse_args. model: on the runtime's device. pictures: how many an epoch passes over.
+    scaling: mean and std of each channel, which pixels in [0, 1] are scaled by.
+    """
+
+    def __init__(self, settings, model: torch.nn.Module, pictures: int, scaling: tuple, runtime: Runtime):
+        self.settings, self.model, self.pictures = settings, model, pictures
+        self.scaling, self.runtime = scaling, runtime
+        self.steps_per_epoch = settings.steps or -(-pictures // settings.batch_size)
+        self.optimizer = build_optimizer(settings, model.parameters())
+        self.schedule = build_schedule(settings.schedule, self.optimizer, settings.learning_rate, self.total_steps)
+        self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+        self.average = AveragedModel(model, multi_avg_fn=self.blend, use_buffers=True) if settings.ema else None
+        self.forward = wrap(model, runtime.device, settings.batch_size // world_size() // settings.accumulate)
+        if settings.compile:
             self.forward = torch.compile(self.forward)
-        self.step = 0  # optimizer steps done since the run began
-        self.sums = torch.zeros(3, dtype=torch.float64, device=device)  # of this epoch: loss, Dice, pictures
-        self.highest = torch.zeros((), device=device)  # loss of a batch, since the process began
+        self.size = settings.image_size  # side of the pictures in this epoch
+        self.step = 0  # optimizer steps since the run began
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]  # of the last step
+        self.sums = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, Dice, pictures
+        self.uncounted = []  # losses and pixel counts, on the device, that are not yet in `sums`
+        self.highest = torch.zeros((), device=runtime.device)  # loss of a batch, since the process began
         self.history = []  # a dict per epoch, a row of NAME.csv
         self.scores = {}  # of the last epoch, on the valid split
         self.threshold = 0.5  # of probability, at which the last epoch's valid Dice is highest
         self.seconds = 0.0  # of training, evaluation not counted
 
-    def blend(self, averages, values, count):
-        """Exponential average whose decay starts low, so that a short run is not held back by its first weights."""
-        decay = min(self.args.ema, (1 + int(count)) / (10 + int(count)))
+    def blend(self, averages, values, _):
+        """Exponential average whose decay starts low, so that a short run is not held back by its first weights.
+
+        The count that AveragedModel passes lies on the device, where reading it would wait; its own copy is on the CPU.
+        """
+        count = int(self.average.n_averaged)
+        decay = min(self.settings.ema, (1 + count) / (10 + count))
         get_ema_multi_avg_fn(decay)(averages, values, count)
 
     @property
-    def weights(self):
+    def total_steps(self) -> int:
+        return self.settings.epochs * self.steps_per_epoch
+
+    @property
+    def finished(self) -> bool:
+        return len(self.history) >= self.settings.epochs
+
+    def begin_epoch(self):
+        """Choose the side of the epoch's pictures: never below one that the run has reached."""
+        settings = self.settings
+        planned = size_of(len(self.history), settings.epochs, settings.start_size, settings.image_size)
+        self.size = max([planned, *(row["image_size"] for row in self.history)])
+
+    @property
+    def weights(self) -> torch.nn.Module:
         """The network to evaluate and keep."""
         return self.average.module if self.average else self.model
 
     @property
-    def best(self):
-        """The highest valid Dice so far, of the epochs with the largest pictures."""
-        return max((row["valid_dice"] for row in of_last_size(self.history)), default=0.0)
+    def best(self) -> float:
+        """The highest valid Dice among the epochs at the largest picture size that the run has reached."""
+        return max((row["valid_dice"] for row in of_largest_size(self.history)), default=0.0)
 
-    def is_best(self):
-        """Whether the last epoch is better than every one before it with pictures of its size."""
-        *before, last = of_last_size(self.history)
-        return all(row["valid_dice"] < last["valid_dice"] for row in before)
+    def is_best(self) -> bool:
+        """Whether the last epoch has the largest pictures so far, and is better than all before it that had them."""
+        largest = of_largest_size(self.history)
+        *before, last = largest
+        return last is self.history[-1] and all(row["valid_dice"] < last["valid_dice"] for row in before)
+
+    def predictor(self) -> Predictor:
+        """The network to evaluate, with the run's scaling."""
+        return Predictor(self.weights.eval(), *self.scaling, self.size, self.runtime)
 
     def share_running_means(self):
-        """Several processes differ in batch norm's running means alone; take those of process 0."""
+        """Processes differ in batch norm's running means alone; take those of process 0."""
         from_first(self.weights)
 
-    def count(self, loss, dices):
-        """Add the mean loss and the Dice of each picture to the epoch's sums, without waiting for the device."""
-        self.sums += torch.stack([loss.double() * len(dices), dices.sum(), dices.new_tensor(len(dices))])
-        self.highest = torch.fmax(self.highest, loss.detach().float())  # which passes over NaN
+    def count(self, loss: torch.Tensor, counts: torch.Tensor):
+        """Note a batch's mean loss and its pictures' pixel counts (N, 4), without waiting for the device."""
+        self.uncounted.append((loss.detach(), counts))
+        self.highest = torch.fmax(self.highest, loss.detach().float())  # ignores NaN
 
-    def means(self):
-        """Mean loss and Dice of this epoch so far, over all processes."""
-        loss, dice, pictures = gather(self.sums).sum(0).tolist()
-        return loss / pictures, dice / pictures
+    def sum_up(self):
+        """Bring the counts from the device into `sums`."""
+        for loss, counts in self.uncounted:
+            dices = dice(counts.cpu())
+            self.sums += torch.stack([loss.cpu().double() * len(dices), dices.sum(), dices.new_tensor(len(dices))])
+        self.uncounted.clear()
+
+    def means(self) -> tuple[float, float]:
+        """Mean loss and Dice of this epoch so far. Collective: call on all ranks."""
+        self.sum_up()
+        loss, dice_sum, pictures = gather(self.sums).sum(0).tolist()
+        return loss / pictures, dice_sum / pictures
 
     def end_step(self):
         """After the backward pass: move the weights, the learning rate and the average."""
-        scale = self.scaler.get_scale()
+        scale = self.scaler.get_scale() if self.scaler.is_enabled() else 1.0
+        self.learning_rate = self.optimizer.param_groups[0]["lr"]
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        overflowed = self.scaler.get_scale() < scale  # in float16: the optimizer was passed over
-        if self.args.schedule != "plateau" and not overflowed:
+        overflowed = self.scaler.is_enabled() and self.scaler.get_scale() < scale  # the optimizer was skipped
+        if self.settings.schedule != "plateau" and not overflowed:
             self.schedule.step()
         if self.average:
             self.average.update_parameters(self.model)
         self.step += 1
 
-    def end_epoch(self, valid_scores, threshold, valid_loss, size):
-        """Write the epoch into the history, and begin the next. -> the epoch's row."""
+    def end_epoch(self, valid_scores: dict, threshold: float, valid_loss: float):
+        """Write the epoch into the history, and begin the next."""
         train_loss, train_dice = self.means()
         self.scores, self.threshold = {"valid": valid_scores}, threshold
-        row = {
-            "epoch": len(self.history) + 1,
-            "step": self.step,
-            "image_size": size,
-            "train_loss": train_loss,
-            "train_dice": train_dice,
-            "valid_loss": valid_loss,
-            "valid_dice": valid_scores["dice"],
-            "valid_jaccard": valid_scores["jaccard"],
-            "learning_rate": self.optimizer.param_groups[0]["lr"],
-        }
-        self.history.append(row)
+        self.history.append(
+            {
+                "epoch": len(self.history) + 1,
+                "step": self.step,
+                "image_size": self.size,
+                "train_loss": train_loss,
+                "train_dice": train_dice,
+                "valid_loss": valid_loss,
+                "valid_dice": valid_scores["dice"],
+                "valid_jaccard": valid_scores["jaccard"],
+                "learning_rate": self.learning_rate,
+            }
+        )
         self.sums.zero_()
-        if self.args.schedule == "plateau":
+        if self.settings.schedule == "plateau":
             self.schedule.step(valid_loss)
-        return row
 
-    def state_dict(self):
-        """What NAME.last.pth holds as `training`: tensors and plain values. Every process must ask at once."""
+    def state_dict(self) -> dict:
+        """What NAME.last.pth holds as `training`: tensors and plain values. Collective: call on all ranks."""
+        self.sum_up()
         kind, keys, *rest = np.random.get_state()
         return {
             "weights": self.model.state_dict(),
@@ -153,7 +170,9 @@ class State:
             "optimizer": self.optimizer.state_dict(),
             "schedule": {k: v for k, v in self.schedule.state_dict().items() if k != "lr_lambdas"},
             "scaler": self.scaler.state_dict(),
+            "pictures": self.pictures,
             "step": self.step,
+            "learning_rate": self.learning_rate,
             "sums": gather(self.sums),
             "history": self.history,
             "scores": self.scores,
@@ -167,8 +186,14 @@ class State:
             },
         }
 
-    def load_state(self, state):
-        """Go on from what `state_dict` gave. Raises UserError where that is damaged."""
+    def load_state(self, state: dict):
+        """Resume from what `state_dict` gave. Raises UserError where that is damaged, or of other data."""
+        pictures = state.get("pictures", self.pictures) if isinstance(state, dict) else None
+        if pictures != self.pictures:
+            raise UserError(
+                f"--resume: the run trained on {pictures} pictures, and here are {self.pictures}; name its own data "
+                f"with --data_path, or start a new run with --weights"
+            )
         try:
             self._load_state(state)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
@@ -181,12 +206,13 @@ class State:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
         schedule = state["schedule"]
-        if self.args.schedule != "plateau":  # the rest follows from the settings, which may have more epochs now
+        self.learning_rate = state["learning_rate"]
+        self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
+        if self.settings.schedule != "plateau":  # the rest follows from the settings, which may have more epochs now
             schedule = {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")}
         self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
         self.scaler.load_state_dict(state["scaler"])
-        self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
-        self.threshold = state.get("threshold", self.threshold)
+        self.threshold = state["threshold"]
         sums = state["sums"]  # of each process
         if len(sums) != world_size():
             sums = torch.cat([sums.sum(0, keepdim=True), torch.zeros(world_size() - 1, 3, dtype=sums.dtype)])
@@ -194,11 +220,6 @@ class State:
         self.seconds = state["seconds"]
         kept = state["random"]
         torch.set_rng_state(kept["torch"])
-        torch.cuda.set_rng_state_all(kept["cuda"][: torch.cuda.device_count()])  # of a machine with more GPUs, perhaps
+        torch.cuda.set_rng_state_all(kept["cuda"][: torch.cuda.device_count()])  # perhaps of a machine with more GPUs
         np.random.set_state(kept["numpy"])
         random.setstate(kept["python"])
-
-
-def of_last_size(history):
-    """The epochs whose pictures have the last one's size; the Dice of other sizes is another measure."""
-    return [row for row in history if row.get("image_size") == history[-1].get("image_size")]

@@ -1,0 +1,64 @@
+"""What follows from how far a run is: the learning rate, and the size of the pictures."""
+
+import math
+
+import numpy as np
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
+
+SCHEDULES = ("none", "plateau", "cosine", "onecycle", "wsd")
+WARMUP_STEPS = 200  # of wsd; a tenth of the steps where that is less
+COOLDOWN = 1 / 3  # share of the steps of wsd in which the rate falls
+
+
+def build_schedule(name: str, optimizer: Optimizer, learning_rate: float, steps: int):
+    """A schedule over that many optimizer steps; `plateau` alone steps by epoch, on the valid loss.
+
+    No schedule moves momentum or beta1: OneCycleLR's own cycle of it was not found to help.
+    """
+    if name == "plateau":
+        return ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+    if name == "onecycle":
+        return OneCycleLR(optimizer, learning_rate, steps, cycle_momentum=False)
+    if name == "wsd":
+        return LambdaLR(optimizer, lambda step: warmup_stable_decay(step, steps))
+    if name == "cosine":
+        return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
+    return LambdaLR(optimizer, lambda step: 1.0)
+
+
+def warmup_stable_decay(step: int, steps: int) -> float:
+    """Share of the highest learning rate: a short linear rise, constant, then linear to 0 over the last third.
+
+    Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024 (arXiv
+    2405.18392), section 3. A run resumed for more epochs returns to the constant part, and cools down again.
+    """
+    warmup = min(WARMUP_STEPS, steps // 10)
+    return min((step + 1) / (warmup + 1), 1, max(0.0, (steps - step) / (steps * COOLDOWN)))
+
+
+def sizes(start_size: int, image_size: int) -> list[int]:
+    """Sides of the training pictures: multiples of 32 from start_size to image_size, each about sqrt(2) times the last.
+
+    A start_size of 0, or one not below image_size, means no growth.
+    """
+    if not 0 < start_size < image_size:
+        return [image_size]
+    factors = range(round(2 * math.log2(image_size / start_size)))
+    growing = {max(32, 32 * round(start_size * 2 ** (factor / 2) / 32)) for factor in factors}
+    return sorted({size for size in growing if size < image_size} | {image_size})
+
+
+def size_of(epoch: int, epochs: int, start_size: int, image_size: int) -> int:
+    """Side of the training pictures in an epoch, counted from 0; each side's share of the epochs is as 1/sqrt(side)."""
+    steps = sizes(start_size, image_size)
+    shares = np.cumsum([size**-0.5 for size in steps])
+    reached = (epoch + 1) / epochs * shares[-1]
+    return steps[int(np.searchsorted(shares, reached - 1e-9))]
+
+
+def of_largest_size(history: list[dict]) -> list[dict]:
+    """The epochs with the largest pictures so far: the ones that "best" is chosen among. Dice at other sizes is
+    another measure."""
+    largest = max((int(row.get("image_size") or 0) for row in history), default=0)
+    return [row for row in history if int(row.get("image_size") or 0) == largest]
