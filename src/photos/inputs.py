@@ -29,7 +29,7 @@ def find_pictures(inputs, recursive=False):
     for text in inputs:
         paths = [Path(text)] if os.path.lexists(text) else [Path(match) for match in sorted(glob.glob(str(text)))]
         if not paths:
-            raise UserError(f"--input {text} is not there; name files, folders or globs of pictures")
+            raise UserError(f"--input {text} not found; name files, folders or globs of pictures")
         for path in paths:
             found = [Source(path, PurePath(path.name))]
             if path.is_dir():
