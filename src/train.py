@@ -28,7 +28,7 @@ from models import build_model
 from runtime import choose_runtime, seed_everything
 from scoring import Tally, best_threshold, evaluate
 from training.averaging import refresh_statistics
-from training.distributed import finish, no_sync, rank, share, start, world_size
+from training.distributed import finish, no_sync, on_first, rank, share, start, world_size
 from training.progress import Monitor
 from training.saving import check_room, reserve
 from training.schedule import sizes
@@ -47,18 +47,22 @@ def main(argv=None, on_step=None):
     start(runtime.device)
     seed_everything(settings.seed, settings.deterministic)
     model = build(settings)
-    files = reserve(settings.save_dir, settings.name, settings.model, resumed=last is not None)
+    files = reserve(settings.save_dir, settings.name, settings.model, settings.resume)
     try:
         check_room(settings.save_dir, model)
         print(opening(settings, model, runtime), flush=True)
         data = TrainingData(data_options(settings))
         check_batch_size(settings, data)
+        check_smallest_part(settings)
         scaling = mean_and_std(settings, data.train)
         runtime = runtime.suited_to(model)
         state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
         print(plan(state, data), flush=True)
         if last:
-            resume(state, last)
+            resume(state, last, files)
+            if state.finished:
+                print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
+                return 0
         files.about = about(settings, scaling, runtime)
         with when_memory_runs_out(advice(settings)):
             return fit(state, data, files, on_step)
@@ -206,6 +210,21 @@ def check_batch_size(settings, data):
         raise UserError(f"a batch of {settings.batch_size} pictures has too few for {parts} parts; raise --batch_size")
 
 
+def check_smallest_part(settings):
+    """Raise UserError where batch norm would get a single value per channel in training."""
+    pictures = settings.batch_size // world_size() // settings.accumulate
+    side = sizes(settings.start_size, settings.image_size)[0]
+    with torch.device("meta"):
+        model = build_model(settings.model, **network_options(settings)).train()
+        try:
+            model(torch.empty(pictures, settings.in_channels, side, side))
+        except ValueError:
+            raise UserError(
+                f"batch norm cannot train on {pictures} picture of {side}x{side}: one value per channel at the "
+                f"network's bottom; use larger pictures or batches, or fewer --accumulate"
+            ) from None
+
+
 def mean_and_std(settings, dataset):
     """What pixels in [0, 1] are scaled by: two lists, a number per channel."""
     if settings.mean_std != "train":
@@ -219,9 +238,12 @@ def mean_and_std(settings, dataset):
     return mean.tolist(), (squares / count - mean**2).sqrt().tolist()
 
 
-def resume(state, last):
+def resume(state, last, files):
     """Continue from the checkpoint `last`, and say from where."""
     state.load_state(last["training"])
+    if not on_first(lambda: files.adopt_best(state.settings.resume)):
+        state.forget_best()
+        print(f"note: the best weights so far are not beside {state.settings.resume}; the best from here on are kept")
     print(f"resuming after step {state.step} of {state.total_steps}, best valid Dice {state.best:.4f}")
     before, after = state.learning_rate, state.optimizer.param_groups[0]["lr"]
     if not math.isclose(before, after, rel_tol=0.5) and not state.finished:

@@ -67,3 +67,12 @@ def slow_down(seconds):
             time.sleep(seconds)
 
         setattr(os, name, slow)
+
+
+def logged(function, argument, log):
+    """Call a function in a process whose output goes to the file `log`."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    function(argument)

@@ -15,8 +15,7 @@ class Average:
     """Exponential average of a network's weights and running statistics, in `module`.
 
     The decay starts low, so that a short run is not held back by its first weights: 0, then (1 + n) / (10 + n) after n
-    updates, until it reaches `decay`. `torch.optim.swa_utils.AveragedModel` reads its count from the GPU at every step, and so
-    waits for it.
+    updates, until it reaches `decay`. `torch.optim.swa_utils.AveragedModel` would wait for the GPU at every step.
     """
 
     def __init__(self, network: nn.Module, decay: float):

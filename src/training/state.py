@@ -58,6 +58,7 @@ class State:
         self.highest = torch.zeros((), device=runtime.device)  # loss of a batch, since the process began
         self.history = []  # a dict per epoch, a row of NAME.csv
         self.scores = {}  # of the last epoch, on the valid split
+        self.best_from = 0  # epochs whose best weights are lost: "best" is among the later ones
         self.threshold = 0.5  # of probability, at which the last epoch's valid Dice is highest
         self.seconds = 0.0  # of training, evaluation not counted
 
@@ -83,13 +84,20 @@ class State:
     @property
     def best(self) -> float:
         """The highest valid Dice among the epochs at the largest picture size that the run has reached."""
-        return max((row["valid_dice"] for row in of_largest_size(self.history)), default=0.0)
+        return max((row["valid_dice"] for row in self.contenders()), default=0.0)
 
     def is_best(self) -> bool:
         """Whether the last epoch has the largest pictures so far, and is better than all before it that had them."""
-        largest = of_largest_size(self.history)
-        *before, last = largest
+        *before, last = self.contenders()
         return last is self.history[-1] and all(row["valid_dice"] < last["valid_dice"] for row in before)
+
+    def contenders(self) -> list[dict]:
+        """The rows of the history that "best" is among."""
+        return of_largest_size(self.history[self.best_from :])
+
+    def forget_best(self):
+        """Choose the best among the epochs from here on: the weights of the earlier ones are lost."""
+        self.best_from = len(self.history)
 
     def predictor(self) -> Predictor:
         """The network to evaluate, with the run's scaling."""
@@ -162,6 +170,7 @@ class State:
             "learning_rate": self.learning_rate,
             "sums": gather(self.sums),
             "history": self.history,
+            "best_from": self.best_from,
             "scores": self.scores,
             "threshold": self.threshold,
             "seconds": self.seconds,
@@ -199,7 +208,7 @@ class State:
             schedule = {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")}
         self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
         self.scaler.load_state_dict(state["scaler"])
-        self.threshold = state["threshold"]
+        self.threshold, self.best_from = state["threshold"], index(state["best_from"])
         sums = state["sums"]  # of each process
         if len(sums) != world_size():
             sums = torch.cat([sums.sum(0, keepdim=True), torch.zeros(world_size() - 1, 3, dtype=sums.dtype)])
