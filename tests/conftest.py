@@ -119,3 +119,10 @@ def make_checkpoint(path, name="unet", image_size=32, seed=0, threshold=0.5, **o
             model(torch.randn(4, options["in_channels"], 64, 64))
     torch.save({**about, **scaling, **more, "model": model.state_dict()}, path)
     return path
+
+
+def pytest_sessionfinish(session):
+    """In CI, which has all that optional tests need, a skip is a failure."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if os.environ.get("SKIPS_FAIL") and reporter.stats.get("skipped"):
+        session.exitstatus = 1
