@@ -250,5 +250,5 @@ def fill(packed, pairs, read_pair, split, grey, source):
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(
             f"{len(problems)} of {len(pairs)} pictures of the {split} split in {source} cannot be used: "
-            f"{'; '.join(problems[:5])}{more}; restore these files, or take their names out of the split"
+            f"{'; '.join(problems[:5])}{more}; restore these files, or take them out of the data"
         )

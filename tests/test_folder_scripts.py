@@ -90,7 +90,7 @@ MISTAKES = [
     (
         wrong_size,
         (),
-        "masks/3.png is 9x9, its picture 60x44; restore these files, or take their names out of the split",
+        "masks/3.png is 9x9, its picture 60x44; restore these files, or take them out of the data",
     ),
     (broken_mask, (), "masks/3.png is not a picture"),
     (broken_picture, (), "images/3.png cannot be decoded"),
