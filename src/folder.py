@@ -1,8 +1,8 @@
 """A person's own pictures and masks: DIR/images and DIR/masks.
 
-    DIR/images/a.jpg  DIR/masks/a.png          # or imgs, image; mask, label, labels, annotations
-    DIR/images/s/b.tif  DIR/masks/s/b_mask.png  # sub-folders kept; or _label, _seg after the name
-    DIR/train.txt  DIR/valid.txt  DIR/test.txt  # where they are: a name on each line
+    DIR/images/a.jpg    DIR/masks/a.png           # or imgs/, image/; mask/, label/, labels/, annotations/
+    DIR/images/s/b.tif  DIR/masks/s/b_mask.png    # sub-folders are kept; or _label, _seg after the name
+    DIR/train.txt  DIR/valid.txt  DIR/test.txt    # optional: a name on each line
 
 Pictures that no list names are cut 80 : 10 : 10 by a hash of their name, so that one added later moves no other. In a
 set so small that this leaves valid or test without any, that split takes the train picture whose hash is nearest.

@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from files import read_lines
 from utils import UserError
 
@@ -88,7 +90,7 @@ def read_list(path: Path, known: Callable, flag: str = "") -> list[str]:
     """The names in a text file, one a line.
 
     A name is the whole line, blanks included, where the dataset knows that; else what stands before the first tab, or
-    the first word; with a file's suffix or without. Raises UserError that names the list and the lines at fault.
+    the first word; with a picture's suffix or without. Raises UserError that names the list and the lines at fault.
     """
     label = f"{flag} {path}".strip()
     try:
@@ -114,8 +116,13 @@ def read_list(path: Path, known: Callable, flag: str = "") -> list[str]:
 
 def find_name(line: str, known: Callable) -> str | None:
     """The name that a line of a list means, or None."""
-    texts = (line, line.split("\t")[0].rstrip(), line.split()[0])
-    return next((name for text in texts for name in (text, text.rpartition(".")[0]) if name and known(name)), None)
+    for text in (line, line.split("\t")[0].rstrip(), line.split()[0]):
+        stem, dot, suffix = text.rpartition(".")
+        if known(text):
+            return text
+        if dot + suffix.lower() in Image.registered_extensions() and known(stem):
+            return stem
+    return None
 
 
 def add_split_flags(add: Callable, recorded: str = ""):

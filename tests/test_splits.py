@@ -55,6 +55,13 @@ def test_blanks_belong_to_a_name_only_where_the_dataset_knows_it_so(tmp_path):
     assert read_lines(listing) == ["x 1", "y 1"]
 
 
+def test_a_dot_in_a_name_begins_no_suffix(tmp_path):
+    listing = write(tmp_path / "list.txt", ["a.b", "c.d.jpg"])
+    assert read_list(listing, {"a.b", "a", "c.d", "c"}.__contains__) == ["a.b", "c.d"]
+    with pytest.raises(UserError, match="names 'a.b', not found"):
+        read_list(listing, {"a", "c.d"}.__contains__)
+
+
 @pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b" # Image CLASS-ID\r\n", b"\t\r\n\r\n"])
 def test_the_pets_own_lists_too(start, pets):
     expected = split_names(pets, "test")
