@@ -157,6 +157,15 @@ def test_train_resume_evaluate_report_and_predict(tmp_path):
     assert f"{train - 1} of {train} pictures were trained on: Dice " in out
 
 
+def test_the_panels_of_a_small_valid_split_show_each_of_its_pictures(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr("training.saving.plot_panels", lambda rows, *_: shown.append([row["name"] for row in rows]))
+    data = make_folder(tmp_path / "data", 12)
+    (data / "valid.txt").write_text("1\n2\n3\n")
+    script("train", "--data_path", "data", *TINY, cwd=tmp_path)
+    assert shown[0] == ["1", "2", "3"]
+
+
 def test_a_checkpoint_scores_another_folder_by_its_own_mask_values(tmp_path):
     data = labelled(tmp_path, 0, 1, 3, 7)
     script("train", "--data_path", "data", *TINY, "--foreground", 3, 7, "--name", "a", cwd=tmp_path)

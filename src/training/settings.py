@@ -16,7 +16,7 @@ from utils import Parser, UserError, count, fraction, positive, rate, side
 
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
-    "folder": {"image_size": 256, "start_size": 0, "epochs": 100, "batch_size": 4},
+    "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
     "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 10},
 }
 OPTIMIZERS = {  # of flags whose best value depends on the optimizer
@@ -79,7 +79,7 @@ def get_args_parser(doc):
     add("--in_channels", type=int, choices=(1, 3), default=3, help="1: grey pictures; default %(default)s")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
     add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", "-e", type=positive, help="default: pets 40, folder 100, shapes 4")
+    add("--epochs", "-e", type=positive, help="default: pets 40, folder 50, shapes 4")
     add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 10")
     add(
         "--batch_size",
