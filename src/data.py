@@ -111,8 +111,8 @@ class TrainingData:
         shared = set(self.train.names) & set(self.valid.names)
         if shared:
             lines.append(
-                f"note: {len(shared)} of {len(self.valid)} valid pictures, such as {min(shared)}, are trained on too: "
-                f"the valid Dice says little about new pictures"
+                f"note: {len(shared)} of {len(self.valid.names)} valid pictures, such as {min(shared)}, are trained on "
+                f"too: the valid Dice says little about new pictures"
             )
         return lines
 

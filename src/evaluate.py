@@ -56,9 +56,10 @@ def split_options(about: dict, args, dataset: str, path: Path | None) -> dict:
     """Mask values, lists and fold: the flags', else those of the checkpoint's own run where they are of this data."""
     recorded = recorded_settings(about)
     same = dataset == about["dataset"] and (dataset != "folder" or str(path) == recorded.get("data_path"))
-    found = {f"{split}_list": recorded.get(f"{split}_list") if same else None for split in SPLITS}
-    options = {name: Path(text) if isinstance(text, str) else None for name, text in found.items()}
-    options |= {name: getattr(args, name) for name in found if getattr(args, name)}
+    options: dict = {}
+    for name in (f"{split}_list" for split in SPLITS):
+        listing = recorded.get(name) if same else None
+        options[name] = getattr(args, name) or (Path(listing) if isinstance(listing, str) else None)
     values = recorded.get("foreground") if dataset == about["dataset"] == "folder" else None
     options["foreground"] = tuple(args.foreground or (map(str, values) if isinstance(values, list) else ()))
     cut = recorded.get("fold") if same and not (options["train_list"] or options["valid_list"]) else None

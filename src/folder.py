@@ -31,19 +31,18 @@ IMAGES = ("images", "imgs", "image")
 MASKS = ("masks", "mask", "labels", "label", "annotations")
 ENDINGS = ("", "_mask", "_label", "_seg")  # of a mask's name, after its picture's
 SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
-said = set()  # notes that this process has printed
+said: set[str] = set()  # notes that this process has printed
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
     """The pictures of a split. Raises UserError that names what is missing, ambiguous or broken."""
-    folder = Folder(Path(options.path))
+    folder = Folder(options.folder)
     folder.print_notes()
     pairs = [folder.pairs[name] for name in folder.names(options, split)][: options.limit]
-    cache = options.cache_dir or folder.path / "cache"
-    foreground = choose_foreground(options.foreground, folder.values(cache), folder.masks)
+    foreground = choose_foreground(options.foreground, folder.values(options.cache), folder.masks)
     read = partial(read_mask, foreground=foreground)
     read_pair = partial(read_labelled, read_label=read, root=folder.path)
-    packed = pack(pairs, read_pair, split, options.image_size, options.grey, cache, folder.path, foreground)
+    packed = pack(pairs, read_pair, split, options.image_size, options.grey, options.cache, folder.path, foreground)
     identities = [f"{pair.name} of {pair.image.stat().st_size} bytes" for pair in pairs]
     return PackedDataset(packed, pairs, read, as_packed, identities)
 
@@ -60,14 +59,14 @@ def has_layout(data_path: Path) -> bool:
 
 def describe(options: DataOptions) -> list[str]:
     """Lines about the data for the start of a run: pairs, splits, mask values and what they count as."""
-    folder = Folder(Path(options.path))
+    folder = Folder(options.folder)
     parts = []
     for split in SPLITS:
         try:
             parts.append(f"{len(folder.names(options, split)):,} {split}")
         except UserError:
             parts.append(f"no {split}")
-    values = folder.values(options.cache_dir or folder.path / "cache")
+    values = folder.values(options.cache)
     foreground = choose_foreground(options.foreground, values, folder.masks)
     lines = [
         f"{len(folder.pairs):,} pairs in {folder.images} and {folder.masks.name}: {', '.join(parts)}",
@@ -212,7 +211,7 @@ def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
         low = high
     for split in splits[1:] if "train" in splits else ():
         if not found[split] and len(found["train"]) > 1:
-            nearest = max(found["train"], key=place.get)
+            nearest = max(found["train"], key=place.__getitem__)
             found["train"].remove(nearest)
             found[split] = [nearest]
     return found

@@ -9,18 +9,19 @@ import os
 from collections.abc import Iterable
 
 import torch
-from torch.utils.data import Dataset
 
+from cache import PackedDataset
+from shapes import Shapes
 from utils import dice
 
 
-def hashes(dataset: Dataset, indices: Iterable[int] | None = None) -> list[str]:
+def hashes(dataset: PackedDataset | Shapes, indices: Iterable[int] | None = None) -> list[str]:
     """A short hash of each picture, or of those at `indices`."""
     identities = dataset.identities if indices is None else [dataset.identities[index] for index in indices]
     return [hashlib.sha256(os.fsencode(identity)).hexdigest()[:12] for identity in identities]
 
 
-def scores_apart(about: dict, dataset: Dataset, counts: torch.Tensor) -> dict:
+def scores_apart(about: dict, dataset: PackedDataset | Shapes, counts: torch.Tensor) -> dict:
     """Entries of a row of scores: how many of a split's pictures the checkpoint was trained on, and the Dice apart.
 
     about: the checkpoint's entries. counts: int64 (N, 4), pixel counts of the dataset's pictures, in order. Returns

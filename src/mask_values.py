@@ -24,7 +24,7 @@ from utils import UserError
 COLOR = 1 << 40  # + 65536 red + 256 green + blue
 MOST_VALUES = 2**16  # more in all masks of a folder: they are no masks
 SCANNING = 1  # part of the name of a kept count: raise it when what is counted changes
-scans = {}  # counts of this process, for a folder that cannot be written
+scans: dict[str, dict[int, int]] = {}  # counts of this process, for a folder that cannot be written
 
 
 def read_mask(path: Path, foreground: tuple) -> Image.Image:
@@ -170,7 +170,7 @@ def new_count(masks: list[Path], kept: Path) -> dict[int, int]:
             return {value: int(pixels[value]) for value in np.flatnonzero(pixels).tolist()}
         return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
 
-    total = Counter()
+    total: Counter[int] = Counter()
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         counts = pool.map(count, masks)
         counts = tqdm(counts, "reading masks", len(masks), unit="mask", disable=not sys.stderr.isatty())

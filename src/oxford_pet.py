@@ -30,11 +30,10 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
 
     Raises UserError that names what is missing or broken.
     """
-    path = Path(options.path)
+    path = options.folder
     names = names_of_split(options, split, partial(split_names, path), partial(is_picture, path))[: options.limit]
     pairs = [Pair(name, picture_path(path, name), trimap_path(path, name)) for name in names]
-    folder = options.cache_dir or path / "cache"
-    packed = pack(pairs, read_pair, split, options.image_size, options.grey, folder, path)
+    packed = pack(pairs, read_pair, split, options.image_size, options.grey, options.cache, path)
     return PackedDataset(packed, pairs, read_trimap, partial(truth_of, border=options.border))
 
 

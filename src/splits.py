@@ -1,6 +1,7 @@
 """The options of a dataset, and which pictures a split of it holds: by its own splits, lists of names, or a fold."""
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,18 @@ class DataOptions:
     @property
     def grey(self) -> bool:
         return self.in_channels == 1
+
+    @property
+    def folder(self) -> Path:
+        """`path`, of a dataset that has one."""
+        if self.path is None:
+            raise UserError(f"the dataset {self.dataset} needs a folder; name it with --data_path")
+        return Path(self.path)
+
+    @property
+    def cache(self) -> Path:
+        """Where decoded pictures are kept."""
+        return self.cache_dir or self.folder / "cache"
 
     @property
     def lists(self) -> dict[str, Path]:
@@ -99,18 +112,21 @@ def read_list(path: Path, known: Callable, flag: str = "") -> list[str]:
         raise UserError(f"{label} not found; it holds a picture's name on each line") from None
     except (OSError, UnicodeDecodeError):
         raise UserError(f"{label} is not a text file; it holds a picture's name on each line") from None
-    names = [find_name(line, known) for line in lines]
-    if not names:
+    if not lines:
         raise UserError(f"{label} names no picture; add names to it")
-    unknown = [repr(line) for line, name in zip(lines, names, strict=True) if name is None]
+    names, unknown = [], []
+    for line in lines:
+        name = find_name(line, known)
+        if name is None:
+            unknown.append(repr(line))
+        else:
+            names.append(name)
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         raise UserError(f"{label} names {', '.join(unknown[:5])}{more}, not found in the dataset; correct the list")
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise UserError(f"{label} names {name} more than once; remove the repeated line")
-        seen.add(name)
+    repeated = next((name for name, times in Counter(names).items() if times > 1), None)
+    if repeated:
+        raise UserError(f"{label} names {repeated} more than once; remove the repeated line")
     return names
 
 
