@@ -39,7 +39,7 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
     folder = Folder(options.folder)
     folder.print_notes()
     pairs = [folder.pairs[name] for name in folder.names(options, split)][: options.limit]
-    foreground = choose_foreground(options.foreground, folder.values(options.cache), folder.masks)
+    foreground = choose_foreground(options.foreground, folder.values(options.cache), folder.labels)
     read = partial(read_mask, foreground=foreground)
     read_pair = partial(read_labelled, read_label=read, root=folder.path)
     packed = pack(pairs, read_pair, split, options.image_size, options.grey, options.cache, folder.path, foreground)
@@ -67,7 +67,7 @@ def describe(options: DataOptions) -> list[str]:
         except UserError:
             parts.append(f"no {split}")
     values = folder.values(options.cache)
-    foreground = choose_foreground(options.foreground, values, folder.masks)
+    foreground = choose_foreground(options.foreground, values, folder.labels)
     lines = [
         f"{len(folder.pairs):,} pairs in {folder.images} and {folder.masks.name}: {', '.join(parts)}",
         describe_values(values, foreground),
@@ -114,9 +114,14 @@ class Folder:
         rest = [name for name in self.pairs if name not in listed]
         return by_hash(rest, [split for split in SPLITS if split not in lists]) | lists
 
+    @property
+    def labels(self) -> list[Path]:
+        """The mask files that are used."""
+        return [pair.label for pair in self.pairs.values()]
+
     def values(self, cache: Path) -> dict[int, int]:
         """Pixels of each value in all masks that can be read."""
-        return count_values([pair.label for pair in self.pairs.values()], cache)
+        return count_values(self.labels, cache)
 
     def looks_grey(self) -> bool:
         """Whether the first picture has one channel."""

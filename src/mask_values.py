@@ -11,6 +11,7 @@ import re
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -72,24 +73,37 @@ def values_of(mask: Image.Image) -> np.ndarray:
 # -------------------------------------------------------------------------- which are foreground
 
 
-def choose_foreground(given: tuple[str, ...], values: dict[int, int], source: Path) -> tuple[tuple[int, int], ...]:
+def choose_foreground(given: tuple[str, ...], values: dict[int, int], masks: list[Path]) -> tuple[tuple[int, int], ...]:
     """The ranges of values that are foreground: those of --foreground, else the only value that is not 0.
 
-    values: of `count_values`. source: where the masks are. Raises UserError where that leaves it open.
+    values: of `count_values`. masks: the files. Raises UserError where that leaves it open.
     """
     others = sorted(value for value in values if value)
     if given:
         ranges = tuple(to_range(text) for text in given)
         if others and not any(is_in(value, ranges) for value in values):
-            raise UserError(f"--foreground {' '.join(given)}: the masks in {source} have {listed(values)} alone")
+            raise UserError(
+                f"--foreground {' '.join(given)}: the masks, such as {masks[0]}, have {listed(values)} alone"
+            )
         return ranges
     if len(others) > 1:
         many = len(others) > 8 and others[-1] < 256
         example = "128-255 (a lossy format such as JPEG blurs two values into many)" if many else text_of(others[0])
+        rarest = min(others, key=values.__getitem__)
         raise UserError(
-            f"the masks in {source} have {listed(values)}; say which are foreground, such as --foreground {example}"
+            f"the masks have {listed(values)} ({text_of(rarest)} is in {first_with(rarest, masks)}); say which are "
+            f"foreground, such as --foreground {example}"
         )
     return tuple((value, value) for value in others)
+
+
+def first_with(value: int, masks: list[Path]) -> Path | None:
+    """The first mask that has a value."""
+    for path in masks:
+        with suppress(PictureError):
+            if (read_values(path) == value).any():
+                return path
+    return None
 
 
 def to_range(text: str) -> tuple[int, int]:
