@@ -90,9 +90,9 @@ def choose_foreground(given: tuple[str, ...], values: dict[int, int], masks: lis
         many = len(others) > 8 and others[-1] < 256
         example = "128-255 (a lossy format such as JPEG blurs two values into many)" if many else text_of(others[0])
         rarest = min(others, key=values.__getitem__)
+        where = "" if many else f" ({text_of(rarest)} is in {first_with(rarest, masks)})"
         raise UserError(
-            f"the masks have {listed(values)} ({text_of(rarest)} is in {first_with(rarest, masks)}); say which are "
-            f"foreground, such as --foreground {example}"
+            f"the masks have {listed(values)}{where}; say which are foreground, such as --foreground {example}"
         )
     return tuple((value, value) for value in others)
 
