@@ -15,11 +15,12 @@ from pathlib import Path
 from checkpoint import load
 from data import choose_dataset, eval_loader, load_split
 from files import write_table, write_whole
+from leakage import scores_apart, warning
 from models import MODELS
 from predictor import make_predictor
 from runtime import add_runtime_flags, choose_runtime
 from scoring import Tally, evaluate
-from splits import BORDERS, SPLITS, DataOptions
+from splits import BORDERS, SPLITS, DataOptions, add_split_flags
 from training.distributed import finish, first_alone, rank, start
 from utils import Parser, UserError, count, dice, jaccard, positive, run, scores, side, when_memory_runs_out
 
@@ -29,7 +30,7 @@ def options_of_data(about: dict, args) -> DataOptions:
 
     about: the checkpoint's entries. Raises UserError.
     """
-    dataset, path = choose_dataset("pets" if args.data_path else about["dataset"], args.data_path)
+    dataset, path = choose_data(about, args.data_path)
     return DataOptions(
         dataset=dataset,
         path=path,
@@ -38,12 +39,48 @@ def options_of_data(about: dict, args) -> DataOptions:
         border=args.border or about["border"],
         limit=args.limit,
         cache_dir=args.cache_dir,
+        **split_options(about, args, dataset, path),
     )
+
+
+def choose_data(about: dict, data_path: Path | None) -> tuple[str, Path | None]:
+    """The name and the folder of the data: --data_path, else the checkpoint's own. Raises UserError."""
+    recorded = recorded_settings(about).get("data_path")
+    if data_path is None and about["dataset"] != "shapes" and isinstance(recorded, str) and Path(recorded).is_dir():
+        data_path = Path(recorded)
+    same = data_path is None or str(data_path) == recorded
+    return choose_dataset(about["dataset"] if same else None, data_path)
+
+
+def split_options(about: dict, args, dataset: str, path: Path | None) -> dict:
+    """Mask values, lists and fold: the flags', else those of the checkpoint's own run where they are of this data."""
+    recorded = recorded_settings(about)
+    same = dataset == about["dataset"] and (dataset != "folder" or str(path) == recorded.get("data_path"))
+    options: dict = {}
+    for name in (f"{split}_list" for split in SPLITS):
+        listing = recorded.get(name) if same else None
+        options[name] = getattr(args, name) or (Path(listing) if isinstance(listing, str) else None)
+    values = recorded.get("foreground") if dataset == about["dataset"] == "folder" else None
+    options["foreground"] = tuple(args.foreground or (map(str, values) if isinstance(values, list) else ()))
+    cut = recorded.get("fold") if same and not (options["train_list"] or options["valid_list"]) else None
+    options["fold"] = cut if isinstance(cut, str) else None
+    return options
+
+
+def recorded_settings(about: dict) -> dict:
+    """The flags of train.py that a checkpoint was made with; none where it has no record."""
+    settings = about.get("settings")
+    return settings if isinstance(settings, dict) else {}
 
 
 def add_data_flags(parser, batch_size=32, precision="float32"):
     parser.add_argument("--model_type", choices=MODELS, help="the network's name, where --model is a plain state_dict")
-    parser.add_argument("--data_path", type=Path, help="folder of the pets; default: dataset/oxford-iiit-pet")
+    parser.add_argument(
+        "--data_path",
+        type=Path,
+        help="folder of the pets, or one with images/ and masks/ of your own; default: the checkpoint's, else "
+        "dataset/oxford-iiit-pet",
+    )
     parser.add_argument(
         "--cache_dir", type=Path, help="where decoded pictures are kept; default: cache/ in --data_path"
     )
@@ -54,6 +91,7 @@ def add_data_flags(parser, batch_size=32, precision="float32"):
         "--border", choices=BORDERS, help="what the trimap's border counts as; default: the checkpoint's"
     )
     parser.add_argument("--limit", type=positive, help="only the first so many pictures")
+    add_split_flags(parser.add_argument, "; default: the checkpoint's")
     parser.add_argument(
         "--batch_size", "-b", type=positive, default=batch_size, help="pictures at once; default %(default)s"
     )
@@ -116,6 +154,7 @@ def score_checkpoint(path, checkpoint, args, runtime):
     tally = evaluate(predictor, loader, Tally(dataset, thresholds, own_size=args.own_size), f"{args.split} {path.stem}")
     counts, seconds = tally.at(0.5), time.perf_counter() - began
     result = {"model": str(path), **describe(predictor, args, counts), "seconds": round(seconds, 2)}
+    result |= scores_apart(checkpoint, dataset, counts)
     if chosen:
         result |= {"threshold": chosen, "dice_at_threshold": dice(tally.at(chosen)).mean().item()}
     per_picture = zip(dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True)
@@ -173,6 +212,8 @@ def print_table(results):
         line = f"{result['model']:{width}}  {result['image_size']:4}  {result['border']:10}"
         print(line + "".join(f"  {result[name]:11.4f}" for name in names))
     for result in results:
+        if warning(result):
+            print(f"{result['model']}  {warning(result)}")
         if result["empty_masks"]:
             without = f"{result['dice_without_empty']:.4f}"
             print(f"{result['model']}  Dice {without} without its {result['empty_masks']} empty masks")

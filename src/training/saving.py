@@ -65,7 +65,8 @@ class RunFiles:
     def draw_panels(self, state, dataset):
         """Show a few pictures of the valid set with their predictions."""
         if rank() == 0:
-            places = [index * len(dataset) // PANELS for index in range(min(PANELS, len(dataset)))]
+            number = min(PANELS, len(dataset))
+            places = [index * len(dataset) // number for index in range(number)]
             rows = panel_rows(state.predictor(), dataset, places)
             title = f"{self.name}, epoch {len(state.history)}, valid split"
             plot_panels(rows, title, self.path(".panels.png"))
