@@ -37,7 +37,7 @@ def test_the_page_of_two_checkpoints(tmp_path):
     assert page.count("data:image/png;base64,") == page.count("<figcaption>") == len(FIGURES)
     for name in FIGURES:
         assert min(Image.open(tmp_path / "report" / f"{name}.png").size) > 100
-    said = ("b has no history", "best valid Dice: a 0.5000", "at the last size", "paired test", "cats", "dogs")
+    said = ("b has no history", "Best valid Dice: a 0.5000", "at the last size", "paired test", "cats", "dogs")
     assert all(words in page for words in said)
     assert 'name="viewport"' in page
 
