@@ -14,6 +14,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
@@ -28,9 +30,9 @@ from scoring import Tally, evaluate
 from splits import SPLITS
 from utils import Parser, dice, run, to_size
 
-GROUND, RIGHT, MISSED, INVENTED = (238, 238, 238), (52, 73, 94), (230, 97, 0), (93, 58, 155)
-EACH = 3  # pictures of a group
-COLUMN = 1.33  # inches; nine columns at 100 pixels an inch are 1,200 pixels
+GROUND, RIGHT, MISSED, INVENTED = (232, 236, 240), (52, 73, 94), (230, 97, 0), (93, 58, 155)
+EACH = 2  # pictures of a group
+SIZE = (12, 4.9)  # inches, at 100 pixels an inch
 
 
 def silhouette(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -50,23 +52,33 @@ def masks_of(predictor: Predictor, dataset, index: int) -> tuple[np.ndarray, np.
     return truth.numpy() == 1, to_size(probability, truth.shape[::-1]).numpy() >= 0.5
 
 
-def draw(rows: list[tuple[str, float, np.ndarray, np.ndarray]], title: str):
+def squared(drawn: np.ndarray) -> np.ndarray:
+    """A drawing in the middle of a white square, so that all panels line up: uint8 (H, W, 3) to (S, S, 3)."""
+    height, width, _ = drawn.shape
+    side = max(height, width)
+    square = np.full((side, side, 3), 255, dtype=np.uint8)
+    top, left = (side - height) // 2, (side - width) // 2
+    square[top : top + height, left : left + width] = drawn
+    return square
+
+
+def draw(rows: list[tuple[str, float, np.ndarray, np.ndarray]], title: str) -> Figure:
     """A figure of two rows, truth above prediction. rows: a group, a Dice, truth and prediction of each picture."""
-    figure, axes = plt.subplots(2, len(rows), figsize=(COLUMN * len(rows), 3.5), squeeze=False)
-    figure.subplots_adjust(left=0.035, right=0.995, top=0.83, bottom=0.1, wspace=0.06, hspace=0.03)
+    figure, axes = plt.subplots(2, len(rows), figsize=SIZE, squeeze=False)
+    figure.subplots_adjust(left=0.03, right=0.995, top=0.86, bottom=0.07, wspace=0.04, hspace=0.04)
     for column, (group, score, truth, prediction) in zip(axes.T, rows, strict=True):
-        column[0].imshow(silhouette(truth, truth))
-        column[1].imshow(silhouette(truth, prediction))
-        column[0].set_title(f"{group}\nDice {score:.3f}".replace("0.", "."), fontsize=10)
+        column[0].imshow(squared(silhouette(truth, truth)))
+        column[1].imshow(squared(silhouette(truth, prediction)))
+        column[0].set_title(f"{group}, Dice {score:.3f}", fontsize=13)
         for axis in column:
             axis.set(xticks=[], yticks=[])
             axis.spines[:].set_visible(False)
-    axes[0, 0].set_ylabel("truth", fontsize=11)
-    axes[1, 0].set_ylabel("prediction", fontsize=11)
-    figure.suptitle(title, fontsize=12, y=0.985)
+    axes[0, 0].set_ylabel("truth", fontsize=13)
+    axes[1, 0].set_ylabel("prediction", fontsize=13)
+    figure.suptitle(title, fontsize=13, y=0.985)
     legend = (("right", RIGHT), ("missed", MISSED), ("background taken for the pet", INVENTED))
-    patches = [plt.Rectangle((0, 0), 1, 1, color=np.array(color) / 255, label=label) for label, color in legend]
-    figure.legend(handles=patches, loc="lower center", ncols=3, frameon=False, fontsize=10, bbox_to_anchor=(0.5, -0.01))
+    patches = [Rectangle((0, 0), 1, 1, color=np.array(color) / 255, label=label) for label, color in legend]
+    figure.legend(handles=patches, loc="lower center", ncols=3, frameon=False, fontsize=13, bbox_to_anchor=(0.5, -0.01))
     return figure
 
 
