@@ -155,7 +155,8 @@ def compare_protocols(checkpoints, args, runtime):
         wanted = resolve_threshold(args.threshold, checkpoint, path)
         second = checkpoint.get("threshold", 0.5) if wanted == 0.5 else wanted
         thresholds = sorted({0.5, second}, key=lambda threshold: threshold != 0.5)
-        rows = protocols.table_of(protocols.count_pictures(predictor, loader, thresholds, f"{args.split} {path.stem}"))
+        counted = protocols.count_pictures(predictor, loader, thresholds, f"{args.split} {path.stem}")
+        rows = protocols.table_of(counted, options.image_size)
         if rank() == 0:
             chosen = f", thresholds .5 and {describe_threshold(second, checkpoint)}" if second != 0.5 else ""
             title = f"{path}: {args.split} split, {len(dataset):,} pictures, in {predictor.runtime.precision}{chosen}"

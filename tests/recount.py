@@ -152,7 +152,7 @@ def main():
     thresholds = sorted({0.5, predictor.about.get("threshold", 0.5)})
     options = DataOptions("pets", args.data_path, predictor.size, border="ignore", limit=args.limit)
     dataset = load_split(DataOptions(**{**vars(options), "cache_dir": args.cache_dir}), args.split)
-    rows = table_of(count_pictures(predictor, eval_loader(dataset, 8), thresholds, "count"))
+    rows = table_of(count_pictures(predictor, eval_loader(dataset, 8), thresholds, "count"), predictor.size)
     found = differences(rows, recount(predictor, args.data_path, dataset.names, thresholds))
     for key, difference in found.items():
         print(*key, f"{difference:.1e}")

@@ -41,14 +41,13 @@ def near(contours: torch.Tensor, tolerance: int) -> torch.Tensor:
 def boundary_f(prediction: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
     """The harmonic mean of the matched shares of both contours, by picture.
 
-    prediction, truth: boolean (N, 1, H, W). Returns float64 (N,). Two pictures without a contour score 1; a contour on
-    one side alone, or none matched, 0.
+    prediction, truth: boolean (N, 1, H, W). Returns float64 (N,), on the CPU. Two masks without a contour score 1; a
+    contour on one side alone, or none matched, 0.
     """
     tolerance = tolerance_of(*truth.shape[-2:])
     predicted, true = contour(prediction), contour(truth)
-    matched = (predicted & near(true, tolerance)).flatten(1).sum(1).double()
-    found = (true & near(predicted, tolerance)).flatten(1).sum(1).double()
-    of_predicted, of_true = (part.flatten(1).sum(1).double() for part in (predicted, true))
+    matches = (predicted & near(true, tolerance), true & near(predicted, tolerance), predicted, true)
+    matched, found, of_predicted, of_true = (part.flatten(1).sum(1).cpu().double() for part in matches)
     precision, recall = matched / of_predicted.clamp(min=1), found / of_true.clamp(min=1)
     f = 2 * precision * recall / (precision + recall).clamp(min=1e-12)
     return torch.where(of_predicted + of_true > 0, f, 1.0)

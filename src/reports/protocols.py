@@ -108,8 +108,8 @@ def under_each_border(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Ten
         contours = torch.full((len(mask),), torch.nan, dtype=torch.float64)
         if border != "ignore":
             contours = boundary_f(prediction, truth == 1)
-        counts = confusion(prediction, truth).double()
-        columns.append(torch.cat([counts.cpu(), contours.cpu()[:, None]], 1))
+        counts = confusion(prediction, truth).cpu().double()
+        columns.append(torch.cat([counts, contours[:, None]], 1))
     return torch.stack(columns, 1)
 
 
@@ -119,17 +119,21 @@ def dice_of_truth(counts: torch.Tensor) -> torch.Tensor:
     return ratio(2 * tp, 2 * tp + fn)
 
 
-def table_of(counted: dict[tuple[str, str, float], torch.Tensor]) -> list[Row]:
-    """A row per protocol, from what `count_pictures` returns."""
+def table_of(counted: dict[tuple[str, str, float], torch.Tensor], image_size: int) -> list[Row]:
+    """A row per protocol, from what `count_pictures` returns; image_size: the side of the network's input, in pixels.
+
+    A row is someone's only at threshold .5, and at the size they report at.
+    """
     rows = []
     for (border, size, threshold), table in counted.items():
         counts, boundary = table[:, :4], None if border == "ignore" else table[:, 4].mean().item()
+        comparable = threshold == 0.5 and (size == "own" or image_size == PUBLISHED_SIZE)
         for average, part in (("picture", counts), ("pooled", counts.sum(0, keepdim=True))):
             variants = {"all": dice(part)}
             if (border, size, average) == ("foreground", "network", "picture"):
                 variants["truth's"] = dice_of_truth(part)
             for pixels, values in variants.items():
-                reported = REPORTED.get((border, size, average, pixels), "") if threshold == 0.5 else ""
+                reported = REPORTED.get((border, size, average, pixels), "") if comparable else ""
                 scores = (values.mean().item(), jaccard(part).mean().item())
                 contour = boundary if average == "picture" and pixels == "all" else None
                 rows.append(Row(border, size, average, pixels, threshold, *scores, contour, reported))
@@ -144,9 +148,8 @@ def print_protocols(rows: Sequence[Row], title: str, image_size: int):
     for row in rows:
         size = f"{image_size}x{image_size}" if row.size == "network" else "own"
         boundary = "-" if row.boundary is None else f"{row.boundary:.4f}"
-        reported = row.reported if row.size == "own" or image_size == PUBLISHED_SIZE else ""
         line = f"{row.border:10}  {size:7}  {row.average:7}  {row.pixels:7}  {row.threshold:9.2f}"
-        print(f"{line}  {row.dice:6.4f}  {row.iou:6.4f}  {boundary:>10}  {reported}".rstrip())
+        print(f"{line}  {row.dice:6.4f}  {row.iou:6.4f}  {boundary:>10}  {row.reported}".rstrip())
     pixels = tolerance_of(image_size, image_size)
     print(
         f"Boundary F (DAVIS, CVPR 2016): tolerance .8 % of the diagonal, {pixels} pixels at {image_size}x{image_size}; "
