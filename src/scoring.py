@@ -112,7 +112,7 @@ def add_threshold_flag(parser):
 def resolve_threshold(wanted: float | str, about: dict, path) -> float:
     """The number that --threshold means for a checkpoint. about: its entries. Raises UserError if it has none."""
     if wanted != CHOSEN:
-        return wanted
+        return float(wanted)
     if "threshold" not in about:
         raise UserError(f"--threshold chosen: {path} has no threshold of its own; give a number")
     return about["threshold"]

@@ -56,7 +56,7 @@ def histogram(results: Sequence[Result]) -> Figure:
     """How many pictures have which Dice."""
     figure, axis = one_chart("Dice of each picture", "Dice (0 to 1)", "pictures")
     for index, result in enumerate(results):
-        bins = np.linspace(0, 1, 41)
+        bins = np.linspace(0, 1, 41).tolist()
         axis.hist(result.dice, bins, histtype="step", linewidth=1.8, color=color(index), label=result.label)
     axis.legend(loc="upper left")
     return figure
