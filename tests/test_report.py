@@ -58,6 +58,22 @@ def test_the_page_of_two_checkpoints(tmp_path):
     assert 'name="viewport"' in page
 
 
+def test_the_page_of_two_seeds_shows_their_spread_and_doubtful_masks(tmp_path):
+    make_pets(tmp_path / "dataset/oxford-iiit-pet", 40, 2)
+    about = torch.load(make_checkpoint(tmp_path / "a.pth"), weights_only=True)
+    for seed, name in enumerate("ab"):  # of one network, so that the two agree with one another, if not with the masks
+        torch.save({**about, "settings": {"seed": seed, "name": name, "width": 4}}, tmp_path / f"{name}.pth")
+    script("report", "--model", "a.pth", "b.pth", cwd=tmp_path)
+    page = (tmp_path / "report/index.html").read_text()
+    seeds = page.partition("<h2>Seeds</h2>")[2].partition("<h2>")[0]
+    assert "a, b" in seeds and "0, 1" in seeds and "± 0.0000" in seeds
+    assert "a and b have the same Dice on every picture" in page
+    assert "Perhaps the truth is wrong" in page and (tmp_path / "report/doubtful.png").exists()
+    script("report", "--model", "a.pth", cwd=tmp_path)
+    alone = (tmp_path / "report/index.html").read_text()
+    assert "<h2>Seeds" not in alone and "Perhaps the truth" not in alone
+
+
 def test_calibration_sums_by_bin_and_leaves_out_ignored_pixels():
     table = calibrate(torch.tensor([[0.04, 0.05, 1.0, 0.5]]), torch.tensor([[0, 1, 1, 255]])).numpy()
     expected = np.zeros((10, 3))

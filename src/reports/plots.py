@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from files import write_whole
 from predictor import Predictor
-from reports.statistics import best_median_worst
+from reports.statistics import Numbers, best_median_worst
 from training.schedule import of_largest_size
 from utils import confusion, dice, foreground
 
@@ -70,10 +70,10 @@ def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int]) -
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def example_rows(predictor: Predictor, dataset: Dataset, dices) -> list[dict]:
+def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers) -> list[dict]:
     """The `panel_rows` of the three best, median and worst pictures, with the group as their note.
 
-    dices: of every picture, (N,) numbers, array or tensor.
+    dices: of every picture, (N,) numbers, on the CPU.
     """
     chosen = best_median_worst(dices)
     rows = panel_rows(predictor, dataset, [index for _, index in chosen])

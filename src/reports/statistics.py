@@ -14,6 +14,7 @@ from predictor import Predictor, predictions
 from scoring import Tally
 from utils import dice, foreground, scores
 
+Numbers = Sequence[float] | np.ndarray | torch.Tensor
 BINS = 10  # of probability, for calibration
 RESAMPLES = 10_000
 CHUNK = 100  # resamples at once, so that memory stays small
@@ -180,10 +181,10 @@ def doubtful(results: Sequence[Result]) -> list[int]:
 # --------------------------------------------------------------------------- groups of pictures
 
 
-def best_median_worst(dices, best: int = 3, median: int = 3, worst: int = 3) -> list[tuple[str, int]]:
+def best_median_worst(dices: Numbers, best: int = 3, median: int = 3, worst: int = 3) -> list[tuple[str, int]]:
     """Examples of a split: pairs of "best", "median" or "worst" and a picture's index, from its Dice.
 
-    dices: (N,) numbers, array or tensor. The best come highest first, the median and the worst lowest first; fewer
+    dices: (N,) numbers, on the CPU. The best come highest first, the median and the worst lowest first; fewer
     than asked where there are fewer pictures.
     """
     worst_first = np.argsort(np.asarray(dices), kind="stable").tolist()
