@@ -7,6 +7,7 @@ import torch
 from conftest import error_of, make_checkpoint, make_pets, script
 from PIL import Image
 
+from models import build_model
 from report import recipes_of
 from reports.page import verdict
 from reports.statistics import (
@@ -71,6 +72,8 @@ def test_the_page_of_two_seeds_shows_their_spread_and_doubtful_masks(tmp_path):
     assert "Perhaps the truth is wrong" in page and (tmp_path / "report/doubtful.png").exists()
     script("report", "--model", "a.pth", cwd=tmp_path)
     alone = (tmp_path / "report/index.html").read_text()
+    parameters = sum(value.numel() for value in build_model("unet", **about["options"]).parameters())
+    assert f"<td>{parameters:,}</td>" in alone  # those of the network, not of the one with batch norms folded away
     assert "<h2>Seeds" not in alone and "Perhaps the truth" not in alone
 
 

@@ -88,7 +88,7 @@ def bars(results: Sequence[Result], labels: Sequence[str], groups: Sequence[str]
         axis.bar(places, [means[label][0] for label in labels], width, color=color(index), label=result.label)
     axis.set_xticks(range(len(labels)), [f"{label}\n{groups.count(label)} pictures" for label in labels])
     axis.set_ylim(max(0, lowest - 0.1), 1)
-    axis.legend(loc="lower right")
+    figure.legend(loc="outside lower center", ncols=4)
     return figure
 
 

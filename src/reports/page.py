@@ -162,7 +162,7 @@ def add_groups(page: Page, results: list[Result], described: dict[str, np.ndarra
     names = results[0].names
     breeds = [statistics.breed(name) for name in names]
     if len(set(breeds)) > 1:
-        order = list(statistics.group_means(results[0].dice, breeds))
+        order = [name.replace("_", " ") for name in statistics.group_means(results[0].dice, breeds)]
         text = f"Hardest for {results[0].label}: {order[0]}; easiest: {order[-1]}. In brackets the number of pictures."
         page.figure(charts.breeds(results, breeds), "breeds", text)
         kinds = [statistics.species(name) for name in names]

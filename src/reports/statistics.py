@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader, Dataset
 
+from models import build_model
 from predictor import Predictor, predictions
 from scoring import Tally
 from utils import dice, foreground, scores
@@ -52,9 +53,11 @@ def collect(label: str, predictor: Predictor, loader: DataLoader, side: int) -> 
             probability = F.interpolate(probability, size=(side, side), mode="bilinear", align_corners=False)
         bits.append(np.packbits(probability.flatten(1).numpy() >= 0.5, axis=1))
     at_half, by_threshold = tally.at(0.5), tally.counts()
+    with torch.device("meta"):  # a predictor's own network has its batch norms folded away
+        network = build_model(predictor.about["name"], **predictor.about["options"])
     return Result(
         label,
-        parameters=sum(parameter.numel() for parameter in predictor.network.parameters()),
+        parameters=sum(parameter.numel() for parameter in network.parameters()),
         names=list(loader.dataset.names),
         dice=dice(at_half).numpy(),
         scores=scores(at_half),
