@@ -27,6 +27,7 @@ from losses import LOSSES
 from models import build_model
 from runtime import choose_runtime, seed_everything
 from scoring import Tally, best_threshold, evaluate
+from training.averaging import refresh_statistics
 from training.distributed import finish, no_sync, rank, share, start, world_size
 from training.progress import Monitor
 from training.saving import check_room, reserve
@@ -35,6 +36,7 @@ from training.settings import data_options, network_options, parse_args, recorde
 from training.state import State
 from utils import UserError, confusion, foreground, run, scores, when_memory_runs_out
 
+RECENT = 16  # steps whose images give batch norm its statistics after an epoch
 MEAN_STD = {"fixed": (0.5, 0.5), "unit": (0.0, 1.0)}
 
 
@@ -84,7 +86,7 @@ def fit(state, data, files, on_step=None):
             batches = iter(loader)
         if not train_one_epoch(state, batches, monitor, on_step):
             break
-        state.share_running_means()
+        refresh_statistics(state.weights, recent_images(state, train_set, data.indices), state.runtime)
         loader = eval_loader(valid_set, settings.batch_size, settings.workers, device)
         tally = Tally(valid_set, criterion=LOSSES[settings.loss])
         evaluate(state.predictor(), loader, tally, f"valid {len(state.history) + 1}/{settings.epochs}")
@@ -114,26 +116,47 @@ def train_one_epoch(state, batches, monitor, on_step=None):
 
 def train_step(state, batch):
     """Forward, backward and an optimizer step on this rank's share of a batch, in --accumulate parts."""
-    settings, runtime = state.settings, state.runtime
-    mine = share(settings.batch_size, rank(), world_size())
-    drawn = draw(settings.batch_size, torch.Generator().manual_seed(seed_of(settings.seed, state.step)))
-    drawn = {name: values[mine] for name, values in drawn.items()}
+    settings = state.settings
+    chance = draws_of(state, state.step)
     torch.manual_seed(seed_of(settings.seed, state.step, 1 + rank()))  # of dropout
     state.optimizer.zero_grad(set_to_none=True)
     for part in range(settings.accumulate):
-        rows = share(mine.stop - mine.start, part, settings.accumulate)
-        image, mask = runtime.move(batch["image"][rows]), runtime.move(batch["mask"][rows])
-        chance = {name: values[rows] for name, values in drawn.items()}
-        image, mask = augment(image, mask, AUGMENTS[settings.augment], chance)
-        image = runtime.layout(to_float(image, *state.scaling))
+        rows = share(len(batch["mask"]), part, settings.accumulate)
+        image, mask = augmented(state, batch, chance, rows)
         with nullcontext() if part + 1 == settings.accumulate else no_sync(state.forward):
-            with runtime.autocast():
+            with state.runtime.autocast():
                 logits = state.forward(image)
             loss = LOSSES[settings.loss](logits, mask)
             weight = len(mask) * world_size() / settings.batch_size  # DDP averages gradients; reweight by this share
             state.scaler.scale(loss * weight).backward()
         state.count(loss, confusion(foreground(logits.detach()) >= 0, mask))
     state.end_step()
+
+
+def augmented(state, batch, chance, rows):
+    """The images (N, C, H, W) and masks (N, 1, H, W) of some rows of a batch, on the device, as training sees them."""
+    settings, runtime = state.settings, state.runtime
+    image, mask = runtime.move(batch["image"][rows]), runtime.move(batch["mask"][rows])
+    drawn = {name: values[rows] for name, values in chance.items()}
+    image, mask = augment(image, mask, AUGMENTS[settings.augment], drawn)
+    return runtime.layout(to_float(image, *state.scaling)), mask
+
+
+def draws_of(state, step):
+    """The random draws of a step's augmentation, for this rank's share of the batch."""
+    settings = state.settings
+    drawn = draw(settings.batch_size, torch.Generator().manual_seed(seed_of(settings.seed, step)))
+    mine = share(settings.batch_size, rank(), world_size())
+    return {name: values[mine] for name, values in drawn.items()}
+
+
+def recent_images(state, dataset, indices):
+    """The training images of the last RECENT steps, again."""
+    settings = state.settings
+    steps = range(max(0, state.step - RECENT), state.step)
+    loader = train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=state.runtime.device)
+    for step, batch in zip(steps, loader, strict=True):
+        yield augmented(state, batch, draws_of(state, step), slice(None))[0]
 
 
 def seed_of(*numbers):
