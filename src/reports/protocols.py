@@ -152,6 +152,6 @@ def print_protocols(rows: Sequence[Row], title: str, image_size: int):
         print(f"{line}  {row.dice:6.4f}  {row.iou:6.4f}  {boundary:>10}  {row.reported}".rstrip())
     pixels = tolerance_of(image_size, image_size)
     print(
-        f"Boundary F (DAVIS, CVPR 2016): tolerance .8 % of the diagonal, {pixels} pixels at {image_size}x{image_size}; "
+        f"Boundary F (DAVIS, CVPR 2016): tolerance .8 % of the diagonal, {pixels} px at {image_size}x{image_size}; "
         "not defined where the border is ignored. R3 scores drawn shapes, which have no border."
     )
