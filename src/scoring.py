@@ -7,9 +7,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from predictor import Predictor, predictions
 from training.distributed import gather, gather_rows
-from utils import dice, foreground, to_size
+from utils import UserError, dice, foreground, number, to_size
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
+CHOSEN = "chosen"  # of --threshold: the checkpoint's own
 
 
 class Tally:
@@ -86,3 +87,37 @@ def evaluate(predictor: Predictor, loader: DataLoader, tally: Tally, title: str 
     for batch, logits in predictions(predictor, loader, title):
         tally.add(batch, logits)
     return tally
+
+
+# -------------------------------------------------------------------------------- --threshold
+
+
+def threshold(text: str) -> float | str:
+    """An argparse type: "chosen", or a number between 0 and 1."""
+    between = number(float, lambda x: 0 < x < 1, f"a number between 0 and 1, or {CHOSEN}")
+    return CHOSEN if text == CHOSEN else between(text)
+
+
+def add_threshold_flag(parser):
+    parser.add_argument(
+        "--threshold",
+        type=threshold,
+        default=0.5,
+        metavar="VALUE|chosen",
+        help="probability from which a pixel is foreground; chosen: where the checkpoint's valid Dice was highest; "
+        "default %(default)s",
+    )
+
+
+def resolve_threshold(wanted: float | str, about: dict, path) -> float:
+    """The number that --threshold means for a checkpoint. about: its entries. Raises UserError if it has none."""
+    if wanted != CHOSEN:
+        return float(wanted)
+    if "threshold" not in about:
+        raise UserError(f"--threshold chosen: {path} has no threshold of its own; give a number")
+    return about["threshold"]
+
+
+def describe_threshold(value: float, about: dict) -> str:
+    """A threshold in words: ".45, chosen on valid" or ".3". about: the checkpoint's entries."""
+    return f"{value:.4g}".lstrip("0") + (", chosen on valid" if value == about.get("threshold") else "")
