@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 import folder
 import oxford_pet
 import shapes
 from leakage import hashes
-from splits import DataOptions
+from splits import DataOptions, SegmentationDataset
 from training.distributed import first_alone, rank, share, world_size
 from utils import UserError
 
@@ -49,7 +49,7 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
     return dataset or fitting[0], data_path
 
 
-def load_split(options: DataOptions, split: str) -> Dataset:
+def load_split(options: DataOptions, split: str) -> SegmentationDataset:
     """The pictures of a split. Raises UserError that names what is missing or broken."""
     return DATASETS[options.dataset].load_dataset(options, split)
 
@@ -100,7 +100,7 @@ class TrainingData:
         if not self.indices:
             raise UserError(f"no training picture in {options.path} has any foreground; look at its masks")
 
-    def at(self, size: int) -> tuple[Dataset, Dataset]:
+    def at(self, size: int) -> tuple[SegmentationDataset, SegmentationDataset]:
         """Both sets with pictures of size x size pixels. Collective: call on all ranks."""
         if size == self.options.image_size:
             return self.train, self.valid
@@ -127,7 +127,7 @@ class TrainingData:
             return load_split(options, "train"), load_split(options, "valid")
 
 
-def with_foreground(dataset: Dataset) -> list[int]:
+def with_foreground(dataset: SegmentationDataset) -> list[int]:
     """Indices of the pictures whose mask has any foreground."""
     found = []
     for first in range(0, len(dataset), 64):

@@ -10,6 +10,8 @@ empty masks score 1. They are computed in float32 unless --precision says otherw
 every machine.
 """
 
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
+
 import json
 import time
 from dataclasses import replace

@@ -7,6 +7,7 @@ import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from utils import UserError
 
@@ -54,7 +55,8 @@ class FileLock:
     """A lock of one process, freed when it ends, however it ends; its file is removed by `release`."""
 
     def __init__(self, path: Path):
-        self.path, self.file = Path(path), None
+        self.path = Path(path)
+        self.file: IO | None = None
 
     def take(self) -> bool:
         """Whether the lock is this one's now, without waiting. Raises OSError where its file cannot be made."""

@@ -8,6 +8,8 @@ NAME.csv beside each checkpoint. The first two checkpoints are compared; picture
 another, but not with the mask, are shown in a section of their own.
 """
 
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
+
 import csv
 from pathlib import Path
 

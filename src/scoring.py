@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from predictor import Predictor, predictions
+from splits import SegmentationDataset
 from training.distributed import gather, gather_rows
 from utils import UserError, dice, foreground, number, to_size
 
@@ -22,13 +23,14 @@ class Tally:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: SegmentationDataset,
         thresholds: Sequence[float] = THRESHOLDS,
         criterion: Callable | None = None,
         own_size: bool = False,
     ):
         self.dataset, self.thresholds, self.criterion, self.own_size = dataset, thresholds, criterion, own_size
-        self.histograms, self.losses = [], []
+        self.histograms: list[torch.Tensor] = []
+        self.losses: list[torch.Tensor] = []
 
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions`: its mask and names, and the logits (N, C, H, W)."""
@@ -70,8 +72,8 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
     values (N, 1, H, W), mask (N, 1, H, W) of 0, 1, 255 (counted nowhere). Returns int64 (N, 2, edges + 1).
     """
     n, bins = len(values), len(edges) + 1
-    edges = torch.tensor(edges, dtype=values.dtype, device=values.device)
-    reached = torch.bucketize(values, edges, right=True, out_int32=True)
+    boundaries = torch.tensor(edges, dtype=values.dtype, device=values.device)
+    reached = torch.bucketize(values, boundaries, right=True, out_int32=True)
     pictures = torch.arange(n, device=mask.device, dtype=torch.int32).view(-1, 1, 1, 1)
     place = (2 * pictures + (mask == 1)) * bins + reached
     return torch.bincount(place[mask != 255], minlength=2 * bins * n).view(n, 2, bins)

@@ -5,7 +5,9 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
+import torch
 from PIL import Image
 
 from files import read_lines
@@ -152,3 +154,19 @@ def add_split_flags(add: Callable, recorded: str = ""):
     )
     for split in SPLITS:
         add(f"--{split}_list", type=Path, help=f"a text file that names the pictures of the {split} split{recorded}")
+
+
+class SegmentationDataset(Protocol):
+    """What every dataset answers: see cache.PackedDataset."""
+
+    names: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index) -> dict: ...
+
+    def to(self, device: torch.device) -> "SegmentationDataset": ...
+
+    def original_size(self, name: str) -> tuple[int, int]: ...
+
+    def original_mask(self, name: str) -> torch.Tensor: ...

@@ -14,6 +14,8 @@ Written into --save_dir: NAME.pth (best weights, for evaluate.py and inference.p
 valid Dice among the epochs at the largest picture size that the run has reached.
 """
 
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
+
 import itertools
 import math
 from contextlib import nullcontext

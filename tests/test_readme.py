@@ -31,7 +31,8 @@ REPORTS = {
 
 
 def commands():
-    lines = re.findall(r"^ +python src/train\.py (.*--name (r\d\w+))$", (ROOT / "benchmarks/README.md").read_text(), re.MULTILINE)
+    text = (ROOT / "benchmarks/README.md").read_text()
+    lines = re.findall(r"^ +python src/train\.py (.*--name (r\d\w+))$", text, re.MULTILINE)
     return {name: shlex.split(flags) for flags, name in lines}
 
 

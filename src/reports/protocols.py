@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from predictor import Predictor, predictions
 from reports.boundary import boundary_f, tolerance_of
-from splits import BORDERS
+from splits import BORDERS, SegmentationDataset
 from training.distributed import gather_rows
 from utils import confusion, dice, foreground, jaccard, ratio, to_size
 
@@ -72,13 +72,14 @@ def count_pictures(
     Collective: call on all ranks.
     """
     keys = [(border, size, threshold) for size in ("network", "own") for threshold in thresholds for border in BORDERS]
+    dataset: SegmentationDataset = loader.dataset  # type: ignore[assignment]
     rows = []
     for batch, logits in predictions(predictor, loader, title):
         logits = foreground(logits)
-        own = at_own_size(loader.dataset, batch, logits, thresholds)
+        own = at_own_size(dataset, batch, logits, thresholds)
         rows.append(torch.cat([at_network_size(batch, logits, thresholds), own], 1))
     table = torch.cat(rows) if rows else torch.zeros(0, len(keys), 5, dtype=torch.float64)
-    return dict(zip(keys, gather_rows(table, len(loader.dataset)).unbind(1), strict=True))
+    return dict(zip(keys, gather_rows(table, len(dataset)).unbind(1), strict=True))
 
 
 def at_network_size(batch: dict, logits: torch.Tensor, thresholds: Sequence[float]) -> torch.Tensor:
@@ -87,7 +88,9 @@ def at_network_size(batch: dict, logits: torch.Tensor, thresholds: Sequence[floa
     return torch.cat([under_each_border(logits >= edge, batch["mask"]) for edge in edges], 1)
 
 
-def at_own_size(dataset: Dataset, batch: dict, logits: torch.Tensor, thresholds: Sequence[float]) -> torch.Tensor:
+def at_own_size(
+    dataset: SegmentationDataset, batch: dict, logits: torch.Tensor, thresholds: Sequence[float]
+) -> torch.Tensor:
     """A batch at its pictures' own sizes, against the masks as they came: the same shape."""
     rows = []
     for name, probability in zip(batch["name"], logits.sigmoid()[:, 0].cpu(), strict=True):

@@ -8,11 +8,12 @@ from itertools import combinations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from models import build_model
 from predictor import Predictor, predictions
 from scoring import Tally
+from splits import SegmentationDataset
 from utils import dice, foreground, scores
 
 Numbers = Sequence[float] | np.ndarray | torch.Tensor
@@ -43,7 +44,8 @@ class Result:
 
 def collect(label: str, predictor: Predictor, loader: DataLoader, side: int) -> Result:
     """Predict every picture of `loader` once. Predictions are kept at side x side pixels, for `agreement`."""
-    tally, calibration = Tally(loader.dataset), torch.zeros(BINS, 3, dtype=torch.float64)
+    dataset: SegmentationDataset = loader.dataset  # type: ignore[assignment]
+    tally, calibration = Tally(dataset), torch.zeros(BINS, 3, dtype=torch.float64)
     began, bits = time.perf_counter(), []
     for batch, logits in predictions(predictor, loader, label):
         tally.add(batch, logits)
@@ -58,7 +60,7 @@ def collect(label: str, predictor: Predictor, loader: DataLoader, side: int) -> 
     return Result(
         label,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        names=list(loader.dataset.names),
+        names=list(dataset.names),
         dice=dice(at_half).numpy(),
         scores=scores(at_half),
         by_threshold=np.array([dice(part).mean().item() for part in by_threshold]),
@@ -210,7 +212,7 @@ def species(name: str) -> str:
     return "cats" if name[0].isupper() else "dogs"
 
 
-def properties(dataset: Dataset) -> dict[str, np.ndarray]:
+def properties(dataset: SegmentationDataset) -> dict[str, np.ndarray]:
     """What each picture is like, from its pixels and its mask: names with arrays (N,) of numbers in [0, 1]."""
     rows = []
     for index in range(len(dataset)):

@@ -24,7 +24,8 @@ class RunFiles:
     """
 
     def __init__(self, folder: Path, name: str, lock: FileLock | None = None):
-        self.folder, self.name, self.lock, self.about = Path(folder), name, lock, {}
+        self.folder, self.name, self.lock = Path(folder), name, lock
+        self.about: dict = {}
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.name}{ending}"
