@@ -338,9 +338,8 @@ def report(args):
     against = [f"{flops / peak:.0%} of the {name}'s {peak / 1e9:.0f}" for name, peak in peaks(args).items()]
     print(f"{flops / 1e9:.0f} GFLOP/s, {', '.join(against)}")
     if noisy:
-        raise UserError(
-            f"the machine is too noisy to tell: the turns of {', '.join(noisy)} differ by more than {NOISY}; run it again"
-        )
+        names = ", ".join(noisy)
+        raise UserError(f"the machine is too noisy to tell: turns of {names} differ {NOISY} times and more; repeat it")
 
 
 if __name__ == "__main__":

@@ -108,12 +108,10 @@ class Contender:
                 start = time.perf_counter()
                 train.train_step(self.state, batch)
                 cost[size] = (time.perf_counter() - start) * self.state.steps_per_epoch
-        for epochs in range(1, 10**6):
-            planned = (
-                size_of(epoch, epochs + 1, settings.start_size, settings.image_size) for epoch in range(epochs + 1)
-            )
-            if sum(cost[size] for size in planned) > seconds:
-                return epochs
+        epochs, ends = 1, (settings.start_size, settings.image_size)
+        while sum(cost[size_of(epoch, epochs + 1, *ends)] for epoch in range(epochs + 1)) <= seconds:
+            epochs += 1
+        return epochs
 
 
 def main():
