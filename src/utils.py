@@ -131,9 +131,17 @@ def command(script, *words, processes=1) -> str:
     return shlex.join(str(word) for word in (*launcher, script, *words))
 
 
+def never_fail_to_print():
+    """Let standard output and error show what their encoding lacks, as in a path, as \\xe9 or \\u72ac."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where it was replaced, as by a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(main):
     """Call `main`; a UserError becomes one line on stderr and exit status 2, SIGTERM an exit that cleans up."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    never_fail_to_print()
     try:
         sys.exit(main())
     except UserError as error:
