@@ -137,7 +137,7 @@ def test_a_second_run_does_not_touch_the_first(tmp_path):
     script("train", *SHAPES, *TINY, "--seed", 1, cwd=tmp_path)
     assert (tmp_path / "saved_models/unet-2.pth").exists()
     done = script("train", *SHAPES, *TINY, "--name", "unet", cwd=tmp_path, expect=2)
-    assert "saved_models/unet.pth is there already" in error_of(done)
+    assert "saved_models/unet.pth exists already" in error_of(done)
     assert (tmp_path / "saved_models/unet.pth").read_bytes() == before
 
 
