@@ -1,4 +1,4 @@
-"""A folder of odd files, of every format, mode, depth, transparency, profile, orientation and name that Pillow can write.
+"""A folder of odd files: every format, mode, depth, transparency, profile, orientation and name that Pillow can write.
 
     python tests/odd.py --kills 12
 
@@ -32,27 +32,10 @@ from conftest import make_checkpoint  # noqa: E402
 from PIL import Image, ImageCms, ImageOps  # noqa: E402
 
 NO_PICTURES = {"PDF", "EPS", "WMF", "BUFR", "GRIB", "HDF5", "PALM", "IPTC", "MPEG"}
-MODES = [
-    "1",
-    "L",
-    "P",
-    "PA",
-    "LA",
-    "La",
-    "RGB",
-    "RGBA",
-    "RGBa",
-    "RGBX",
-    "CMYK",
-    "YCbCr",
-    "LAB",
-    "HSV",
-    "I",
-    "F",
-    "I;16",
-    "I;16B",
-    "I;16L",
-]
+MODES = (
+    *("1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"),
+    *("I", "F", "I;16", "I;16B", "I;16L"),
+)
 ORIENTED = ("JPEG", "PNG", "TIFF", "WEBP", "AVIF", "MPO")
 LIMIT_MIB = 2560  # of peak memory
 SECONDS = 2.0  # from SIGTERM to the end
@@ -80,7 +63,7 @@ class Folder:
         except Exception:
             return None
         label = name or f"{picture.mode.replace(';', '-')} {' '.join(options)}"
-        return self.add(f"{label.strip()}.{kind.lower()}" if not name else name, file.getvalue())
+        return self.add(name or f"{label.strip()}.{kind.lower()}", file.getvalue())
 
 
 def sample(mode, size=(40, 28), seed=0):
@@ -112,14 +95,18 @@ def sample(mode, size=(40, 28), seed=0):
 def reference(path):
     """What plain Pillow makes of a file: size, RGB and alpha; None where it cannot."""
     try:
-        with warnings.catch_warnings(), Image.open(path) as picture:
+        # By its bytes: of a TIFF that is to be turned and that it maps from a path, Pillow mixes up width and height.
+        with warnings.catch_warnings(), Image.open(io.BytesIO(path.read_bytes())) as picture:
             warnings.simplefilter("ignore")
             kind, bits = picture.format, getattr(picture, "tag_v2", {}).get(258, (16,))[0]
             if kind in NO_PICTURES:
                 return None
             picture.load()
             content = picture.info.get("icc_profile")
-            upright = ImageOps.exif_transpose(picture)
+            try:
+                upright = ImageOps.exif_transpose(picture)
+            except Exception:  # EXIF that cannot be read turns nothing
+                upright = picture.copy()
             if upright.mode.startswith(("I", "F")):
                 return deep(upright, kind, bits)
             alpha = np.asarray(upright.convert("RGBA").getchannel("A")) if upright.has_transparency_data else None
@@ -243,9 +230,10 @@ def add_frames(folder):
 def add_names(folder):
     content = io.BytesIO()
     sample("RGB").save(content, "PNG")
-    for name in ("two\nlines.png", "-dash.png", "quote's \"two\".png", "[ab]*?.png", "%s{}.png", " blank .png", "犬 süß.png",
-                 "e\u0301.png", "a;b,c.png", "UPPER.PNG", "two.dots.png", "=x" * 60 + ".png"):  # fmt: skip
-        folder.add(f"={name.removeprefix('=')}", content.getvalue())
+    names = ["two\nlines.png", "-dash.png", 'quote\'s "two".png', "[ab]*?.png", "%s{}.png", " blank .png", "犬 süß.png"]
+    names += ["e\u0301.png", "a;b,c.png", "UPPER.PNG", "two.dots.png", "x=" * 60 + ".png"]
+    for name in names:
+        folder.add(f"={name}", content.getvalue())
     folder.add("=" + "n" * 246 + ".png", content.getvalue())
     folder.add("=" + "n" * 246 + ".jpg", content.getvalue())
     folder.add("=" + "犬" * 83 + ".jpg", content.getvalue())
@@ -393,11 +381,8 @@ def check_picture(checks, name, files, size, rgb, alpha):
 
 def everything_but(here, output):
     """All paths but those of an output."""
-    return {
-        path
-        for path in here.rglob("*")
-        if path.relative_to(here).parts[0] not in (output, f"{output}.csv", f"{output}.log")
-    }
+    own = (output, f"{output}.csv", f"{output}.log", "started")
+    return {path for path in here.rglob("*") if path.relative_to(here).parts[0] not in own}
 
 
 def run_once(checks, here, folder):
@@ -411,8 +396,10 @@ def run_once(checks, here, folder):
     checks.that(
         everything_but(here, "out") == before, f"outside the output folder: {everything_but(here, 'out') ^ before}"
     )
-    checks.that(not (here / "started").exists(), "a program was started")
-    left_over = [path for path in (here / "out").rglob(".*")]
+    started = (here / "started").read_text() if (here / "started").exists() else ""
+    started = [line for line in started.splitlines() if "ldconfig" not in line]  # by torch, as it is imported
+    checks.that(not started, f"a program was started: {started[:3]}")
+    left_over = list((here / "out").rglob(".*"))
     checks.that(not left_over, f"left over: {left_over}")
     checks.that(peak < LIMIT_MIB, f"peak memory {peak:.0f} MiB")
     return log, peak, seconds
@@ -429,7 +416,8 @@ def kill_once(checks, here, after, number):
     began = time.perf_counter()
     status, _ = end_of(process)
     seconds = time.perf_counter() - began
-    checks.that(status in (143, 2), f"after SIGTERM the exit status is {status}")
+    # 143 from our handler, -15 as Python ends and has taken it away, 2 where the run was over.
+    checks.that(status in (143, -15, 2), f"after SIGTERM the exit status is {status}")
     checks.that(seconds <= SECONDS, f"SIGTERM at {after:.1f} s took {seconds:.2f} s")
     left_over = list((here / output).rglob(".*"))
     checks.that(not left_over, f"left over after SIGTERM: {left_over}")
@@ -465,7 +453,7 @@ def harness(here, kills=12, seed=0):
     all_foreground(here / "all.pth")
     (here / "bin").mkdir()
     for program in ("gs", "gswin64c", "ddjvu", "convert", "ffmpeg"):
-        (here / "bin" / program).write_text(f"#!/bin/sh\ntouch '{here / 'started'}'\n")
+        (here / "bin" / program).write_text(f"#!/bin/sh\necho {program} >> '{here / 'started'}'\n")
         (here / "bin" / program).chmod(0o755)
     folder = Folder(here / "d")
     fill(folder)
@@ -477,7 +465,7 @@ def harness(here, kills=12, seed=0):
     line = (
         f"{len(folder.expected)} files, {tried} with a picture's suffix or special: {written} written, "
         f"{tried - written} named; {checks.count:,} checks, {len(checks.failures)} failed; {seconds:.0f} s, peak "
-        f"{peak:.0f} MiB ({peak_large:.0f} MiB for 20 large ones); {sum(status == 143 for _, status in ends)} of {kills} "
+        f"{peak:.0f} MiB ({peak_large:.0f} for 20 large ones); {sum(status != 2 for _, status in ends)} of {kills} "
         f"runs ended by SIGTERM, the slowest in {slowest:.2f} s"
     )
     return checks.failures, line

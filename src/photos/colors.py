@@ -79,6 +79,8 @@ def bands(size):
 
 def convert(picture, upright, transform: Callable | None, keep_alpha: bool) -> Image.Image:
     """Convert band by band. picture: with the file's tags, which `upright` may have lost."""
+    if upright.mode == "P" and upright.palette is None:  # Pillow forgets it in some ICNS; a copy has it again
+        upright = upright.copy()
     if upright.mode == "RGB" and not upright.has_transparency_data and not transform:
         result = upright.copy()
         result.info = {}
