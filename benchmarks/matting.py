@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-from photos.matting import BORDER, depth_in_mask, find_band, matte
+from photos.matting import BORDER, border_width, depth_in_mask, find_band, matte
 from photos.pictures import read_picture
 from utils import Parser, positive, run, to_size
 
@@ -131,16 +131,10 @@ def network_probability(rng, alpha, side=256):
     inside = small > 0.5
     area = inside.sum().item() ** 0.25 * side**0.5
     half = area * rng.uniform(0.028, 0.060) / 2
-    depth = signed_distance(inside[0, 0], 40) + half
+    depth = depth_in_mask(inside[0, 0], 20) + half
     depth += noise(rng, 1, 24, side, side)[0] * 1.5 + noise(rng, 1, 6, side, side)[0] * 1
     softness = rng.uniform(1.0, 3.0)  # p goes from .1 to .9 within 4 to 13 pixels of the network's, as on photos
     return to_size((depth / softness).sigmoid(), (width, height))
-
-
-def signed_distance(mask, limit):
-    from photos.matting import distance
-
-    return distance(~mask, limit) - distance(mask, limit)
 
 
 # --------------------------------------------------------------------------------------- methods
@@ -168,8 +162,9 @@ def with_trimap(solve):
 def knn(image, probability):
     from pymatting import estimate_alpha_knn
 
-    depth, border = depth_in_mask(probability >= 0.5)
-    known, band = find_band(depth, border)
+    mask = probability >= 0.5
+    border = border_width(mask)
+    known, band = find_band(depth_in_mask(mask, border), border)
     return estimate_alpha_knn(image, torch.where(band, 0.5, known.round()).double().numpy())
 
 

@@ -1,20 +1,20 @@
 """A photo and its probability of foreground -> alpha and foreground colours at the photo's own size.
 
-The network sees 256x256 pixels and learned trimaps whose border band counts as pet, so its mask is smooth and too
-wide. Here the edge is found again in the photo, within a band around the place where it must be:
+The network sees 256x256 pixels and learned from trimaps whose border band counts as pet, so its mask is smooth and
+too wide. Here the edge is found again in the photo, within a band around the place where it must be:
 
-1. Band. The border class of the training trimaps is BORDER wide, and the edge lies in its middle: half a border
-   inside the mask. Beyond the band everything is pet or background (`find_band`).
-2. Alpha in the band. Locally, pet and background are two clouds of colours; a linear function of the colour that
-   is 0 at one mean and 1 at the other separates them best (Fisher's discriminant), and counts for more the further
-   the clouds are apart; where they overlap, the distance to the edge decides (`separate_colors`). A guided filter
-   (He, Sun, Tang: "Guided Image Filtering", ECCV 2010; PAMI 2013) makes the result follow the photo.
-3. Colours. Blur fusion (Forte: "Approximate Fast Foreground Colour Estimation", ICIP 2021) replaces what shines
-   through of the old background.
+1. Band. The edge lies in the middle of the trimaps' border, so half a border inside the mask; farther from it than a
+   border, everything is pet or background (`find_band`).
+2. Alpha in the band. The colours of the pet nearby and those of the background nearby are two clouds. The linear
+   function of the colour that is 0 at one mean and 1 at the other and separates them best (Fisher's discriminant)
+   is alpha; the nearer the clouds, the more the distance to the edge counts instead (`separate_colors`). A guided
+   filter makes it follow the photo (He, Sun, Tang: "Guided Image Filtering", ECCV 2010).
+3. Colours. Blur fusion takes out what shines through of the old background (Forte: "Approximate Fast Foreground
+   Colour Estimation", ICIP 2021).
 
-Steps 1 and 2 work on the photo reduced to at most WORK_SIDE pixels. As in the fast guided filter (He, Sun: "Fast
-Guided Filter", 2015), alpha is there a linear function of the colour around each pixel, and that function is
-enlarged, not alpha; so single hairs reappear at full size, and memory beyond the outputs is one tile's.
+All of it is computed on the photo reduced to at most WORK_SIDE pixels. The guided filter makes alpha a linear
+function of the colour around each pixel; as in "Fast Guided Filter" (He, Sun, 2015) that function is enlarged, not
+alpha, so single hairs reappear at full size, and memory beyond the results is one tile's.
 """
 
 import math
@@ -22,52 +22,65 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
+
+from photos.pieces import drop_specks, fill_holes
 
 METHODS = ("guided", "closed_form")
 WORK_SIDE = 768  # the longer side on which alpha is solved, in pixels
-TILE = 64  # side of a tile that is enlarged at once, in pixels of the reduced photo
+TILE = 128  # side of a tile that is enlarged at once, in pixels of the reduced photo
 
 # The width of the trimaps' border class / geometric mean of the photo's longer side and the square root of the pet's
-# area (border included). Of 612 training trimaps the median is .0425, 5 % are below .028 and 5 % above .060. By the
-# longer side or by the area alone the widths spread more, and the former is too wide for a small pet in a large photo.
+# area (border included). Over 612 training trimaps the median is .0425, 5 % are below .028 and 5 % above .060.
+# Relative to the longer side alone, or to the area alone, the widths spread more.
 BORDER = 0.0425
 EDGE = 0.5  # the pet's edge, in borders inside the mask's
-REACH = 0.85  # half the band's width in borders
+REACH = 1.0  # half the band's width in borders: where borders are wide, or the network is off by half a border
+
+PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # the distinct entries of a symmetric 3x3 matrix
 
 
-def matte(photo, probability, threshold=0.5, method="guided", tile=TILE):
+def matte(photo, probability, threshold=0.5, method="guided", keep=drop_specks, tile=TILE):
     """Estimate the pet's alpha and its own colours.
 
     photo: PIL picture in mode RGB. probability: float32 tensor (H, W) of the photo's own size, from a network that
     learned the border class as foreground. method: "guided", or "closed_form", which solves alpha with PyMatting
-    (Levin, Lischinski, Weiss, PAMI 2008; requirements-matting.txt).
+    (Levin, Lischinski, Weiss, PAMI 2008; requirements-matting.txt). keep: a function of photos/pieces.py that
+    chooses pieces of the mask (bool (h, w) of the reduced photo), or None for all.
 
-    Returns alpha, float32 (H, W) in [0, 1], and the foreground, uint8 (H, W, 3); outside the band the foreground is
-    the photo. Raises ValueError for another size or method, ImportError if PyMatting is not installed.
+    Returns alpha, float32 (H, W) in [0, 1], and the foreground's colours, uint8 (H, W, 3), which outside the band are
+    the photo's. Raises ValueError for another size or an unknown method, ImportError if PyMatting is not installed.
     """
     if method not in METHODS:
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method}")
     if tuple(probability.shape) != (photo.height, photo.width):
         raise ValueError(f"a photo of {photo.size} needs a probability of its size, not {tuple(probability.shape)}")
     factor = math.ceil(max(photo.size) / WORK_SIDE)
-    image = to_planes(photo.reduce(factor) if factor > 1 else photo)
-    small = F.avg_pool2d(probability[None, None], factor, ceil_mode=True, count_include_pad=False)[0, 0]
-    depth, border = depth_in_mask(small >= threshold)
+    mask = reduce(probability[None], factor)[0] >= threshold
+    if keep:
+        mask = keep(mask)
+    border = border_width(mask)
+    # a hole smaller than a border's square is the network's doubt: a true one's rim would have closed it
+    depth = depth_in_mask(fill_holes(mask, border**2), border)
     known, band = find_band(depth, border)
-    pixels = torch.from_numpy(np.array(photo))
+    alpha, pixels = enlarge(known, factor, photo.size), torch.from_numpy(np.array(photo))
     if not band.any():
-        return enlarge(known, factor, photo.size), pixels
-    solve = solve_guided if method == "guided" else solve_closed_form
-    solved = solve(image, known, band, depth, border)
-    if method == "closed_form" and factor == 1:
-        slope, offset = torch.zeros_like(image), solved[None]
+        return alpha, pixels
+    window = bounds(band, margin=math.ceil(2 * border))
+    known, band, depth = known[window], band[window], depth[window]
+    image = to_planes(photo.reduce(factor) if factor > 1 else photo, window)
+    if method == "closed_form":
+        solved = solve_closed_form(image, known, band)
     else:
-        slope, offset = guided_filter(image, solved, radius=max(1, round(border / 8)))
-    colors = blur_fusion(image, torch.where(band, solved, known), border)
-    fields = torch.cat([slope, offset, *colors])
-    alpha = enlarge(known, factor, photo.size)
-    fill_band(alpha, pixels, fields, known, band, factor, tile)
+        solved = solve_guided(image, known, band, depth, border)
+    if method == "closed_form" and factor == 1:
+        linear = torch.cat([torch.zeros_like(image), solved[None]])
+    else:
+        linear = guided_filter(image, solved, radius=max(1, round(border / 8)))
+    fields = torch.cat([linear, *blur_fusion(image, solved, border), band[None].float()])
+    corner = [part.start * factor for part in window]
+    inside = (slice(corner[0], window[0].stop * factor), slice(corner[1], window[1].stop * factor))
+    fill_band(alpha[inside], pixels[inside], fields, band, factor, tile)
     return alpha, pixels
 
 
@@ -80,8 +93,6 @@ def compose(alpha, foreground, background):
     """
     height, width = alpha.shape
     if isinstance(background, Image.Image):
-        from PIL import ImageOps
-
         under = ImageOps.fit(background.convert("RGB"), (width, height))
     else:
         under = Image.new("RGB", (width, height), background)
@@ -94,22 +105,26 @@ def to_bytes(alpha):
     return alpha.mul(255).round_().to(torch.uint8)
 
 
-def to_planes(photo):
-    """PIL picture -> float32 (3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.array(photo)).permute(2, 0, 1).float().div_(255)
+def to_planes(photo, window):
+    """PIL picture and slices of rows and columns -> float32 (3, h, w) in [0, 1]."""
+    return torch.from_numpy(np.array(photo)[window]).permute(2, 0, 1).float().div_(255)
 
 
 # ---------------------------------------------------------------------------------------- the band
 
 
-def depth_in_mask(mask):
-    """bool (H, W) -> signed distance to the mask's edge in pixels, float32 (H, W), and the border's width in pixels.
+def border_width(mask):
+    """bool (H, W) -> the width that the trimap's border would have around such a pet, in pixels."""
+    return max(2.0, BORDER * (mask.sum().item() ** 0.5 * max(mask.shape)) ** 0.5)
 
-    Positive in the mask, negative outside; right to two borders, clamped beyond.
+
+def depth_in_mask(mask, border):
+    """bool (H, W) -> signed distance to the mask's edge in pixels, float32 (H, W).
+
+    Positive inside, negative outside, and within two borders of the edge; where nothing is nearer, two borders.
     """
-    border = max(2.0, BORDER * mask.sum().item() ** 0.25 * max(mask.shape) ** 0.5)
     limit = math.ceil(2 * border)
-    return distance(~mask, limit) - distance(mask, limit), border
+    return distance(~mask, limit) - distance(mask, limit)
 
 
 def distance(mask, limit):
@@ -131,7 +146,7 @@ def distance(mask, limit):
 
 
 def find_band(depth, border):
-    """-> alpha by depth alone, float32 (H, W): 0, 1 and a ramp across the edge; and the band, bool (H, W)."""
+    """-> alpha by depth alone, float32 (H, W): 0, 1 and a ramp across the band; and the band, bool (H, W)."""
     inside = depth / border - EDGE
     return (inside / (2 * REACH) + 0.5).clamp(0, 1), inside.abs() < REACH
 
@@ -140,45 +155,46 @@ def find_band(depth, border):
 
 
 def solve_guided(image, known, band, depth, border):
-    """-> alpha float32 (H, W): discriminant of local colours, twice, the second time around the first's edge."""
+    """-> alpha float32 (H, W) from the colours on both sides.
+
+    Examples of pet and background are first what lies far from the edge; then, nearer, what the first alpha is sure of.
+    """
     inside = depth / border - EDGE
-    prior = (inside / 0.5 + 0.5).clamp(0, 1)
-    alpha = separate_colors(image, prior, (inside * 2 - 0.3).clamp(0, 1), (-inside * 2 - 0.3).clamp(0, 1), border)
+    prior = (2 * inside + 0.5).clamp(0, 1)
+    pet, background = (2 * inside - 0.5).clamp(0, 1), (-2 * inside - 0.5).clamp(0, 1)
+    alpha = separate_colors(image, prior, pet, background, radius=1.3 * border)
     alpha = torch.where(band, alpha, known)
-    return alpha
+    pet, background = (2 * alpha - 1).clamp(min=0).square(), (1 - 2 * alpha).clamp(min=0).square()
+    alpha = separate_colors(image, (alpha + prior) / 2, pet, background, radius=0.6 * border)
+    alpha = (1.25 * alpha - 0.125).clamp(0, 1)  # colours vary within a cloud; a tenth of alpha tells nothing
+    return torch.where(band, alpha, known)
 
 
 def separate_colors(image, prior, pet, background, radius):
-    """Fisher's linear discriminant of the colours around each pixel.
+    """Fisher's linear discriminant of the colours within about `radius` pixels of each pixel.
 
-    image (3, H, W); prior (H, W); pet, background (H, W): weight of each pixel as an example of its class.
+    image (3, H, W); prior (H, W), alpha where the colours do not tell; pet, background (H, W), the weight of each
+    pixel as an example. Returns alpha, float32 (H, W).
     """
+    noise = 4e-4  # the least variance of a cloud: that of 5 levels of 255
+    doubt = 2.0  # clouds this far apart, in squared standard deviations, count as much as the prior
     step = max(1, int(radius / 4))
-    weights = torch.stack([pet, background])[:, None]  # (2, 1, H, W)
-    first = weights * image  # (2, 3, H, W)
+    weights = torch.stack([pet, background])
     products = (pet + background) * torch.stack([image[i] * image[j] for i, j in PAIRS])
-    stacked = torch.cat([weights.flatten(0, 1), first.flatten(0, 1), products])
-    sums = smooth(reduce(stacked, step), radius / step) + 1e-7
+    sums = torch.cat([weights, pet * image, background * image, products])
+    sums = smooth(reduce(sums, step), radius / step) + 1e-7
     total = sums[:2]
     means = sums[2:8].view(2, 3, *sums.shape[1:]) / total[:, None]
-    pooled = sums[8:] - torch.stack([(total * means[:, i] * means[:, j]).sum(0) for i, j in PAIRS])
-    pooled = pooled / total.sum(0)
+    scatter = sums[8:] - torch.stack([(total * means[:, i] * means[:, j]).sum(0) for i, j in PAIRS])
     gap = means[0] - means[1]
-    slope = solve3(pooled, gap, ridge=NOISE)
-    distance2 = (slope * gap).sum(0)
-    # the means themselves are uncertain where examples are few
-    seen = (total.min(0).values / 0.02).clamp(max=1)
-    confidence = distance2 * seen
-    slope = slope / distance2.clamp(min=1e-6)
+    slope = solve3(scatter / total.sum(0), gap, noise)
+    apart = (slope * gap).sum(0)  # Mahalanobis distance of the means, squared
+    slope = slope / apart.clamp(min=1e-6)
     offset = -(slope * means[1]).sum(0)
-    fields = grow(torch.cat([slope, offset[None], confidence[None]]), step, prior.shape)
-    color = ((fields[:3] * image).sum(0) + fields[3]).clamp_(0, 1)
-    return (fields[4] * color + DOUBT * prior) / (fields[4] + DOUBT)
-
-
-PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # of a symmetric 3x3 matrix
-NOISE = 4e-4  # variance of a colour within a cloud at the least: 5 of 255
-DOUBT = 4.0
+    trust = apart * (50 * total.amin(0)).clamp(max=1)  # less where one side has few examples
+    slope, offset, trust = grow(torch.cat([slope, offset[None], trust[None]]), step, prior.shape).split((3, 1, 1))
+    color = ((slope * image).sum(0) + offset[0]).clamp(0, 1)
+    return (trust[0] * color + doubt * prior) / (trust[0] + doubt)
 
 
 def solve3(matrix, right, ridge):
@@ -193,7 +209,7 @@ def solve3(matrix, right, ridge):
 
 
 def guided_filter(image, alpha, radius, eps=1e-4):
-    """Guided filter with a colour guide -> slope (3, H, W), offset (1, H, W): alpha is slope . colour + offset.
+    """Guided filter with a colour guide -> (4, H, W): alpha is the first three . colour + the fourth.
 
     He et al. 2010, section 3.4: alpha's local linear fit to the colours, averaged over the windows of a pixel.
     """
@@ -204,73 +220,77 @@ def guided_filter(image, alpha, radius, eps=1e-4):
     covariance = means[7:] - torch.stack([mean[i] * mean[j] for i, j in PAIRS])
     slope = solve3(covariance, means[4:7] - mean * level, eps)
     offset = level - (slope * mean).sum(0)
-    fields = box(torch.cat([slope, offset[None]]), radius)
-    return fields[:3], fields[3:]
+    return box(torch.cat([slope, offset[None]]), radius)
 
 
-def solve_closed_form(image, known, band, depth, border):
-    """-> alpha float32 (H, W) by PyMatting on the part of the photo around the band."""
+def solve_closed_form(image, known, band):
+    """-> alpha float32 (H, W) by PyMatting."""
     from pymatting import estimate_alpha_cf
 
-    trimap = torch.where(band, 0.5, known.round())
-    solved = known.clone()
-    rows, columns = bounds(band, margin=4)
-    part = image[:, rows, columns].permute(1, 2, 0).double().numpy()
-    labels = trimap[rows, columns].double().numpy()
-    if (labels == 0).any() and (labels == 1).any():
-        solved[rows, columns] = torch.from_numpy(estimate_alpha_cf(part, labels)).float()
-    return solved
+    trimap = torch.where(band, 0.5, known).double()
+    if not ((trimap == 0).any() and (trimap == 1).any()):  # nothing to tell one from the other
+        return known
+    return torch.from_numpy(estimate_alpha_cf(image.permute(1, 2, 0).double().numpy(), trimap.numpy())).float()
 
 
 def bounds(mask, margin=0):
-    """bool (H, W) with some True -> the slices of rows and columns that hold all True, and margin pixels more."""
+    """bool (H, W) with some True -> slices of the rows and columns that hold all True, and `margin` pixels more."""
     slices = []
-    for dim in (1, 0):
-        where = mask.any(dim).nonzero()
-        slices.append(slice(max(0, where[0].item() - margin), where[-1].item() + 1 + margin))
-    return slices
+    for dim in (0, 1):
+        where = mask.any(1 - dim).nonzero()
+        slices.append(slice(max(0, where[0].item() - margin), min(where[-1].item() + 1 + margin, mask.shape[dim])))
+    return tuple(slices)
 
 
 # -------------------------------------------------------------------------------------- colours
 
 
 def blur_fusion(image, alpha, border):
-    """Blur fusion twice, coarse then fine -> estimates of foreground and background, (3, H, W) each.
+    """-> smooth estimates of foreground and background, (3, H, W) each: Forte 2021, section 3, twice, wide then narrow.
 
-    Forte 2021, equations 4 to 7. The last step, which adds what the photo itself says, is `fill_band`'s.
+    `true_colors` adds what the photo itself says.
     """
     foreground = background = image
     for radius in (1.5 * border, border / 4):
-        weights = torch.stack([alpha, 1 - alpha])[:, None]
         step = max(1, int(radius / 4))
-        stacked = torch.cat([weights.flatten(0, 1), foreground * alpha, background * (1 - alpha)])
-        sums = smooth(reduce(stacked, step), radius / step)
-        sums = grow(sums, step, alpha.shape)
-        near = sums[2:5] / (sums[0] + 1e-4)
-        far = sums[5:8] / (sums[1] + 1e-4)
-        foreground = (near + alpha * (image - alpha * near - (1 - alpha) * far)).clamp(0, 1)
-        background = far
+        weights = torch.stack([alpha, 1 - alpha])
+        sums = torch.cat([weights, foreground * alpha, background * (1 - alpha)])
+        sums = grow(smooth(reduce(sums, step), radius / step), step, alpha.shape) + 1e-6
+        near, far = sums[2:5] / sums[0], sums[5:8] / sums[1]
+        foreground, background = true_colors(image, alpha, near, far), far
     return near, far
 
 
-def fill_band(alpha, pixels, fields, known, band, factor, tile):
-    """Write alpha and the foreground's colours into the band, tile by tile, at the photo's own size."""
+def true_colors(image, alpha, near, far):
+    """The foreground closest to an estimate that can explain the photo: all (3, H, W), alpha (H, W).
+
+    Of all changes of both estimates that make them mix to the photo's colour, the least. (Forte adds alpha times the
+    residual, which leaves part of it; this is 7 % nearer to the colours of benchmarks/matting.py.)
+    """
+    residual = image - alpha * near - (1 - alpha) * far
+    return (near + alpha / (alpha.square() + (1 - alpha).square()) * residual).clamp(0, 1)
+
+
+def fill_band(alpha, pixels, fields, band, factor, tile):
+    """Write alpha (H, W) and colours, uint8 (H, W, 3), into the band, tile by tile, at the photo's own size.
+
+    fields (11, h, w): four of alpha's linear function, foreground, background, and the band; band (h, w).
+    """
     height, width = band.shape
     for top in range(0, height, tile):
         for left in range(0, width, tile):
             here = (slice(top, min(top + tile, height)), slice(left, min(left + tile, width)))
             if not band[here].any():
                 continue
-            rows, columns = (slice(part.start * factor, part.stop * factor) for part in here)
-            colors = pixels[rows, columns]
-            image = colors.permute(2, 0, 1).float().div_(255)
-            values = enlarge_part(torch.cat([fields, band[None].float()]), here, factor)[:, : image.shape[1], : image.shape[2]]
-            color = (values[:3] * image).sum(0) + values[3]
-            part = torch.where(values[10] > 0.5, color.clamp_(0, 1), alpha[rows, columns])
-            alpha[rows, columns] = part
-            near, far = values[4:7], values[7:10]
-            own = (near + part * (image - part * near - (1 - part) * far)).clamp_(0, 1)
-            pixels[rows, columns] = torch.where(part < 1, own, image).permute(1, 2, 0).mul(255).round_().to(torch.uint8)
+            there = tuple(slice(part.start * factor, part.stop * factor) for part in here)
+            image = pixels[there].permute(2, 0, 1).float().div_(255)
+            values = enlarge_part(fields, here, factor)[:, : image.shape[1], : image.shape[2]]
+            linear, near, far, inside = values[:4], values[4:7], values[7:10], values[10] > 0.5
+            solved = ((linear[:3] * image).sum(0) + linear[3]).clamp_(0, 1)
+            part = torch.where(inside, solved, alpha[there])
+            own = torch.where(inside, true_colors(image, part, near, far), image)
+            alpha[there] = part
+            pixels[there] = own.permute(1, 2, 0).mul_(255).round_().to(torch.uint8)
 
 
 # ------------------------------------------------------------------------------- sizes and means
@@ -315,6 +335,13 @@ def smooth(values, radius):
 
 def box(values, radius):
     """(C, H, W) -> the mean over windows of 2 radius + 1 pixels, of what lies in the picture."""
-    for kernel, padding in (((1, 2 * radius + 1), (0, radius)), ((2 * radius + 1, 1), (radius, 0))):
-        values = F.avg_pool2d(values[None], kernel, 1, padding, count_include_pad=False)[0]
+    for dim in (2, 1):
+        length = values.shape[dim]
+        total = values.clone()
+        for step in range(1, min(radius, length - 1) + 1):  # radii are small here, and sums stay exact
+            total.narrow(dim, step, length - step).add_(values.narrow(dim, 0, length - step))
+            total.narrow(dim, 0, length - step).add_(values.narrow(dim, step, length - step))
+        place = torch.arange(length)
+        count = (place + radius).clamp(max=length - 1) - (place - radius).clamp(min=0) + 1
+        values = total.div_(count.view(-1, 1) if dim == 1 else count)
     return values
