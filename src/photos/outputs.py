@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from PIL import Image
 
 from files import write_whole
+from photos.matting import compose, matte, to_bytes
+from photos.pieces import drop_specks
 from utils import to_size
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
@@ -49,13 +51,22 @@ def overlay(photo, probability, threshold=0.5):
     return Image.fromarray(image.permute(1, 2, 0).numpy())
 
 
-def cutout(photo, probability, threshold=0.5, crop=False):
-    """-> the foreground in mode RGBA; its edge is as soft as the probability is between threshold -+ .25."""
-    alpha = ((probability - threshold) * 2 + 0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    picture = photo.copy()
-    picture.putalpha(Image.fromarray(alpha.numpy()))
-    bounds = picture.getchannel("A").getbbox()
-    return picture.crop(bounds) if crop and bounds else picture
+def cutout(photo, probability, threshold=0.5, crop=False, method="guided", background=None, keep=drop_specks):
+    """The foreground in mode RGBA, its edge and colours from `matte`; on a background, in mode RGB.
+
+    crop: to the foreground's box. method, keep: see `matte`. background: see `compose`. What is fully transparent is
+    black, so that nothing of the old background is in the file.
+    """
+    alpha, foreground = matte(photo, probability, threshold, method, keep)
+    shade = Image.fromarray(to_bytes(alpha).numpy())
+    bounds = shade.getbbox() if crop else None
+    if background is not None:
+        picture = compose(alpha, foreground, background)
+    else:
+        foreground[alpha == 0] = 0
+        picture = Image.fromarray(foreground.numpy())
+        picture.putalpha(shade)
+    return picture.crop(bounds) if bounds else picture
 
 
 def panel(photo, probability, threshold=0.5):

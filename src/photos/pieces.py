@@ -106,6 +106,15 @@ def fill_holes(mask, pixels):
     return mask | mask_of_runs(runs, (runs.areas < pixels) & ~outside)
 
 
+def attached(mask, core):
+    """The pieces of a mask that hold some of a core's pixels. Both bool (H, W) -> bool (H, W)."""
+    runs = find_pieces(mask)
+    before = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=np.int32)
+    np.cumsum(core.numpy(), axis=1, out=before[:, 1:])
+    held = before[runs.row, runs.end] - before[runs.row, runs.start]
+    return mask_of_runs(runs, np.bincount(runs.piece, weights=held, minlength=len(runs.areas)) > 0)
+
+
 def boxes(mask, share=SPECK):
     """-> (left, top, right, bottom) of each piece that `drop_specks` keeps, in pixels, the largest piece first."""
     runs = find_pieces(mask)
