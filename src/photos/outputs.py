@@ -63,7 +63,7 @@ def cutout(photo, probability, threshold=0.5, crop=False, method="guided", backg
     if background is not None:
         picture = compose(alpha, foreground, background)
     else:
-        foreground[alpha == 0] = 0
+        foreground[to_bytes(alpha) == 0] = 0
         picture = Image.fromarray(foreground.numpy())
         picture.putalpha(shade)
     return picture.crop(bounds) if bounds else picture
