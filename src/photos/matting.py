@@ -257,8 +257,11 @@ def blur_fusion(image, alpha, border):
         foreground = true_colors(image, alpha, near, far)
         step = max(1, int(radius / 4))
         sums = torch.cat([torch.stack([alpha, 1 - alpha]), foreground * alpha, far * (1 - alpha)])
-        sums = grow(smooth(reduce(sums, step), radius / step), step, alpha.shape) + 1e-6
-        near, far = sums[2:5] / sums[0], sums[5:8] / sums[1]
+        sums = grow(smooth(reduce(sums, step), radius / step), step, alpha.shape)
+        little = 1e-4  # where there is none of one side nearby, it has the photo's colours
+        near, far = (
+            (sums[i : i + 3] + little * image) / (weight + little) for i, weight in ((2, sums[0]), (5, sums[1]))
+        )
     return near, far
 
 
@@ -281,7 +284,7 @@ def fill_band(alpha, pixels, fields, band, factor, tile):
     for top in range(0, height, tile):
         for left in range(0, width, tile):
             here = (slice(top, min(top + tile, height)), slice(left, min(left + tile, width)))
-            if not band[here].any():
+            if not band[max(0, top - 1) : top + tile + 1, max(0, left - 1) : left + tile + 1].any():  # reaches in
                 continue
             there = tuple(slice(part.start * factor, part.stop * factor) for part in here)
             image = pixels[there].permute(2, 0, 1).float().div_(255)
