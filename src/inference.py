@@ -17,15 +17,19 @@ import io
 import sys
 import time
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
+
+from PIL import ImageColor
 
 from data import eval_loader, load_split
 from evaluate import add_data_flags, describe, options_of_data, print_table
 from files import make_folder
 from photos.budget import ends_in_time
 from photos.inputs import choose_names, find_pictures, name_outputs
-from photos.outputs import KINDS, Style, encode, mask_of, render, run_lengths, save_picture
+from photos.outputs import KINDS, Style, encode, keep_largest, mask_of, render, run_lengths, save_picture
 from photos.pictures import PictureError, read_picture
+from photos.pieces import SPECK
 from photos.pipeline import Job, Outcome, Pipeline, Task
 from photos.prediction import open_photo, predict, probability_at_own_size
 from photos.tables import RUNS_HEADER, former_rows, write, write_tables
@@ -91,12 +95,8 @@ def predict_files(model, args):
     """The outputs of every picture that can be read; what cannot is named at the end. Returns the exit status."""
     began = time.perf_counter()
     found, jobs, former = on_first(lambda: plan(args))
-    task = Task(
-        Style(choose_threshold(model, args), args.crop),
-        args.tile,
-        (args.border or model.about["border"]) if args.csv else None,
-        bool(args.rle),
-    )
+    border = (args.border or model.about["border"]) if args.csv else None
+    task = Task(choose_style(model, args), args.tile, border, bool(args.rle))
     pipeline = Pipeline(model, task, args.batch_size, args.output)
     outcome = Outcome(rows=dict(former))
     try:
@@ -119,7 +119,8 @@ def plan(args):
     found = find_pictures(args.input, args.recursive, {args.output, *folders.values()})
     sources = choose_names(found.sources, args.names) if args.names else found.sources
     sources = sources[: args.limit]
-    named = zip(sources, name_outputs(sources, folders, KINDS), strict=True)
+    endings = {**KINDS, "cutout": "/1.png"} if args.each else KINDS
+    named = zip(sources, name_outputs(sources, folders, endings), strict=True)
     jobs = [Job(index, source, files) for index, (source, files) in enumerate(named)]
     if not args.skip_existing:
         return found, jobs, {}
@@ -162,6 +163,27 @@ def choose_threshold(model, args):
     return args.threshold
 
 
+def choose_style(model, args):
+    """How outputs are drawn. Raises UserError."""
+    if args.matting and not find_spec("pymatting"):
+        raise UserError("--matting needs PyMatting; pip install -r requirements-matting.txt")
+    method = "closed_form" if args.matting else "guided"
+    background = read_background(args.background) if args.background else None
+    return Style(choose_threshold(model, args), args.largest, args.crop, method, background, args.each)
+
+
+def read_background(text):
+    """A colour, or a picture of mode RGB. Raises UserError."""
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError:
+        pass
+    try:
+        return read_picture(text)
+    except PictureError as error:
+        raise UserError(f"--background {text} {error}, nor is it a colour, as white or #00ff00") from None
+
+
 def at_threshold(args):
     return "" if args.threshold == 0.5 else f" at threshold {args.threshold:.3g}"
 
@@ -173,7 +195,9 @@ def predict_pipe(model, args):
     except PictureError as error:
         raise UserError(f"--input -: what came {error}; send one picture") from None
     probability = probability_at_own_size(model, photo, args.tile)
-    style = Style(choose_threshold(model, args), args.crop)
+    style = choose_style(model, args)
+    if style.largest:
+        probability = keep_largest(probability, style.threshold)
     encode(render(args.save[0], photo, probability, style), sys.stdout.buffer, KINDS[args.save[0]])
     return 0
 
@@ -207,6 +231,18 @@ def get_args_parser():
         help="probability from which a pixel is foreground; `chosen`: the checkpoint's own; default %(default)s",
     )
     parser.add_argument("--crop", action="store_true", help="crop cut-outs to the foreground")
+    parser.add_argument("--largest", action="store_true", help="keep the largest connected piece of foreground alone")
+    parser.add_argument(
+        "--each",
+        action="store_true",
+        help=f"a folder of cut-outs for each picture: one for each piece of {100 * SPECK:g} %% of the picture or more",
+    )
+    parser.add_argument(
+        "--matting",
+        action="store_true",
+        help="cut-outs by closed-form matting: slower, needs PyMatting; pip install -r requirements-matting.txt",
+    )
+    parser.add_argument("--background", metavar="COLOR|FILE", help="put cut-outs on a colour or a picture")
     parser.add_argument("--tile", type=side, help="predict big photos in squares of this many of their own pixels")
     parser.add_argument("--csv", type=Path, help="with --input: write size, foreground share, box and Dice of each")
     parser.add_argument("--rle", type=Path, help="write image_id,encoded_mask: run lengths by column, counted from 1")
@@ -219,7 +255,8 @@ def get_args_parser():
     return parser
 
 
-FOR_INPUT = ("csv", "names", "recursive", "tile", "crop", "skip_existing")  # flags that go with --input only
+FOR_CUTOUTS = ("crop", "each", "matting", "background")  # flags that go with --save cutout only
+FOR_INPUT = ("csv", "names", "recursive", "tile", "largest", "skip_existing", *FOR_CUTOUTS)
 
 
 def check_flags(args):
@@ -231,6 +268,11 @@ def check_flags(args):
     wrong += ["--save"] if args.save != ["mask"] else []
     if wrong and not args.input:
         raise UserError(f"{', '.join(wrong)} are for --input; name pictures with it")
+    wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
+    if wrong and "cutout" not in args.save:
+        raise UserError(f"{', '.join(wrong)} are for cut-outs; add cutout to --save")
+    if args.each and piped:
+        raise UserError("--each writes several pictures; name a folder with --output")
 
 
 def main():

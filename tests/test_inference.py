@@ -217,13 +217,14 @@ def test_output_names_never_collide(tmp_path):
 
 
 def test_cutout_has_a_soft_edge_and_is_cropped():
-    probability = torch.zeros(20, 30)
-    probability[5:10, 8:20] = 1
-    probability[5:10, 20] = 0.5
-    picture = cutout(photo(30, 20), probability)
+    probability = torch.zeros(60, 90)
+    probability[10:40, 20:70] = 1
+    picture = cutout(Image.new("RGB", (90, 60), "orange"), probability)
     alpha = np.asarray(picture.getchannel("A"))
-    assert picture.size == (30, 20) and alpha[6, 10] == 255 and alpha[6, 20] == 128 and alpha[0, 0] == 0
-    assert cutout(photo(30, 20), probability, crop=True).size == (13, 5)
+    assert picture.size == (90, 60) and alpha[25, 45] == 255 and alpha[0, 0] == 0 and 0 < alpha[25, 21] < 255
+    left, top, right, bottom = picture.getchannel("A").getbbox()
+    cropped = cutout(Image.new("RGB", (90, 60), "orange"), probability, crop=True)
+    assert cropped.size == (right - left, bottom - top) < (90, 60)
     assert cutout(photo(30, 20), torch.zeros(20, 30), crop=True).size == (30, 20)
 
 

@@ -668,6 +668,82 @@ def test_output_names_keep_room_for_what_jpeg_cannot_hold(tmp_path):
     assert len(set(every)) == 4 and not any(path.exists() for path in every)
 
 
+# ----------------------------------------------------------------------------- cut-outs: pieces, backgrounds
+
+
+def two_animals(shape):
+    """A probability with a large and a small animal, and a speck."""
+    drawn = torch.zeros(shape)
+    drawn[10:50, 10:60] = 1
+    drawn[60:80, 80:110] = 1
+    drawn[2, 100] = 1
+    return drawn
+
+
+@pytest.fixture
+def animals(monkeypatch):
+    def to_two_animals(probability, size):
+        return two_animals(size[::-1])
+
+    monkeypatch.setattr("photos.pipeline.to_size", to_two_animals)
+
+
+def test_the_largest_animal_alone_or_each_of_them(infer, tmp_path, animals):
+    photo(120, 90).save(tmp_path / "d/a.png")
+    infer("--csv", "n.csv", "--largest")
+    assert Image.open(tmp_path / "out/a.png").getbbox() == (10, 10, 60, 50)
+    row = table(tmp_path / "n.csv")[0]
+    assert [int(row[side]) for side in ("left", "top", "right", "bottom")] == [10, 10, 60, 50]
+    infer("--save", "cutout", "mask", "--each", "--output", "each")
+    assert names(tmp_path / "each/cutout/a") == ["1.png", "2.png"] and names(tmp_path / "each/mask") == ["a.png"]
+    first, second = (Image.open(tmp_path / f"each/cutout/a/{number}.png").size for number in (1, 2))
+    assert 45 <= first[0] <= 60 and 35 <= first[1] <= 50 and 25 <= second[0] <= 40 and 15 <= second[1] <= 30
+    assert "of 0 pictures" in infer("--save", "cutout", "mask", "--each", "--output", "each", "--skip_existing").stdout
+
+
+def test_no_animal_is_one_empty_cut_out(infer, tmp_path, monkeypatch):
+    photo().save(tmp_path / "d/a.png")
+    monkeypatch.setattr("photos.pipeline.to_size", lambda probability, size: torch.zeros(size[::-1]))
+    infer("--save", "cutout", "--each")
+    picture = Image.open(tmp_path / "out/a/1.png")
+    assert picture.size == (50, 30) and not picture.getchannel("A").getbbox()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_background_of_a_colour_or_a_picture(infer, tmp_path, animals, mode):
+    picture = Image.new("RGB", (120, 90), "orange").convert(mode)
+    if mode == "RGBA":
+        picture.paste((255, 165, 0, 0), (10, 10, 40, 50))  # the left part of the animal is transparent
+    picture.save(tmp_path / "d/a.png")
+    Image.new("RGB", (300, 50), "blue").save(tmp_path / "blue.png")
+    for background, expected in (("#00ff00", (0, 255, 0)), ("blue.png", (0, 0, 255))):
+        infer("--save", "cutout", "--background", background)
+        made = cut(tmp_path)
+        assert made.mode == "RGB" and made.size == (120, 90)
+        assert made.getpixel((0, 0)) == expected and made.getpixel((50, 30)) == (255, 165, 0)
+        assert made.getpixel((25, 30)) == (expected if mode == "RGBA" else (255, 165, 0))
+
+
+def test_mistakes_about_cut_outs(infer, tmp_path, monkeypatch):
+    photo().save(tmp_path / "d/a.png")
+    (tmp_path / "text").write_text("no picture")
+    for flags, words in (
+        (("--save", "cutout", "--background", "text"), "--background text is not a picture, nor is it a colour"),
+        (("--save", "cutout", "--background", "nowhere.png"), "--background nowhere.png is missing"),
+        (("--save", "mask", "--each", "--crop"), "--crop, --each are for cut-outs"),
+    ):
+        assert words in error_of(infer(*flags, expect=2))
+    monkeypatch.setattr("inference.find_spec", lambda name: None)
+    assert "requirements-matting.txt" in error_of(infer("--save", "cutout", "--matting", expect=2))
+
+
+def test_closed_form_matting(infer, tmp_path, animals):
+    pytest.importorskip("pymatting")
+    photo(120, 90).save(tmp_path / "d/a.png")
+    infer("--save", "cutout", "--matting")
+    assert cut(tmp_path).getchannel("A").getbbox()
+
+
 @pytest.mark.slow
 def test_hundreds_of_odd_files(tmp_path):
     failures, line = harness(tmp_path)

@@ -4,7 +4,7 @@ photo is a PIL picture in mode RGB, or RGBA where it has transparency; probabili
 photo's own size, on the CPU. Outputs are sRGB and have no metadata: no profile, no place, no camera.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from PIL import Image, ImageChops
 from files import write_whole
 from photos.colors import on_white
 from photos.inputs import beside
+from photos.matting import compose, matte, to_bytes
+from photos.pieces import SPECK, drop_specks, find_pieces, is_animal, largest, mask_of_runs
 from utils import to_size
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
@@ -26,10 +28,18 @@ BAND = 4_000_000  # pixels drawn at once
 
 @dataclass(frozen=True)
 class Style:
-    """How outputs are drawn. threshold: probability from which a pixel is foreground. crop: cut-outs to it."""
+    """How outputs are drawn.
+
+    threshold: probability from which a pixel is foreground. largest: of the foreground, its largest piece alone.
+    Of cut-outs, crop: to the foreground; method and background: see `cutout`; each: one for each animal.
+    """
 
     threshold: float = 0.5
+    largest: bool = False
     crop: bool = False
+    method: str = "guided"
+    background: tuple | Image.Image | None = None
+    each: bool = False
 
 
 def mask_of(probability, threshold=0.5):
@@ -80,23 +90,58 @@ def spread(mask, reach):
     return F.max_pool2d(grown, (1, width), stride=1, padding=(0, reach))[0, 0] > 0
 
 
-def cutout(photo, probability, threshold=0.5, crop=False):
-    """-> the foreground in mode RGBA; its edge is as soft as the probability is between threshold -+ .25."""
-    alpha = ((probability - threshold) * 2 + 0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    picture = photo.copy()
-    picture.putalpha(Image.fromarray(alpha.numpy()))
-    bounds = picture.getchannel("A").getbbox()
-    return picture.crop(bounds) if crop and bounds else picture
+def cutout(photo, probability, threshold=0.5, crop=False, method="guided", background=None, keep=drop_specks):
+    """The foreground in mode RGBA, its edge and colours from `matte`; on a background, in mode RGB.
+
+    crop: to the foreground's box. method, keep: see `matte`. background: see `compose`. What is fully transparent is
+    black, so that nothing of the old background is in the file.
+    """
+    alpha, foreground = matte(photo, probability, threshold, method, keep)
+    shade = Image.fromarray(to_bytes(alpha).numpy())
+    bounds = shade.getbbox() if crop else None
+    if background is not None:
+        picture = compose(alpha, foreground, background)
+    else:
+        foreground[to_bytes(alpha) == 0] = 0
+        picture = Image.fromarray(foreground.numpy())
+        picture.putalpha(shade)
+    return picture.crop(bounds) if bounds else picture
 
 
 def cut_out(photo, probability, style):
     """A cut-out by `cutout` that is nowhere more opaque than the photo was."""
     if photo.mode == "RGB":
-        return cutout(photo, probability, style.threshold, crop=style.crop)
-    picture = cutout(photo.convert("RGB"), probability, style.threshold)
-    picture.putalpha(ImageChops.darker(picture.getchannel("A"), photo.getchannel("A")))
-    bounds = picture.getchannel("A").getbbox()
-    return picture.crop(bounds) if style.crop and bounds else picture
+        return cutout(photo, probability, style.threshold, style.crop, style.method, style.background)
+    picture = cutout(photo.convert("RGB"), probability, style.threshold, method=style.method)
+    alpha = ImageChops.darker(picture.getchannel("A"), photo.getchannel("A"))
+    colors = Image.new("RGB", photo.size)  # black where nothing is to be seen
+    colors.paste(picture.convert("RGB"), mask=alpha.point(lambda value: 255 if value else 0))
+    bounds = alpha.getbbox() if style.crop else None
+    if style.background is None:
+        picture = colors
+        picture.putalpha(alpha)
+    else:
+        seen = torch.from_numpy(np.array(alpha)).float().div_(255)
+        picture = compose(seen, torch.from_numpy(np.array(colors)), style.background)
+    return picture.crop(bounds) if bounds else picture
+
+
+def each_cut_out(photo, probability, style):
+    """The numbers of the animals, the largest last and as 1, with a cropped cut-out of each; 1 alone where none is."""
+    mask = probability >= style.threshold
+    runs = find_pieces(mask)
+    style = replace(style, crop=True)
+    for piece in np.flatnonzero(is_animal(runs, SPECK))[::-1]:
+        own = mask_of_runs(runs, np.arange(len(runs.areas)) == piece)
+        yield piece + 1, cut_out(photo, torch.where(own | ~mask, probability, 0.0), style)
+    if not len(runs.areas):
+        yield 1, cut_out(photo, probability, style)
+
+
+def keep_largest(probability, threshold):
+    """The probability with 0 in all but the largest piece of the foreground."""
+    mask = probability >= threshold
+    return torch.where(largest(mask) | ~mask, probability, 0.0)
 
 
 def panel(photo, probability, threshold=0.5):
@@ -122,6 +167,15 @@ def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is froz
     if kind == "cutout":
         return cut_out(photo, probability, style)
     return {"overlay": overlay, "panel": panel}[kind](photo, probability, style.threshold)
+
+
+def save_output(kind, photo, probability, style, path):
+    """Render and write one of KINDS; with style.each, cut-outs as 1.png, which is `path` and comes last, 2.png, ..."""
+    if kind == "cutout" and style.each:
+        for number, picture in each_cut_out(photo, probability, style):
+            save_picture(picture, path.with_name(f"{number}.png"))
+    else:
+        save_picture(render(kind, photo, probability, style), path)
 
 
 def save_picture(picture, path):

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from files import CannotWrite, printable, write_whole
 from photos.budget import PixelBudget
 from photos.inputs import Source, beside
-from photos.outputs import Style, box, foreground_share, mask_of, render, run_lengths, save_picture
+from photos.outputs import Style, box, foreground_share, keep_largest, mask_of, run_lengths, save_output
 from photos.pictures import PictureError, develop, opened, reason_of
 from photos.prediction import probability_of, tile_probability, to_input
 from photos.truth import dice_beside
@@ -223,8 +223,10 @@ class Pipeline:
         if photo and photo.size != size:
             raise PictureError("was exchanged while it was being used")
         probability = tile_probability(self.predictor, photo, task.tile) if tiled else to_size(probability, size)
+        if task.style.largest:
+            probability = keep_largest(probability, task.style.threshold)
         for kind, path in job.files.items():
-            save_picture(render(kind, photo, probability, task.style), path)
+            save_output(kind, photo, probability, task.style, path)
         mask = mask_of(probability, task.style.threshold)
         dice = dice_beside(job.source.path, mask, task.border) if task.border else ""
         numbers = [printable(job.source.place), *size, f"{foreground_share(mask):.6f}", *box(mask), dice]
