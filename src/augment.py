@@ -1,4 +1,4 @@
-"""uint8 batch -> float batch, on the device, image and mask together, each picture with its own parameters.
+"""A uint8 batch as a float batch, on the device, image and mask together, each picture with its own parameters.
 
 All geometry (flips, rotation, scale, shift, elastic deformation) is one grid sample of the image's
 channels and the mask's; all color is one matrix per picture. What a picture does not cover is
@@ -7,9 +7,12 @@ filled with its mean color, and ignored (255) in the mask.
 
 import math
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+
+LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in grey (ITU-R BT.601)
 
 
 @dataclass
@@ -39,14 +42,21 @@ AUGMENTS = {
 }
 
 
-def to_float(image, mean, std):
-    """uint8 (N, C, H, W) -> float32: divided by 255, less the channels' mean, over their std."""
-    mean, std = (torch.tensor(values, device=image.device).view(1, -1, 1, 1) for values in (mean, std))
+def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
+    """uint8 (N, C, H, W) as float32: divided by 255, less the channels' mean, over their std."""
+    mean, std = (constant(tuple(values), image.device).view(1, -1, 1, 1) for values in (mean, std))
     return (image.float() / 255 - mean) / std
 
 
+@lru_cache
+@torch.inference_mode(False)
+def constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """A float32 tensor that is copied to a device once: each copy would wait for a GPU."""
+    return torch.tensor(values, device=device)
+
+
 def draw(n, generator):
-    """All that chance decides for n pictures, from a generator on the CPU: a dict of tensors (n, ...)."""
+    """The random draws of n pictures, from a generator on the CPU: a dict of tensors (n, ...)."""
     return {
         "uniform": torch.rand(n, 10, generator=generator),  # flips 2, rotation, scale, shift 2, color 3, aspect
         "normal": torch.randn(n, 2, 3, 3, generator=generator),  # elastic
@@ -54,7 +64,7 @@ def draw(n, generator):
 
 
 def augment(image, mask, strength, chance):
-    """image uint8 (N, C, H, W), mask uint8 (N, 1, H, W) -> image float32 in [0, 255], mask uint8 of 0, 1, 255.
+    """image uint8 (N, C, H, W) and mask uint8 (N, 1, H, W) as image float32 in [0, 255] and mask uint8 of 0, 1, 255.
 
     chance: what `draw` gave for these N pictures.
     """
@@ -67,7 +77,7 @@ def augment(image, mask, strength, chance):
 
 
 def sampling_grid(image, strength, chance):
-    """-> (N, H, W, 2): for each pixel, where in the source it comes from, in [-1, 1] across the picture."""
+    """For each pixel, where in the source it comes from: (N, H, W, 2), in [-1, 1] across the picture."""
     n, _, height, width = image.shape
     uniform = chance["uniform"]
     signs = torch.where(uniform[:, :2] < 0.5, -1.0, 1.0)
@@ -88,9 +98,9 @@ def sampling_grid(image, strength, chance):
         ],
         dim=1,
     )
-    grid = F.affine_grid(theta.to(image.device), (n, 1, height, width), align_corners=False)
+    grid = F.affine_grid(theta.to(image.device, non_blocking=True), (n, 1, height, width), align_corners=False)
     if strength.elastic:
-        coarse = chance["normal"].to(image.device) * 2 * strength.elastic
+        coarse = chance["normal"].to(image.device, non_blocking=True) * 2 * strength.elastic
         fine = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
         grid = grid + fine.permute(0, 2, 3, 1)
     return grid
@@ -113,8 +123,8 @@ def jitter_color(image, factors):
     They make one affine map of a pixel's channels, so the three cost one matrix product.
     """
     n, channels = image.shape[:2]
-    brightness, contrast, saturation = factors.to(image.device).T.reshape(3, n, 1, 1)
-    grey = torch.tensor([0.299, 0.587, 0.114] if channels == 3 else [1.0], device=image.device)
+    brightness, contrast, saturation = factors.to(image.device, non_blocking=True).T.reshape(3, n, 1, 1)
+    grey = constant(LUMA if channels == 3 else (1.0,), image.device)
     identity = torch.eye(channels, device=image.device)
     matrix = brightness * contrast * (saturation * identity + (1 - saturation) * grey)
     mean_grey = (image.mean((2, 3)) @ grey).view(n, 1, 1)

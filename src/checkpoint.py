@@ -77,11 +77,13 @@ def read(path):
 
 def describe_weights(weights, model_type, path):
     """A state_dict -> a checkpoint with the defaults of train.py for what the weights do not tell."""
-    weights = weights.get("model", weights)
+    weights = unwrapped(weights)
     try:
         options = options_of(model_type, weights)
-    except ValueError as error:
-        raise UserError(f"{path} does not fit --model_type {model_type}: {error}") from None
+    except ValueError:
+        raise UserError(
+            f"{path} does not fit --model_type {model_type}: {first_difference(weights, model_type)}"
+        ) from None
     channels = options["in_channels"]
     return {
         "model": weights,
@@ -93,6 +95,32 @@ def describe_weights(weights, model_type, path):
         "std": [0.5] * channels,
         "border": "foreground",
     }
+
+
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")  # what others store weights under
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # what DataParallel, torch.compile and others put before names
+
+
+def unwrapped(weights: dict) -> dict:
+    """A state_dict without the wrapper and the prefixes that other code puts around it."""
+    for wrapper in WRAPPERS:
+        if isinstance(weights.get(wrapper), dict):
+            return unwrapped(weights[wrapper])
+    for prefix in PREFIXES:
+        if weights and all(str(name).startswith(prefix) for name in weights):
+            return unwrapped({name.removeprefix(prefix): value for name, value in weights.items()})
+    return weights
+
+
+def first_difference(weights: dict, model_type: str) -> str:
+    """What sets names apart from those of a network, in words."""
+    with torch.device("meta"):
+        expected = build_model(model_type).state_dict()
+    for name in expected:
+        if name not in weights:
+            found = next((str(other) for other in weights if other not in expected), "nothing else")
+            return f"it has no {name}, but {found}"
+    return "its values have other shapes"
 
 
 def check_description(checkpoint, path):

@@ -3,6 +3,7 @@
 Batches come from the stock DataLoader; a dataset answers a whole list of indices in one call.
 """
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,5 +136,12 @@ def make_loader(dataset, workers, device, **batches):
         pin_memory=pinned,
         collate_fn=as_it_is,
         generator=generator,
+        worker_init_fn=leave_signals_to_the_parent,
         **batches,
     )
+
+
+def leave_signals_to_the_parent(worker):
+    """Ctrl-C reaches every process of the terminal; the parent alone answers it, and ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,20 +1,21 @@
-"""Losses: logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255 -> one number.
+"""Losses: one number for logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255.
 
 Every loss is a mean over pictures, so that a batch may be cut into parts. Pixels of value 255 count
 nowhere. One channel of logits is the foreground's; two are the background's and the foreground's,
 each against its own mask.
 """
 
+import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 SMOOTH = 1.0
 
 
 def targets(logits, mask):
-    """-> truth (N, C, H, W) of 0 and 1, known (N, 1, H, W) of 0 and 1, in float32."""
+    """The truth (N, C, H, W) and which pixels are known (N, 1, H, W), both float32 of 0 and 1."""
     truth = (mask == 1).float()
     if logits.shape[1] == 2:
-        truth = (mask == truth.new_tensor([0, 1]).view(1, 2, 1, 1)).float()
+        truth = (mask == torch.arange(2, device=mask.device).view(1, 2, 1, 1)).float()
     return truth, (mask != 255).float()
 
 
@@ -26,7 +27,7 @@ def bce(logits, mask):
 
 
 def overlap(logits, mask):
-    """-> per picture and channel (N, C): sum of probability x truth, sum of probability, sum of truth."""
+    """Per picture and channel (N, C): the sums of probability times truth, of probability, and of truth."""
     truth, known = targets(logits, mask)
     probability = logits.float().sigmoid() * known
     truth = truth * known

@@ -27,7 +27,8 @@ from losses import LOSSES
 from models import build_model
 from runtime import choose_runtime, seed_everything
 from scoring import Tally, best_threshold, evaluate
-from training.distributed import finish, no_sync, rank, share, start, world_size
+from training.averaging import refresh_statistics
+from training.distributed import finish, no_sync, on_first, rank, share, start, world_size
 from training.progress import Monitor
 from training.saving import check_room, reserve
 from training.schedule import sizes
@@ -35,6 +36,7 @@ from training.settings import data_options, network_options, parse_args, recorde
 from training.state import State
 from utils import UserError, confusion, foreground, run, scores, when_memory_runs_out
 
+RECENT = 16  # steps whose images give batch norm its statistics after an epoch
 MEAN_STD = {"fixed": (0.5, 0.5), "unit": (0.0, 1.0)}
 
 
@@ -45,18 +47,22 @@ def main(argv=None, on_step=None):
     start(runtime.device)
     seed_everything(settings.seed, settings.deterministic)
     model = build(settings)
-    files = reserve(settings.save_dir, settings.name, settings.model, resumed=last is not None)
+    files = reserve(settings.save_dir, settings.name, settings.model, settings.resume)
     try:
         check_room(settings.save_dir, model)
         print(opening(settings, model, runtime), flush=True)
         data = TrainingData(data_options(settings))
         check_batch_size(settings, data)
+        check_smallest_part(settings)
         scaling = mean_and_std(settings, data.train)
         runtime = runtime.suited_to(model)
         state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
         print(plan(state, data), flush=True)
         if last:
-            resume(state, last)
+            resume(state, last, files)
+            if state.finished:
+                print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
+                return 0
         files.about = about(settings, scaling, runtime)
         with when_memory_runs_out(advice(settings)):
             return fit(state, data, files, on_step)
@@ -84,7 +90,7 @@ def fit(state, data, files, on_step=None):
             batches = iter(loader)
         if not train_one_epoch(state, batches, monitor, on_step):
             break
-        state.share_running_means()
+        refresh_statistics(state.weights, recent_images(state, train_set, data.indices), state.runtime)
         loader = eval_loader(valid_set, settings.batch_size, settings.workers, device)
         tally = Tally(valid_set, criterion=LOSSES[settings.loss])
         evaluate(state.predictor(), loader, tally, f"valid {len(state.history) + 1}/{settings.epochs}")
@@ -114,26 +120,47 @@ def train_one_epoch(state, batches, monitor, on_step=None):
 
 def train_step(state, batch):
     """Forward, backward and an optimizer step on this rank's share of a batch, in --accumulate parts."""
-    settings, runtime = state.settings, state.runtime
-    mine = share(settings.batch_size, rank(), world_size())
-    drawn = draw(settings.batch_size, torch.Generator().manual_seed(seed_of(settings.seed, state.step)))
-    drawn = {name: values[mine] for name, values in drawn.items()}
+    settings = state.settings
+    chance = draws_of(state, state.step)
     torch.manual_seed(seed_of(settings.seed, state.step, 1 + rank()))  # of dropout
     state.optimizer.zero_grad(set_to_none=True)
     for part in range(settings.accumulate):
-        rows = share(mine.stop - mine.start, part, settings.accumulate)
-        image, mask = runtime.move(batch["image"][rows]), runtime.move(batch["mask"][rows])
-        chance = {name: values[rows] for name, values in drawn.items()}
-        image, mask = augment(image, mask, AUGMENTS[settings.augment], chance)
-        image = runtime.layout(to_float(image, *state.scaling))
+        rows = share(len(batch["mask"]), part, settings.accumulate)
+        image, mask = augmented(state, batch, chance, rows)
         with nullcontext() if part + 1 == settings.accumulate else no_sync(state.forward):
-            with runtime.autocast():
+            with state.runtime.autocast():
                 logits = state.forward(image)
             loss = LOSSES[settings.loss](logits, mask)
             weight = len(mask) * world_size() / settings.batch_size  # DDP averages gradients; reweight by this share
             state.scaler.scale(loss * weight).backward()
         state.count(loss, confusion(foreground(logits.detach()) >= 0, mask))
     state.end_step()
+
+
+def augmented(state, batch, chance, rows):
+    """The images (N, C, H, W) and masks (N, 1, H, W) of some rows of a batch, on the device, as training sees them."""
+    settings, runtime = state.settings, state.runtime
+    image, mask = runtime.move(batch["image"][rows]), runtime.move(batch["mask"][rows])
+    drawn = {name: values[rows] for name, values in chance.items()}
+    image, mask = augment(image, mask, AUGMENTS[settings.augment], drawn)
+    return runtime.layout(to_float(image, *state.scaling)), mask
+
+
+def draws_of(state, step):
+    """The random draws of a step's augmentation, for this rank's share of the batch."""
+    settings = state.settings
+    drawn = draw(settings.batch_size, torch.Generator().manual_seed(seed_of(settings.seed, step)))
+    mine = share(settings.batch_size, rank(), world_size())
+    return {name: values[mine] for name, values in drawn.items()}
+
+
+def recent_images(state, dataset, indices):
+    """The training images of the last RECENT steps, again."""
+    settings = state.settings
+    steps = range(max(0, state.step - RECENT), state.step)
+    loader = train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=state.runtime.device)
+    for step, batch in zip(steps, loader, strict=True):
+        yield augmented(state, batch, draws_of(state, step), slice(None))[0]
 
 
 def seed_of(*numbers):
@@ -183,6 +210,21 @@ def check_batch_size(settings, data):
         raise UserError(f"a batch of {settings.batch_size} pictures has too few for {parts} parts; raise --batch_size")
 
 
+def check_smallest_part(settings):
+    """Raise UserError where batch norm would get a single value per channel in training."""
+    pictures = settings.batch_size // world_size() // settings.accumulate
+    side = sizes(settings.start_size, settings.image_size)[0]
+    with torch.device("meta"):
+        model = build_model(settings.model, **network_options(settings)).train()
+        try:
+            model(torch.empty(pictures, settings.in_channels, side, side))
+        except ValueError:
+            raise UserError(
+                f"batch norm cannot train on {pictures} picture of {side}x{side}: one value per channel at the "
+                f"network's bottom; use larger pictures or batches, or fewer --accumulate"
+            ) from None
+
+
 def mean_and_std(settings, dataset):
     """What pixels in [0, 1] are scaled by: two lists, a number per channel."""
     if settings.mean_std != "train":
@@ -196,9 +238,12 @@ def mean_and_std(settings, dataset):
     return mean.tolist(), (squares / count - mean**2).sqrt().tolist()
 
 
-def resume(state, last):
+def resume(state, last, files):
     """Continue from the checkpoint `last`, and say from where."""
     state.load_state(last["training"])
+    if not on_first(lambda: files.adopt_best(state.settings.resume)):
+        state.forget_best()
+        print(f"note: the best weights so far are not beside {state.settings.resume}; the best from here on are kept")
     print(f"resuming after step {state.step} of {state.total_steps}, best valid Dice {state.best:.4f}")
     before, after = state.learning_rate, state.optimizer.param_groups[0]["lr"]
     if not math.isclose(before, after, rel_tol=0.5) and not state.finished:

@@ -320,6 +320,10 @@ def start(here, output, *flags):
     return subprocess.Popen(command, cwd=here, env=environment, stdout=log, stderr=log)
 
 
+def has_ended(process):
+    return os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+
+
 def end_of(process):
     """Exit status, and peak memory in MiB."""
     _, status, usage = os.wait4(process.pid, 0)
@@ -409,8 +413,9 @@ def kill_once(checks, here, after, number):
     """SIGTERM so many seconds after the first output."""
     output = f"kill{number}"
     process = start(here, output, "--save", "mask", "overlay", "cutout")
-    while process.poll() is None and not list((here / output).rglob("*.png")):
+    while not has_ended(process) and not list((here / output).rglob("*.png")):
         time.sleep(0.02)
+    checks.that(not has_ended(process), f"ended by itself: {(here / f'{output}.log').read_text()[-2000:]}")
     time.sleep(after)
     process.send_signal(signal.SIGTERM)
     began = time.perf_counter()

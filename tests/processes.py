@@ -81,3 +81,12 @@ def get_stuck():
         time.sleep(300)
 
     photos.pictures.load = wait
+
+
+def logged(function, argument, log):
+    """Call a function in a process whose output goes to the file `log`."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    function(argument)

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from files import remove_unfinished
 
 LARGE = 8_000_000  # pixels of a picture after which freed memory is given back to the system
-SECONDS_TO_END = 1.2  # after a signal, until the process is ended whatever its threads do
+SECONDS_TO_END = 0.8  # after a signal, until the process is ended whatever its threads do
 
 
 class PixelBudget:

@@ -227,12 +227,15 @@ def guided_filter(image, alpha, radius, eps=1e-4):
 
 def solve_closed_form(image, known, band):
     """-> alpha float32 (H, W) by PyMatting."""
+    threads = torch.get_num_threads()
     from pymatting import estimate_alpha_cf
 
     trimap = torch.where(band, 0.5, known).double()
     if not ((trimap == 0).any() and (trimap == 1).any()):  # nothing to tell one from the other
         return known
-    return torch.from_numpy(estimate_alpha_cf(image.permute(1, 2, 0).double().numpy(), trimap.numpy())).float()
+    alpha = estimate_alpha_cf(image.permute(1, 2, 0).double().numpy(), trimap.numpy())
+    torch.set_num_threads(threads)  # which numba raises; more threads than cores take ten times as long
+    return torch.from_numpy(alpha).float()
 
 
 def bounds(mask, margin=0):

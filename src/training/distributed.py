@@ -140,8 +140,9 @@ def gather_rows(rows, total):
     return gather(padded).transpose(0, 1).flatten(0, 1)[:total]
 
 
-def from_first(module):
-    """Give every process the buffers (running means) of process 0."""
+def mean_over_ranks(values: list[torch.Tensor]):
+    """Replace each tensor by its mean over the ranks. Collective: call on all ranks."""
     if world_size() > 1:
-        for buffer in module.buffers():
-            dist.broadcast(buffer, 0)
+        for value in values:
+            dist.all_reduce(value)
+            value /= world_size()

@@ -7,8 +7,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from checkpoint import save
-from files import FileLock, write_table
+from checkpoint import load, save
+from files import FileLock, write_table, write_whole
 from reports.plots import panel_rows, plot_history, plot_panels
 from training.distributed import on_first, rank
 from utils import UserError
@@ -33,6 +33,15 @@ class RunFiles:
         """Let others have the name."""
         if self.lock:
             self.lock.release()
+
+    def adopt_best(self, resumed: Path) -> bool:
+        """Have the best weights of the run that is resumed under this name; False where they are not beside it."""
+        best = resumed.with_name(resumed.name.removesuffix(".last.pth") + ".pth")
+        if not best.is_file():
+            return not load(resumed)["training"]["history"]  # of a run that has scored none there are none
+        if not is_same(best, self.path(".pth")):
+            write_whole(self.path(".pth"), lambda file: file.write(best.read_bytes()))
+        return True
 
     def save_best(self, state):
         """Collective: call on all ranks."""
@@ -62,9 +71,10 @@ class RunFiles:
             plot_panels(rows, title, self.path(".panels.png"))
 
 
-def reserve(folder: Path, name: str | None, network: str, resumed: bool = False) -> RunFiles:
+def reserve(folder: Path, name: str | None, network: str, resumed: Path | None = None) -> RunFiles:
     """Take a name that no other run has, or `name`; without one, the network's, with a number where that is taken.
 
+    resumed: the NAME.last.pth of the run to continue, which may keep its name.
     A lock that dies with the process keeps two runs that start at once apart; files keep one run from the next.
     Collective: call on all ranks. Raises UserError for a name that is taken, or a folder that cannot be written.
     """
@@ -87,7 +97,7 @@ def reserve(folder: Path, name: str | None, network: str, resumed: bool = False)
         if name is None:
             candidates = itertools.chain([network], (f"{network}-{number}" for number in itertools.count(2)))
             return next(candidate for candidate in candidates if not exists(candidate) and lock(candidate))
-        if not resumed and exists(name):
+        if exists(name) and not (resumed and is_same(resumed, folder / f"{name}.last.pth")):
             raise UserError(
                 f"{folder / name}.pth exists already; resume it with --resume {folder / name}.last.pth, or choose "
                 f"another --name"
@@ -105,6 +115,11 @@ def reserve(folder: Path, name: str | None, network: str, resumed: bool = False)
             raise UserError(f"--save_dir {folder} cannot be written ({error.strerror}); choose another") from None
 
     return RunFiles(folder, on_first(take_or_explain), *locks)
+
+
+def is_same(first: Path, second: Path) -> bool:
+    """Whether two paths are one file, or would be."""
+    return os.path.realpath(first) == os.path.realpath(second)
 
 
 def remove_unfinished(folder: Path, name: str):

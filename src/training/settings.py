@@ -137,7 +137,8 @@ def resumed_settings(parser, args, argv):
     if "training" not in last:
         raise UserError(f"--resume {args.resume} has weights only; name the NAME.last.pth beside it")
     settings = recorded_settings(last, args)
-    settings.save_dir, settings.name = args.resume.parent, args.resume.name.removesuffix(".last.pth")
+    settings.resume, settings.save_dir = args.resume, args.resume.parent
+    settings.name = args.resume.name.removesuffix(".last.pth")
     for flag, value in given_flags(parser, args, argv).items():
         old = getattr(settings, flag, None)
         if flag == "resume" or str(value) == str(old):

@@ -6,11 +6,11 @@ from operator import index
 import numpy as np
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from predictor import Predictor
 from runtime import Runtime
-from training.distributed import from_first, gather, rank, world_size, wrap
+from training.averaging import Average
+from training.distributed import gather, rank, world_size, wrap
 from training.muon import Muon, is_matrix
 from training.schedule import build_schedule, of_largest_size, size_of
 from utils import UserError, dice
@@ -46,7 +46,7 @@ class State:
         self.optimizer = build_optimizer(settings, model.parameters())
         self.schedule = build_schedule(settings.schedule, self.optimizer, settings.learning_rate, self.total_steps)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
-        self.average = AveragedModel(model, multi_avg_fn=self.blend, use_buffers=True) if settings.ema else None
+        self.average = Average(model, settings.ema) if settings.ema else None
         self.forward = wrap(model, runtime.device, settings.batch_size // world_size() // settings.accumulate)
         if settings.compile:
             self.forward = torch.compile(self.forward)
@@ -58,17 +58,9 @@ class State:
         self.highest = torch.zeros((), device=runtime.device)  # loss of a batch, since the process began
         self.history = []  # a dict per epoch, a row of NAME.csv
         self.scores = {}  # of the last epoch, on the valid split
+        self.best_from = 0  # epochs whose best weights are lost: "best" is among the later ones
         self.threshold = 0.5  # of probability, at which the last epoch's valid Dice is highest
         self.seconds = 0.0  # of training, evaluation not counted
-
-    def blend(self, averages, values, _):
-        """Exponential average whose decay starts low, so that a short run is not held back by its first weights.
-
-        The count that AveragedModel passes lies on the device, where reading it would wait; its own copy is on the CPU.
-        """
-        count = int(self.average.n_averaged)
-        decay = min(self.settings.ema, (1 + count) / (10 + count))
-        get_ema_multi_avg_fn(decay)(averages, values, count)
 
     @property
     def total_steps(self) -> int:
@@ -92,21 +84,24 @@ class State:
     @property
     def best(self) -> float:
         """The highest valid Dice among the epochs at the largest picture size that the run has reached."""
-        return max((row["valid_dice"] for row in of_largest_size(self.history)), default=0.0)
+        return max((row["valid_dice"] for row in self.contenders()), default=0.0)
 
     def is_best(self) -> bool:
         """Whether the last epoch has the largest pictures so far, and is better than all before it that had them."""
-        largest = of_largest_size(self.history)
-        *before, last = largest
+        *before, last = self.contenders()
         return last is self.history[-1] and all(row["valid_dice"] < last["valid_dice"] for row in before)
+
+    def contenders(self) -> list[dict]:
+        """The rows of the history that "best" is among."""
+        return of_largest_size(self.history[self.best_from :])
+
+    def forget_best(self):
+        """Choose the best among the epochs from here on: the weights of the earlier ones are lost."""
+        self.best_from = len(self.history)
 
     def predictor(self) -> Predictor:
         """The network to evaluate, with the run's scaling."""
         return Predictor(self.weights.eval(), *self.scaling, self.size, self.runtime)
-
-    def share_running_means(self):
-        """Processes differ in batch norm's running means alone; take those of process 0."""
-        from_first(self.weights)
 
     def count(self, loss: torch.Tensor, counts: torch.Tensor):
         """Note a batch's mean loss and its pictures' pixel counts (N, 4), without waiting for the device."""
@@ -136,7 +131,7 @@ class State:
         if self.settings.schedule != "plateau" and not overflowed:
             self.schedule.step()
         if self.average:
-            self.average.update_parameters(self.model)
+            self.average.update(self.model)
         self.step += 1
 
     def end_epoch(self, valid_scores: dict, threshold: float, valid_loss: float):
@@ -175,6 +170,7 @@ class State:
             "learning_rate": self.learning_rate,
             "sums": gather(self.sums),
             "history": self.history,
+            "best_from": self.best_from,
             "scores": self.scores,
             "threshold": self.threshold,
             "seconds": self.seconds,
@@ -212,7 +208,7 @@ class State:
             schedule = {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")}
         self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
         self.scaler.load_state_dict(state["scaler"])
-        self.threshold = state["threshold"]
+        self.threshold, self.best_from = state["threshold"], index(state["best_from"])
         sums = state["sums"]  # of each process
         if len(sums) != world_size():
             sums = torch.cat([sums.sum(0, keepdim=True), torch.zeros(world_size() - 1, 3, dtype=sums.dtype)])

@@ -1,0 +1,51 @@
+"""A running average of the weights, and the batch-norm statistics that belong to averaged weights."""
+
+from collections.abc import Iterable
+from copy import deepcopy
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+from runtime import Runtime
+from training.distributed import mean_over_ranks
+
+
+class Average:
+    """Exponential average of a network's weights and running statistics, in `module`.
+
+    The decay starts low, so that a short run is not held back by its first weights: 0, then (1 + n) / (10 + n) after n
+    updates, until it reaches `decay`. `torch.optim.swa_utils.AveragedModel` would wait for the GPU at every step.
+    """
+
+    def __init__(self, network: nn.Module, decay: float):
+        self.module, self.decay, self.count = deepcopy(network).requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, network: nn.Module):
+        averages, values = self.module.state_dict(), network.state_dict()
+        floats = [name for name, value in averages.items() if value.is_floating_point()]
+        decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
+        torch._foreach_lerp_([averages[name] for name in floats], [values[name] for name in floats], 1 - decay)
+        for name in averages.keys() - floats:  # counters
+            averages[name].copy_(values[name])
+        self.count += 1
+
+    def state_dict(self) -> dict:
+        return {"module": self.module.state_dict(), "count": self.count}
+
+    def load_state_dict(self, state: dict):
+        self.module.load_state_dict(state["module"])
+        self.count = state["count"]
+
+
+def refresh_statistics(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
+    """Give batch norms the statistics of the weights as they are, from batches of training images (N, C, H, W).
+
+    Running statistics trail the weights by about ten steps, and those of averaged weights are of no weights at all:
+    while the learning rate is high, the network would be scored with statistics that are not its own. Wu and Johnson,
+    "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3. Collective: call on all ranks.
+    """
+    with runtime.autocast():
+        update_bn(images, network)
+    mean_over_ranks([value for value in network.buffers() if value.is_floating_point()])

@@ -1,0 +1,108 @@
+"""A training step on a GPU, without one: fake tensors find a mix of devices, and copies that would wait."""
+
+import pytest
+import torch
+from processes import FORKS, finish, logged
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import augment
+import train
+from augment import AUGMENTS
+from models import MODELS, build_model
+from runtime import Runtime
+from training.settings import OPTIMIZERS, parse_args
+from training.state import State
+
+CUDA = torch.device("cuda:0")
+
+
+class MadeUpGradients:
+    """In place of the gradient scaler: no backward pass, which fake tensors have none of on a GPU that is not there."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def scale(self, loss):
+        assert loss.device == CUDA
+        return self
+
+    def backward(self):
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+
+    def is_enabled(self):
+        return False
+
+    def step(self, optimizer):
+        optimizer.step()
+
+    def update(self):
+        pass
+
+
+class NoWaits(TorchDispatchMode):
+    """Refuses what waits for the device in a step: reading a value, a blocking copy; and float64, which MPS lacks."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        name = function.__name__
+        assert not name.startswith(("_local_scalar_dense", "nonzero", "masked_select")) or args[0].device.type == "cpu"
+        out = function(*args, **kwargs)
+        if name.startswith("_to_copy") and isinstance(out, torch.Tensor) and out.device != args[0].device:
+            assert kwargs.get("non_blocking"), "a blocking copy between devices"
+        if isinstance(out, torch.Tensor) and out.device.type != "cpu":
+            assert out.dtype != torch.float64, f"{name} makes float64 on the device"
+        return out
+
+
+def begin(flags):
+    """A run on the GPU, before its first step, and a batch."""
+    settings, _ = parse_args(None, ["--dataset", "shapes", *flags])
+    settings.batch_size = 4
+    runtime = Runtime(CUDA, torch.bfloat16)
+    options = {"width": 4} if settings.model != "resnet34_unet" else {}
+    with CUDA:
+        model = build_model(settings.model, 3, settings.out_channels, **options)
+    state = State(settings, model, 40, ([0.5] * 3, [0.5] * 3), runtime)
+    state.model.train()
+    image = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
+    mask = torch.zeros(4, 1, 64, 64, dtype=torch.uint8)
+    return state, {"image": image, "mask": mask}
+
+
+CASES = [("--model", name) for name in MODELS] + [("--optimizer", name) for name in OPTIMIZERS]
+CASES += [("--augment", name) for name in AUGMENTS] + [("--out_channels", "2"), ("--loss", "jaccard"), ("--ema", "0")]
+
+
+def fake_steps(flags):
+    augment.constant = lambda values, device: torch.empty(len(values), device=device)  # a real one is made once
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        state, batch = begin(flags)
+        state.scaler = MadeUpGradients(state.model)
+        train.train_step(state, batch)  # in which optimizers make their state
+        with NoWaits():
+            train.train_step(state, batch)
+    assert state.step == 2
+
+
+@pytest.mark.parametrize("flags", [case for case in CASES if "sgd" not in case], ids=" ".join)  # it has no fake kernel
+def test_a_step_on_a_gpu_mixes_no_devices_and_does_not_wait(flags, tmp_path):
+    """In a process of its own: torch 2.14 crashes where fake tensors on a GPU are made a second time."""
+    process = FORKS.Process(target=logged, args=(fake_steps, flags, tmp_path / "log"))
+    process.start()
+    finish(process, log=tmp_path / "log")
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("flags", CASES, ids=" ".join)
+def test_a_step_does_not_wait_for_the_gpu(flags):
+    state, batch = begin(flags)
+    batch = {name: value.to(CUDA) for name, value in batch.items()}
+    train.train_step(state, batch)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        train.train_step(state, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
