@@ -12,7 +12,7 @@ from utils import UserError
 
 LONGEST_NAME = 200  # bytes of a file's name that its temporary file's name repeats
 MAKING = threading.Lock()
-UNFINISHED = set()  # names of temporary files
+UNFINISHED: set[str] = set()  # names of temporary files
 UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
 

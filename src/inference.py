@@ -4,6 +4,7 @@
     python src/inference.py --model saved_models/unet.pth --input photos --output out      # folders, files, globs
     python src/inference.py --model saved_models/unet.pth --input photos --recursive --save cutout overlay --crop
     python src/inference.py --model saved_models/unet.pth --input - --output - < cat.jpg > mask.png
+    torchrun --nproc_per_node 2 src/inference.py --model saved_models/unet.pth --input photos    # share the files
 
 Whatever the network's input size, outputs have the picture's own. A split also gets its scores, and
 panels.png: the best, the median and the worst pictures. In Python:
@@ -20,14 +21,22 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from PIL import ImageColor
-
 from data import eval_loader, load_split
 from evaluate import add_data_flags, describe, options_of_data, print_table
 from files import make_folder
 from photos.budget import ends_in_time
 from photos.inputs import choose_names, find_pictures, name_outputs
-from photos.outputs import KINDS, Style, encode, keep_largest, mask_of, render, run_lengths, save_picture
+from photos.outputs import (
+    KINDS,
+    Style,
+    encode,
+    keep_largest,
+    mask_of,
+    read_background,
+    render,
+    run_lengths,
+    save_picture,
+)
 from photos.pictures import PictureError, read_picture
 from photos.pieces import SPECK
 from photos.pipeline import Job, Outcome, Pipeline, Task
@@ -39,7 +48,7 @@ from runtime import choose_runtime
 from scoring import Tally
 from splits import SPLITS
 from training.distributed import all_of, finish, first_alone, on_first, rank, start, world_size
-from utils import Parser, UserError, dice, foreground, number, run, side, to_size, when_memory_runs_out
+from utils import Parser, UserError, dice, foreground, run, side, threshold, to_size, when_memory_runs_out
 
 __all__ = ["load_model", "open_photo", "predict"]  # for notebooks, and the commands
 
@@ -103,7 +112,8 @@ def predict_files(model, args):
         pipeline.run([job for job in jobs if job.index not in former])
     except BaseException:  # a signal, or no memory for the network
         outcome.add(pipeline.outcome)
-        write_tables(jobs, outcome.rows, args.csv, args.rle)
+        if rank() == 0:
+            write_tables(jobs, outcome.rows, args.csv, args.rle)
         raise
     for part in all_of(pipeline.outcome):
         outcome.add(part)
@@ -172,18 +182,6 @@ def choose_style(model, args):
     return Style(choose_threshold(model, args), args.largest, args.crop, method, background, args.each)
 
 
-def read_background(text):
-    """A colour, or a picture of mode RGB. Raises UserError."""
-    try:
-        return ImageColor.getrgb(text)[:3]
-    except ValueError:
-        pass
-    try:
-        return read_picture(text)
-    except PictureError as error:
-        raise UserError(f"--background {text} {error}, nor is it a colour, as white or #00ff00") from None
-
-
 def at_threshold(args):
     return "" if args.threshold == 0.5 else f" at threshold {args.threshold:.3g}"
 
@@ -200,12 +198,6 @@ def predict_pipe(model, args):
         probability = keep_largest(probability, style.threshold)
     encode(render(args.save[0], photo, probability, style), sys.stdout.buffer, KINDS[args.save[0]])
     return 0
-
-
-def threshold(text):
-    """The type of --threshold."""
-    wanted = "`chosen` or a number above 0 and below 1"
-    return text if text == "chosen" else number(float, lambda value: 0 < value < 1, wanted)(text)
 
 
 def get_args_parser():
@@ -286,6 +278,11 @@ def main():
         return predict_pipe(replace(model, size=args.image_size or model.size), args)
     args.output = Path(args.output)
     make_folder(args.output, "--output")
+    for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
+        if path:
+            make_folder(path.parent, flag)
+        if path and path.is_dir():
+            raise UserError(f"{flag} {path} is a folder; name a file")
     with (
         ends_in_time(),
         when_memory_runs_out(f"use a smaller --batch_size than {args.batch_size}, --image_size or --tile"),

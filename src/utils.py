@@ -112,6 +112,12 @@ fraction = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below
 side = number(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 
 
+def threshold(text):
+    """The argparse type of a probability, or `chosen` for the checkpoint's own."""
+    wanted = "`chosen` or a number above 0 and below 1"
+    return text if text == "chosen" else number(float, lambda value: 0 < value < 1, wanted)(text)
+
+
 @contextmanager
 def when_memory_runs_out(advice):
     """Turn a device's or the machine's lack of memory in the block into a UserError that ends in `advice`."""

@@ -724,13 +724,15 @@ def test_a_background_of_a_colour_or_a_picture(infer, tmp_path, animals, mode):
         assert made.getpixel((25, 30)) == (expected if mode == "RGBA" else (255, 165, 0))
 
 
-def test_mistakes_about_cut_outs(infer, tmp_path, monkeypatch):
+def test_mistakes_are_said_before_any_work(infer, tmp_path, monkeypatch):
     photo().save(tmp_path / "d/a.png")
     (tmp_path / "text").write_text("no picture")
     for flags, words in (
         (("--save", "cutout", "--background", "text"), "--background text is not a picture, nor is it a colour"),
         (("--save", "cutout", "--background", "nowhere.png"), "--background nowhere.png is missing"),
         (("--save", "mask", "--each", "--crop"), "--crop, --each are for cut-outs"),
+        (("--csv", "text/n.csv"), "--csv text cannot be made"),
+        (("--rle", "d"), "--rle d is a folder"),
     ):
         assert words in error_of(infer(*flags, expect=2))
     monkeypatch.setattr("inference.find_spec", lambda name: None)

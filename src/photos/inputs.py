@@ -44,7 +44,8 @@ def find_pictures(inputs, recursive: bool = False, output_folders=()) -> Found:
     `output_folders`, unless such a folder is all that was named. Other files are always taken. Raises UserError for an
     input that is not found, or where there is no picture at all.
     """
-    found, sources = Found(), {}
+    found = Found()
+    sources: dict[Path, Source] = {}
     outputs = {os.path.realpath(folder) for folder in output_folders}
     if len(inputs) == 1:
         outputs.discard(os.path.realpath(inputs[0]))

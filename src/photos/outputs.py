@@ -4,20 +4,22 @@ photo is a PIL picture in mode RGB, or RGBA where it has transparency; probabili
 photo's own size, on the CPU. Outputs are sRGB and have no metadata: no profile, no place, no camera.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageColor
 
 from files import write_whole
 from photos.colors import on_white
 from photos.inputs import beside
 from photos.matting import compose, matte, to_bytes
+from photos.pictures import PictureError, read_picture
 from photos.pieces import SPECK, drop_specks, find_pieces, is_animal, largest, mask_of_runs
-from utils import to_size
+from utils import UserError, to_size
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
 COLOR = (255, 64, 64)
@@ -124,6 +126,16 @@ def cut_out(photo, probability, style):
         seen = torch.from_numpy(np.array(alpha)).float().div_(255)
         picture = compose(seen, torch.from_numpy(np.array(colors)), style.background)
     return picture.crop(bounds) if bounds else picture
+
+
+def read_background(text):
+    """A colour, as a tuple of three, or the picture in a file, of mode RGB. Raises UserError."""
+    with suppress(ValueError):
+        return ImageColor.getrgb(text)[:3]
+    try:
+        return read_picture(text)
+    except PictureError as error:
+        raise UserError(f"--background {text} {error}, nor is it a colour, as white or #00ff00") from None
 
 
 def each_cut_out(photo, probability, style):

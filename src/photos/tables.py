@@ -23,7 +23,6 @@ def image_id(job) -> str:
 
 
 def write(path, header, rows):
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_table(path, header, rows, end="\n")
 
 
