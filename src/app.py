@@ -6,6 +6,8 @@
 The page is served to this machine alone unless --host says otherwise.
 """
 
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
+
 import os
 import tempfile
 from pathlib import Path

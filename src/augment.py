@@ -44,8 +44,8 @@ AUGMENTS = {
 
 def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     """uint8 (N, C, H, W) as float32: divided by 255, less the channels' mean, over their std."""
-    mean, std = (constant(tuple(values), image.device).view(1, -1, 1, 1) for values in (mean, std))
-    return (image.float() / 255 - mean) / std
+    shift, scale = (constant(tuple(values), image.device).view(1, -1, 1, 1) for values in (mean, std))
+    return (image.float() / 255 - shift) / scale
 
 
 @lru_cache

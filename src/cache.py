@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from photos.pictures import PictureError, resize
+from photos.pictures import PictureError, decode, resize, to_rgb
 from utils import UserError
 
 A_DAY = 24 * 60 * 60  # seconds
@@ -41,13 +41,17 @@ class PackedDataset(Dataset):
     packed: uint8 (N, C + 1, S, S), the picture's channels (RGB or grey) and then its label; an array or a tensor.
     read_label: a label's path to a PIL picture of mode L, as packed. mask_of: a uint8 tensor of labels to one of 0, 1,
     255. Both must be picklable, for workers that are spawned.
+    identities: by which a picture is known again in another run or folder; the names unless given.
     An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`;
     a list of indices gives the same with a first dimension, in one call.
     """
 
-    def __init__(self, packed, pairs: list[Pair], read_label: Callable, mask_of: Callable):
+    def __init__(
+        self, packed, pairs: list[Pair], read_label: Callable, mask_of: Callable, identities: list[str] | None = None
+    ):
         self.packed, self.pairs, self.read_label, self.mask_of = packed, pairs, read_label, mask_of
         self.names = [pair.name for pair in pairs]
+        self.identities = identities or self.names
         self.places = {name: place for place, name in enumerate(self.names)}
 
     def __len__(self):
@@ -82,7 +86,7 @@ class PackedDataset(Dataset):
         if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         packed = torch.from_numpy(np.array(self.packed)).to(device)
-        return PackedDataset(packed, self.pairs, self.read_label, self.mask_of)
+        return PackedDataset(packed, self.pairs, self.read_label, self.mask_of, self.identities)
 
     def original_size(self, name: str) -> tuple[int, int]:
         """(width, height) of a picture before it was resized."""
@@ -95,15 +99,49 @@ class PackedDataset(Dataset):
         return self.mask_of(torch.from_numpy(np.array(label)))[None]
 
 
-def pack(pairs, read_pair, split, size, grey, folder, source):
+def read_labelled(pair: Pair, read_label: Callable, root: Path) -> tuple[Image.Image, Image.Image]:
+    """A picture (RGB) and its label, of one size. root: what paths in messages are relative to. Raises PictureError.
+
+    A label is of the pixels as they are stored, whatever turn EXIF asks for; one that fits the turned picture alone
+    is of that.
+    """
+    try:
+        stored = decode(pair.image)
+        picture = to_rgb(stored)
+    except PictureError as error:
+        raise PictureError(f"{pair.image.relative_to(root).as_posix()} {error}") from None
+    place = pair.label.relative_to(root).as_posix()
+    try:
+        label = read_label(pair.label)
+    except PictureError as error:
+        raise PictureError(f"{place} {error}") from None
+    if label.size != picture.size:
+        picture = upright(stored, picture)
+    if label.size != picture.size:
+        raise PictureError(
+            f"{place} is {label.size[0]}x{label.size[1]}, its picture {picture.size[0]}x{picture.size[1]}"
+        )
+    return picture, label
+
+
+def upright(stored: Image.Image, picture: Image.Image) -> Image.Image:
+    """The picture turned as EXIF asks, or as it is where its EXIF cannot be read."""
+    try:
+        return to_rgb(ImageOps.exif_transpose(stored))
+    except Exception:  # whatever broken EXIF makes its parser raise
+        return picture
+
+
+def pack(pairs, read_pair, split, size, grey, folder, source, mapping=None):
     """Decode, resize (pictures bilinearly, labels by nearest neighbour) and store every pair of a split.
 
     read_pair: a Pair to its picture (RGB) and label (mode L), PIL pictures of one size; raises PictureError.
-    folder: where the array is kept. source: what a user calls the data, for messages.
+    folder: where the array is kept. source: what a user calls the data, for messages. mapping: plain values that the
+    labels depend on beside their files.
     Returns uint8 (N, C + 1, size, size), mapped from a file that is made the first time, or in memory where `folder`
     cannot hold it. Raises UserError that names the broken files.
     """
-    target = Path(folder) / f"{split}-{size}-{fingerprint(pairs, size, grey)}.npy"
+    target = Path(folder) / f"{split}-{size}-{fingerprint(pairs, size, grey, mapping)}.npy"
     shape = (len(pairs), 2 if grey else 4, size, size)
     if target.exists():
         packed = open_packed(target, shape)
@@ -168,7 +206,7 @@ def let_go(array):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def fingerprint(pairs, size, grey):
+def fingerprint(pairs, *settings):
     """A short hash of everything a packed array depends on: names, sizes and times of the files, and the settings."""
 
     def stat(path):
@@ -179,7 +217,7 @@ def fingerprint(pairs, size, grey):
         return found.st_size, found.st_mtime_ns
 
     files = [(pair.name, stat(pair.image), stat(pair.label)) for pair in pairs]
-    return hashlib.sha256(json.dumps([PACKING, size, grey, files]).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([PACKING, *settings, files]).encode()).hexdigest()[:16]
 
 
 def fill(packed, pairs, read_pair, split, grey, source):
@@ -212,5 +250,5 @@ def fill(packed, pairs, read_pair, split, grey, source):
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise UserError(
             f"{len(problems)} of {len(pairs)} pictures of the {split} split in {source} cannot be used: "
-            f"{'; '.join(problems[:5])}{more}; restore these files, or take their names out of the split"
+            f"{'; '.join(problems[:5])}{more}; restore these files, or take them out of the data"
         )

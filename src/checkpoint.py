@@ -2,7 +2,8 @@
 
 A checkpoint is one dict: `model` (the weights), `name` and `options` of the network, `dataset`, `image_size`,
 `mean`, `std`, `border`, `epoch`, `scores`, `threshold` (where the valid Dice is highest), and where it came from:
-`command`, `settings` (every flag of train.py with its value), `versions`, `device`, `git`.
+`command`, `settings` (every flag of train.py with its value), `versions`, `device`, `git`, and `trained_on`, hashes of
+the training pictures' names.
 NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
 """
 
@@ -142,6 +143,8 @@ def check_description(checkpoint, path):
         and isinstance(checkpoint.get("threshold", 0.5), float)
         and 0 < checkpoint.get("threshold", 0.5) < 1
         and isinstance(checkpoint["model"], dict)
+        and isinstance(checkpoint.get("trained_on", []), list)
+        and all(isinstance(text, str) for text in checkpoint.get("trained_on", []))
     ):
         raise UserError(f"{path} is damaged: its description is not one that src/train.py writes; train it again")
 

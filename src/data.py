@@ -9,39 +9,47 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
+import folder
 import oxford_pet
 import shapes
-from splits import DataOptions
+from leakage import hashes
+from splits import DataOptions, SegmentationDataset
 from training.distributed import first_alone, rank, share, world_size
 from utils import UserError
 
 CPU = torch.device("cpu")
-DATASETS = {"pets": oxford_pet, "shapes": shapes}
+DATASETS = {"pets": oxford_pet, "shapes": shapes, "folder": folder}  # modules: load_dataset, has_layout, describe
+LAYOUTS = "images/ and masks/ of your own, or images/ and annotations/ of the pets"
 
 
 def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Path | None]:
     """The name and the folder of --dataset and --data_path, either of which may be None.
 
-    Raises UserError where what was asked for is not found.
+    A folder alone is the dataset whose layout it has. Raises UserError where what was asked for is not found.
     """
     if dataset == "shapes" and data_path is None:
         return "shapes", None
     if dataset == "shapes":
-        raise UserError("--data_path is for the pets; leave it out with --dataset shapes")
+        raise UserError("--data_path names a folder of pictures; leave it out with --dataset shapes")
     if data_path is None and dataset is None and not (oxford_pet.DATA_PATH / "annotations").is_dir():
         return "shapes", None
-    data_path = data_path or oxford_pet.DATA_PATH
+    if data_path is None and dataset not in (None, "pets"):
+        raise UserError(f"--dataset {dataset} needs --data_path DIR, the folder that holds {LAYOUTS}")
+    dataset, data_path = ("pets", oxford_pet.DATA_PATH) if data_path is None else (dataset, data_path)
     if not data_path.is_dir():
         raise UserError(
             f"--data_path {data_path} not found; python src/oxford_pet.py downloads the pets into "
-            f"{oxford_pet.DATA_PATH}, or name the folder that holds images/ and annotations/"
+            f"{oxford_pet.DATA_PATH}, or name the folder that holds {LAYOUTS}"
         )
-    return "pets", data_path
+    fitting = [name for name, module in DATASETS.items() if module.has_layout(data_path)]
+    if not (dataset or fitting):
+        raise UserError(f"--data_path {data_path} must hold {LAYOUTS}")
+    return dataset or fitting[0], data_path
 
 
-def load_split(options: DataOptions, split: str) -> Dataset:
+def load_split(options: DataOptions, split: str) -> SegmentationDataset:
     """The pictures of a split. Raises UserError that names what is missing or broken."""
     return DATASETS[options.dataset].load_dataset(options, split)
 
@@ -92,11 +100,26 @@ class TrainingData:
         if not self.indices:
             raise UserError(f"no training picture in {options.path} has any foreground; look at its masks")
 
-    def at(self, size: int) -> tuple[Dataset, Dataset]:
+    def at(self, size: int) -> tuple[SegmentationDataset, SegmentationDataset]:
         """Both sets with pictures of size x size pixels. Collective: call on all ranks."""
         if size == self.options.image_size:
             return self.train, self.valid
         return self._load(replace(self.options, image_size=size))
+
+    def describe(self) -> list[str]:
+        """Lines about the data for the start of a run."""
+        lines = DATASETS[self.options.dataset].describe(self.options)
+        shared = set(self.train.names) & set(self.valid.names)
+        if shared:
+            lines.append(
+                f"note: {len(shared)} of {len(self.valid.names)} valid pictures, such as {min(shared)}, are trained on "
+                f"too: the valid Dice says little about new pictures"
+            )
+        return lines
+
+    def hashes(self) -> list[str]:
+        """Of the pictures that are trained on; what a checkpoint keeps as `trained_on`."""
+        return hashes(self.train, self.indices)
 
     @staticmethod
     def _load(options):
@@ -104,7 +127,7 @@ class TrainingData:
             return load_split(options, "train"), load_split(options, "valid")
 
 
-def with_foreground(dataset: Dataset) -> list[int]:
+def with_foreground(dataset: SegmentationDataset) -> list[int]:
     """Indices of the pictures whose mask has any foreground."""
     found = []
     for first in range(0, len(dataset), 64):

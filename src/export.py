@@ -12,6 +12,8 @@ half: a checkpoint for the scripts of this repo, with the convolutions' weights 
 A file is written only after it gave what the checkpoint gives on random pictures of several sizes.
 """
 
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
+
 import tempfile
 import warnings
 from pathlib import Path

@@ -1,5 +1,6 @@
 """Files and tables, written whole or not at all; lists of names, read as they were meant."""
 
+import codecs
 import csv
 import io
 import os
@@ -7,6 +8,7 @@ import tempfile
 import threading
 from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from utils import UserError
 
@@ -89,7 +91,8 @@ class FileLock:
     """A lock of one process, freed when it ends, however it ends; its file is removed by `release`."""
 
     def __init__(self, path: Path):
-        self.path, self.file = Path(path), None
+        self.path = Path(path)
+        self.file: IO | None = None
 
     def take(self) -> bool:
         """Whether the lock is this one's now, without waiting. Raises OSError where its file cannot be made."""
@@ -135,7 +138,18 @@ def make_folder(path, flag):
         raise UserError(f"{flag} {path} cannot be made ({error.strerror}); choose another folder") from None
 
 
-def read_names(path):
-    """The first word of each line of a text file but blank ones and comments. Raises OSError, UnicodeDecodeError."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.split()[0] for line in lines if line.strip() and not line.startswith("#")]
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file without blank ones, comments and surrounding blanks; UTF-8, or UTF-16 with its mark.
+
+    Raises OSError, UnicodeDecodeError.
+    """
+    content = Path(path).read_bytes()
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell's > writes
+    text = content.decode("utf-16" if marked else "utf-8-sig").replace("\r", "\n")
+    lines = [line.strip() for line in text.split("\n")]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def read_names(path: Path) -> list[str]:
+    """The first word of each of `read_lines`. Raises OSError, UnicodeDecodeError."""
+    return [line.split()[0] for line in read_lines(path)]

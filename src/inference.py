@@ -14,6 +14,8 @@ panels.png: the best, the median and the worst pictures. In Python:
     probability = predict(model, "cat.jpg")      # float32 (H, W); a list of pictures gives a list
 """
 
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
+
 import io
 import sys
 import time

@@ -4,6 +4,8 @@ python src/oxford_pet.py                       # download into dataset/oxford-ii
 python src/oxford_pet.py --data_path ~/pets    # ... or elsewhere
 """
 
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
+
 import os
 import shutil
 import tarfile
@@ -14,29 +16,34 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
-from cache import PackedDataset, Pair, pack
+from cache import PackedDataset, Pair, pack, read_labelled
 from files import read_names
-from photos.pictures import PictureError, decode, to_rgb
-from splits import SPLITS, DataOptions
+from photos.pictures import PictureError, decode
+from splits import SPLITS, DataOptions, names_of_split
 from utils import Parser, UserError, run
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
-    """The pictures of an official split. Raises UserError that names what is missing or broken."""
-    path = Path(options.path)
-    pairs = [Pair(name, picture_path(path, name), trimap_path(path, name)) for name in split_names(path, split)]
-    pairs = pairs[: options.limit]
-    folder = options.cache_dir or path / "cache"
-    packed = pack(pairs, read_pair, split, options.image_size, options.grey, folder, path)
+    """The pictures of a split, the official one unless lists or a fold are given.
+
+    Raises UserError that names what is missing or broken.
+    """
+    path = options.folder
+    names = names_of_split(options, split, partial(split_names, path), partial(is_picture, path))[: options.limit]
+    pairs = [Pair(name, picture_path(path, name), trimap_path(path, name)) for name in names]
+    packed = pack(pairs, read_pair, split, options.image_size, options.grey, options.cache, path)
     return PackedDataset(packed, pairs, read_trimap, partial(truth_of, border=options.border))
 
 
 def split_names(data_path: Path, split: str) -> list[str]:
-    """Picture names of a split: test.txt, or trainval.txt cut 9 : 1, every tenth name (0, 10, ...) to valid."""
+    """Picture names of an official split: test.txt, or trainval.txt cut 9 : 1, every tenth name (0, 10, ...) to valid.
+
+    split: "trainval" is all of trainval.txt.
+    """
     listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     try:
         names = read_names(listing)
@@ -46,16 +53,37 @@ def split_names(data_path: Path, split: str) -> list[str]:
             f"(python src/oxford_pet.py downloads them), or name another folder with --data_path"
         ) from None
     for name in names:
-        if name != Path(name).name or name.startswith(".") or not name.isprintable():
+        if not is_plain(name):
             raise UserError(f"{listing} names {name!r}, which is not a plain file name; remove that line")
     repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
     if repeated:
         raise UserError(f"{listing} names {min(repeated)} more than once; remove the repeated line")
-    if split != "test":
+    if split in ("train", "valid"):
         names = [name for index, name in enumerate(names) if (index % 10 == 0) == (split == "valid")]
     if not names:
         raise UserError(f"{listing} leaves no picture for the {split} split; add names to it")
     return names
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name leads to no other folder."""
+    return name == Path(name).name and not name.startswith(".") and name.isprintable()
+
+
+def is_picture(data_path: Path, name: str) -> bool:
+    """Whether a name of a list is that of a picture here."""
+    return is_plain(name) and picture_path(data_path, name).is_file()
+
+
+def has_layout(data_path: Path) -> bool:
+    """Whether a folder is laid out as the pets are."""
+    folder = data_path / "annotations"
+    return (folder / "trimaps").is_dir() or any((folder / f"{name}.txt").is_file() for name in ("trainval", "test"))
+
+
+def describe(options: DataOptions) -> list[str]:
+    """Lines about the data for the start of a run: none, since everybody's copy is the same."""
+    return []
 
 
 def picture_path(data_path: Path, name: str) -> Path:
@@ -67,36 +95,8 @@ def trimap_path(data_path: Path, name: str) -> Path:
 
 
 def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
-    """A picture (RGB) and its trimap (values 1, 2, 3), of one size. Raises PictureError.
-
-    A trimap labels the pixels as they are stored, whatever turn EXIF asks for; one that fits the turned picture alone
-    labels that.
-    """
-    where = f"annotations/trimaps/{pair.label.name}"
-    try:
-        stored = decode(pair.image)
-        picture = to_rgb(stored)
-    except PictureError as error:
-        raise PictureError(f"images/{pair.image.name} {error}") from None
-    try:
-        trimap = read_trimap(pair.label)
-    except PictureError as error:
-        raise PictureError(f"{where} {error}") from None
-    if trimap.size != picture.size:
-        picture = upright(stored, picture)
-    if trimap.size != picture.size:
-        raise PictureError(
-            f"{where} is {trimap.size[0]}x{trimap.size[1]}, its picture {picture.size[0]}x{picture.size[1]}"
-        )
-    return picture, trimap
-
-
-def upright(stored: Image.Image, picture: Image.Image) -> Image.Image:
-    """The picture turned as EXIF asks, or as it is where its EXIF cannot be read."""
-    try:
-        return to_rgb(ImageOps.exif_transpose(stored))
-    except Exception:  # whatever broken EXIF makes its parser raise
-        return picture
+    """A picture (RGB) and its trimap (values 1, 2, 3), of one size. Raises PictureError."""
+    return read_labelled(pair, read_trimap, pair.image.parents[1])
 
 
 def read_trimap(path: Path) -> Image.Image:

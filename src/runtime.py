@@ -46,7 +46,7 @@ class Runtime:
 
     def place(self, network: torch.nn.Module) -> torch.nn.Module:
         """The network on the device, in the memory layout."""
-        return network.to(self.device, memory_format=self.memory_format)
+        return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def move(self, batch: torch.Tensor) -> torch.Tensor:
         """A batch on the device; a copy from pinned memory does not wait."""

@@ -3,13 +3,15 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from predictor import Predictor, predictions
+from splits import SegmentationDataset
 from training.distributed import gather, gather_rows
-from utils import dice, foreground, to_size
+from utils import UserError, dice, foreground, number, to_size
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
+CHOSEN = "chosen"  # of --threshold: the checkpoint's own
 
 
 class Tally:
@@ -21,13 +23,14 @@ class Tally:
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset: SegmentationDataset,
         thresholds: Sequence[float] = THRESHOLDS,
         criterion: Callable | None = None,
         own_size: bool = False,
     ):
         self.dataset, self.thresholds, self.criterion, self.own_size = dataset, thresholds, criterion, own_size
-        self.histograms, self.losses = [], []
+        self.histograms: list[torch.Tensor] = []
+        self.losses: list[torch.Tensor] = []
 
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions`: its mask and names, and the logits (N, C, H, W)."""
@@ -69,8 +72,8 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
     values (N, 1, H, W), mask (N, 1, H, W) of 0, 1, 255 (counted nowhere). Returns int64 (N, 2, edges + 1).
     """
     n, bins = len(values), len(edges) + 1
-    edges = torch.tensor(edges, dtype=values.dtype, device=values.device)
-    reached = torch.bucketize(values, edges, right=True, out_int32=True)
+    boundaries = torch.tensor(edges, dtype=values.dtype, device=values.device)
+    reached = torch.bucketize(values, boundaries, right=True, out_int32=True)
     pictures = torch.arange(n, device=mask.device, dtype=torch.int32).view(-1, 1, 1, 1)
     place = (2 * pictures + (mask == 1)) * bins + reached
     return torch.bincount(place[mask != 255], minlength=2 * bins * n).view(n, 2, bins)
@@ -86,3 +89,37 @@ def evaluate(predictor: Predictor, loader: DataLoader, tally: Tally, title: str 
     for batch, logits in predictions(predictor, loader, title):
         tally.add(batch, logits)
     return tally
+
+
+# -------------------------------------------------------------------------------- --threshold
+
+
+def threshold(text: str) -> float | str:
+    """An argparse type: "chosen", or a number between 0 and 1."""
+    between = number(float, lambda x: 0 < x < 1, f"a number between 0 and 1, or {CHOSEN}")
+    return CHOSEN if text == CHOSEN else between(text)
+
+
+def add_threshold_flag(parser):
+    parser.add_argument(
+        "--threshold",
+        type=threshold,
+        default=0.5,
+        metavar="VALUE|chosen",
+        help="probability from which a pixel is foreground; chosen: where the checkpoint's valid Dice was highest; "
+        "default %(default)s",
+    )
+
+
+def resolve_threshold(wanted: float | str, about: dict, path) -> float:
+    """The number that --threshold means for a checkpoint. about: its entries. Raises UserError if it has none."""
+    if wanted != CHOSEN:
+        return float(wanted)
+    if "threshold" not in about:
+        raise UserError(f"--threshold chosen: {path} has no threshold of its own; give a number")
+    return about["threshold"]
+
+
+def describe_threshold(value: float, about: dict) -> str:
+    """A threshold in words: ".45, chosen on valid" or ".3". about: the checkpoint's entries."""
+    return f"{value:.4g}".lstrip("0") + (", chosen on valid" if value == about.get("threshold") else "")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from splits import SPLITS, DataOptions
+from splits import SPLITS, DataOptions, names_of_split
 
 LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 
@@ -50,15 +50,18 @@ def color(level):
 
 
 class Shapes(Dataset):
-    """Item i of a split is always the same, and no two splits share one.
+    """A name's picture is always the same, and no two names share one.
+
+    split: or the names themselves.
 
     An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0 and 1, and `name`;
     a list of indices gives the same with a first dimension.
     """
 
     def __init__(self, split, size=64, grey=False, limit=None, seed=0):
-        self.split, self.size, self.grey, self.seed = split, size, grey, seed
-        self.names = [f"{split}_{index}" for index in range(LENGTHS[split])][:limit]
+        self.size, self.grey, self.seed = size, grey, seed
+        self.names = (own_names(split) if isinstance(split, str) else list(split))[:limit]
+        self.identities = self.names
 
     def __len__(self):
         return len(self.names)
@@ -70,7 +73,8 @@ class Shapes(Dataset):
             mask = torch.stack([item["mask"] for item in items])
             return {"image": image, "mask": mask, "name": [item["name"] for item in items]}
         name = self.names[index]
-        rng = np.random.default_rng([self.seed, SPLITS.index(self.split), index])
+        split, _, number = name.partition("_")
+        rng = np.random.default_rng([self.seed, SPLITS.index(split), int(number)])
         picture, mask = draw(rng, self.size, self.size, grey=self.grey)
         image = torch.from_numpy(picture.reshape(self.size, self.size, -1)).permute(2, 0, 1)
         return {"image": image.contiguous(), "mask": torch.from_numpy(mask)[None], "name": name}
@@ -90,6 +94,24 @@ class Shapes(Dataset):
         return self[self.names.index(name)]["mask"]
 
 
+def own_names(split: str) -> list[str]:
+    """The names of a split; "trainval" is train and valid."""
+    parts = ("train", "valid") if split == "trainval" else (split,)
+    return [f"{part}_{index}" for part in parts for index in range(LENGTHS[part])]
+
+
 def load_dataset(options: DataOptions, split: str) -> Shapes:
     """The pictures of a split; path, border and cache_dir mean nothing here."""
-    return Shapes(split, options.image_size, options.grey, options.limit)
+    every = {name for part in SPLITS for name in own_names(part)}
+    names = names_of_split(options, split, own_names, every.__contains__)
+    return Shapes(names, options.image_size, options.grey, options.limit)
+
+
+def has_layout(data_path) -> bool:
+    """Whether a folder holds this dataset: none does."""
+    return False
+
+
+def describe(options: DataOptions) -> list[str]:
+    """Lines about the data for the start of a run: none."""
+    return []

@@ -2,6 +2,7 @@
 
     python src/train.py --model unet                                  # the pets if they are in dataset/, else shapes
     python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet --name first
+    python src/train.py --data_path DIR                               # DIR/images and DIR/masks of your own
     python src/train.py --resume saved_models/first.last.pth          # continue exactly where it stopped
 
 Several processes, each with its share of every batch (the README has several machines, and Slurm):
@@ -12,6 +13,8 @@ Written into --save_dir: NAME.pth (best weights, for evaluate.py and inference.p
 --resume), NAME.csv (history), NAME.curve.png and NAME.panels.png, each renewed every epoch. "Best" is the highest
 valid Dice among the epochs at the largest picture size that the run has reached.
 """
+
+import python_version  # noqa: F401, I001  # before what an older Python cannot read
 
 import itertools
 import math
@@ -57,13 +60,13 @@ def main(argv=None, on_step=None):
         scaling = mean_and_std(settings, data.train)
         runtime = runtime.suited_to(model)
         state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
-        print(plan(state, data), flush=True)
+        print(*data.describe(), plan(state, data), sep="\n", flush=True)
         if last:
             resume(state, last, files)
             if state.finished:
                 print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
                 return 0
-        files.about = about(settings, scaling, runtime)
+        files.about = {**about(settings, scaling, runtime), "trained_on": data.hashes()}
         with when_memory_runs_out(advice(settings)):
             return fit(state, data, files, on_step)
     finally:

@@ -21,9 +21,10 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from conftest import draw_pet, load_pets, make_checkpoint, make_pets  # noqa: E402
+from conftest import draw_folder, draw_pet, load_folder, load_pets, make_checkpoint, make_folder, make_pets  # noqa: E402
 from PIL import Image  # noqa: E402
 
+import mask_values  # noqa: E402
 from checkpoint import load, restore_model  # noqa: E402
 from inference import load_model, predict  # noqa: E402
 from oxford_pet import read_trimap, split_names  # noqa: E402
@@ -93,6 +94,7 @@ class Targets:
     def __init__(self, folder, chance):
         self.folder, self.chance = folder, chance
         self.pets = make_pets(folder / "pets", 6, 3)
+        self.own = make_folder(folder / "own", 6)
         make_checkpoint(folder / "good.pth")
         self.predictor = load_model(folder / "good.pth", device="cpu", precision="float32")
         self.checkpoints = [(folder / "good.pth").read_bytes()]
@@ -127,6 +129,20 @@ class Targets:
             assert set(np.unique(dataset[0]["mask"].numpy())) <= {0, 1}
         finally:
             draw_pet(self.pets, name, 1)
+
+    def mask(self):
+        """A mask of one's own, of any kind, and a list of names beside it."""
+        draw_folder(0, folder=self.own, name="0")
+        path = self.own / "masks/0.png"
+        mask = Image.open(path).convert(self.chance.choice(["L", "1", "P", "RGB", "RGBA", "LA", "I", "I;16", "F"]))
+        content = encoded(mask, "TIFF" if mask.mode in ("F", "I") else self.chance.choice(["PNG", "TIFF"]))
+        path.write_bytes(mutate(content, self.chance) if self.chance.random() < 0.8 else content)
+        listing = b"1\n2.png\n# 3\n"
+        (self.own / "test.txt").write_bytes(mutate(listing, self.chance) if self.chance.random() < 0.3 else listing)
+        mask_values.scans.clear()
+        for split in ("train", "test"):
+            dataset = load_folder(self.own, split, 16, foreground=self.chance.choice([(), ("1-255",)]))
+            assert set(np.unique(dataset[list(range(len(dataset)))]["mask"].numpy())) <= {0, 1}
 
     def checkpoint(self):
         path = self.write("mutated.pth", mutate(self.chance.choice(self.checkpoints), self.chance))
@@ -229,7 +245,7 @@ class Targets:
 
 
 SHARES = {"picture": 9, "trimap": 2, "checkpoint": 6, "description": 3, "state_dict": 2, "resume": 1, "split": 3}
-SHARES["cache"] = 1
+SHARES |= {"cache": 1, "mask": 2}
 
 
 def fuzz(inputs, folder, seed=0):

@@ -8,8 +8,8 @@ from conftest import error_of, make_checkpoint, script
 from PIL import Image
 
 import losses
-from scoring import THRESHOLDS, Tally, best_threshold
-from utils import confusion, dice
+from scoring import THRESHOLDS, Tally, best_threshold, describe_threshold, resolve_threshold
+from utils import UserError, confusion, dice
 
 
 def test_the_threshold_is_that_of_the_highest_mean_dice():
@@ -63,6 +63,29 @@ def test_the_checkpoints_threshold_is_reported_apart_and_empty_masks_are_counted
     assert result["dice_without_empty"] == pytest.approx(np.mean(rest), abs=1e-6)
     out = script("evaluate", "--model", "a.pth", "--data_path", "pets", cwd=tmp_path).stdout
     assert "without its 1 empty masks" in out and "at its threshold, 0.30, chosen on valid" in out
+
+
+def test_the_threshold_of_the_flag_or_the_checkpoint(pets, tmp_path):
+    pets.rename(tmp_path / "pets")
+    make_checkpoint(tmp_path / "a.pth", threshold=0.3)
+    half, _ = evaluate(tmp_path, "--data_path", "pets")
+    given, _ = evaluate(tmp_path, "--data_path", "pets", "--threshold", ".3")
+    chosen, pictures = evaluate(tmp_path, "--data_path", "pets", "--threshold", "chosen")
+    assert half["scored_at"] == 0.5 and given["scored_at"] == chosen["scored_at"] == 0.3
+    assert given["dice"] == chosen["dice"] == half["dice_at_threshold"] != half["dice"]
+    assert np.mean([float(row["dice"]) for row in pictures]) == pytest.approx(chosen["dice"], abs=1e-6)
+    flags = ("--model", "a.pth", "--data_path", "pets", "--threshold")
+    out = script("evaluate", *flags, "chosen", cwd=tmp_path).stdout
+    assert "threshold .3, chosen on valid" in out and "at its threshold" not in out
+    for value in ("0", "1", "half"):
+        assert "--threshold" in error_of(script("evaluate", *flags, value, cwd=tmp_path, expect=2))
+
+
+def test_a_checkpoint_without_a_threshold_has_none_to_choose():
+    assert resolve_threshold(0.4, {}, "a.pth") == 0.4
+    with pytest.raises(UserError, match="--threshold chosen: a.pth"):
+        resolve_threshold("chosen", {}, "a.pth")
+    assert describe_threshold(0.5, {}) == ".5" and describe_threshold(0.45, {"threshold": 0.4}) == ".45"
 
 
 @pytest.mark.parametrize("threshold", [0.0, 1.5, "half", None])

@@ -99,3 +99,9 @@ def test_overfits_eight_pictures(name):
         loss.backward()
         optimizer.step()
     assert dice(confusion(model(image) >= 0, mask)).mean() >= 0.99
+
+
+@pytest.mark.parametrize("dropout", [float("nan"), -0.1, 1.5])
+def test_a_dropout_that_is_no_share_is_refused(dropout):
+    with pytest.raises(ValueError, match="a dropout of"):
+        build_model("unet", width=4, dropout=dropout)

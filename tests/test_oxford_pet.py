@@ -1,17 +1,19 @@
 import os
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import draw_pet, load_pets, make_pets
-from PIL import Image
+from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 import oxford_pet
-from cache import PackedDataset
-from data import ShuffledBatches, eval_loader
+from cache import PackedDataset, Pair
+from data import ShuffledBatches, as_it_is, eval_loader
 from oxford_pet import split_names
+from photos.pictures import resize
 from splits import SPLITS
 from utils import UserError
 
@@ -158,13 +160,45 @@ def test_split_files_with_blank_lines_comments_and_crlf(pets):
     assert split_names(pets, "test") == expected
 
 
-def test_a_trimap_drawn_on_the_picture_as_stored(tmp_path):
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_trimap_is_of_the_pixels_as_stored_whatever_turn_exif_asks_for(orientation, tmp_path):
     pets = make_pets(tmp_path / "oxford-iiit-pet", 2, 1)
-    path = pets / "images" / "Drawn_1.jpg"
+    path, trimap = pets / "images/Drawn_1.jpg", pets / "annotations/trimaps/Drawn_1.png"
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.open(path).save(path, exif=exif, quality=95)
-    assert len(load_pets(pets, "train", 32)) == 1
+    picture, label = oxford_pet.read_pair(Pair("Drawn_1", path, trimap))
+    assert np.array_equal(np.asarray(picture), np.asarray(Image.open(path)))
+    assert np.array_equal(np.asarray(label), np.asarray(Image.open(trimap)))
+    [packed] = load_pets(pets, "train", 32).packed
+    assert np.array_equal(packed[:-1].transpose(1, 2, 0), np.asarray(resize(Image.open(path), 32)))
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_a_trimap_that_fits_the_turned_picture_alone_is_of_that(orientation, tmp_path):
+    pets = make_pets(tmp_path / "oxford-iiit-pet", 2, 1)
+    path, trimap = pets / "images/Drawn_1.jpg", pets / "annotations/trimaps/Drawn_1.png"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.open(path).save(path, exif=exif, quality=95)
+    Image.open(trimap).transpose(Image.Transpose.ROTATE_90).save(trimap)
+    picture, label = oxford_pet.read_pair(Pair("Drawn_1", path, trimap))
+    assert np.array_equal(np.asarray(picture), np.asarray(ImageOps.exif_transpose(Image.open(path))))
+    assert picture.size == label.size == (44, 60)
+
+
+def test_spawned_workers_map_the_packed_file_themselves(pets):
+    dataset = load_pets(pets, "train", 128, border="ignore")
+    assert len(pickle.dumps(dataset)) < 10_000 < dataset.packed.nbytes / 100
+    copy = pickle.loads(pickle.dumps(dataset))
+    assert isinstance(copy.packed, np.memmap) and torch.equal(copy[3]["image"], dataset[3]["image"])
+    loader = DataLoader(
+        dataset, batch_size=5, num_workers=1, multiprocessing_context="spawn", collate_fn=as_it_is, shuffle=False
+    )
+    for batch, first in zip(loader, range(0, 18, 5), strict=True):
+        expected = dataset[list(range(first, min(first + 5, 18)))]
+        assert batch["name"] == expected["name"]
+        assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["mask"], expected["mask"])
 
 
 def test_shuffled_batches_cover_every_picture_once_a_pass_and_go_on_from_any_step():

@@ -1,4 +1,4 @@
-"""The README's commands for the five reports, seen to be the reports' settings."""
+"""The commands for the five reports in benchmarks/README.md, seen to be the reports' settings."""
 
 import re
 import shlex
@@ -31,7 +31,8 @@ REPORTS = {
 
 
 def commands():
-    lines = re.findall(r"^ +python src/train\.py (.*--name (r\d\w+))$", (ROOT / "README.md").read_text(), re.MULTILINE)
+    text = (ROOT / "benchmarks/README.md").read_text()
+    lines = re.findall(r"^ +python src/train\.py (.*--name (r\d\w+))$", text, re.MULTILINE)
     return {name: shlex.split(flags) for flags, name in lines}
 
 

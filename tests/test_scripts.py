@@ -231,7 +231,10 @@ def test_published_encoder_weights_load(with_fc, tmp_path):
         ("train --save_dir file.txt", "--save_dir file.txt cannot be written"),
         ("train --resume nowhere.last.pth", "nowhere.last.pth not found"),
         ("train --resume file.txt", "file.txt is not a checkpoint, or is damaged"),
-        ("train --data_path empty", "empty/annotations/trainval.txt is missing"),
+        (
+            "train --data_path empty",
+            "--data_path empty must hold images/ and masks/ of your own, or images/ and annotations/",
+        ),
         ("evaluate", "the following arguments are required: --model"),
         ("evaluate --model nowhere.pth", "nowhere.pth not found"),
         ("evaluate --model file.txt", "file.txt is not a checkpoint, or is damaged"),

@@ -8,7 +8,7 @@ from models import resnet34_unet, unet
 from models.resnet34_unet import ResNet34UNet
 from models.unet import UNet
 
-MODELS = {  # name: class, options that the name fixes
+MODELS: dict[str, tuple[type[nn.Module], dict]] = {  # name: class, options that the name fixes
     "unet": (UNet, {}),
     "unet_shallow": (UNet, {"depth": 2}),
     "unet_add": (UNet, {"skip": "add"}),

@@ -58,7 +58,7 @@ class UNet(nn.Module):
     norm: "batch", or "none" as in the paper.
     skip: "concat" as in the paper, or "add".
     dropout: share of the channels dropped at the end of the contracting path (paper, section 3.1).
-    Raises ValueError for more than MOST_CHANNELS channels at the bottom.
+    Raises ValueError for more than MOST_CHANNELS channels at the bottom, or a dropout outside [0, 1].
     """
 
     def __init__(self, in_channels=3, out_channels=1, width=64, depth=4, norm="batch", skip="concat", dropout=0.0):
@@ -68,6 +68,8 @@ class UNet(nn.Module):
         widths = [width * 2**level for level in range(depth)]
         self.stem = DoubleConv(in_channels, width, norm)
         self.downs = nn.ModuleList(Down(channels, norm) for channels in widths)
+        if not 0 <= dropout <= 1:  # nan, too, which Dropout2d takes
+            raise ValueError(f"a dropout of {dropout} is not from 0 to 1")
         self.dropout = nn.Dropout2d(dropout)
         self.ups = nn.ModuleList(Up(channels, norm, skip) for channels in reversed(widths))
         self.head = nn.Conv2d(width, out_channels, 1)

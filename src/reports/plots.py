@@ -1,31 +1,37 @@
-"""Numbers and pictures -> PNG files."""
+"""The pictures that training and inference write: the curve of a run, and panels of predictions."""
 
+from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch.utils.data import Dataset
 
 from files import write_whole
 from predictor import Predictor
+from reports.statistics import Numbers, best_median_worst
 from training.schedule import of_largest_size
 from utils import confusion, dice, foreground
 
 TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
 
 
-def save_figure(figure, path):
+def save_figure(figure: Figure, path: Path):
+    """Write a figure as PNG, whole or not at all, and close it. Raises UserError where it cannot be written."""
     write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100))
     plt.close(figure)
 
 
-def plot_history(history, title, path):
-    """Loss of train and valid, Dice of both, and the learning rate, by epoch. history: a list of dicts.
+def plot_history(history: list[dict], title: str, path: Path):
+    """Loss and Dice of train and valid, and the learning rate, by epoch. history: the rows of NAME.csv.
 
-    Dotted lines stand where the pictures grow: losses and Dice on either side are different measures.
+    Dotted lines mark where the pictures grow: losses and Dice on either side are not comparable.
     """
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
     epochs = [row["epoch"] for row in history]
@@ -54,7 +60,7 @@ def plot_history(history, title, path):
     save_figure(figure, path)
 
 
-def panel_rows(predictor: Predictor, dataset, indices) -> list[dict]:
+def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int]) -> list[dict]:
     """Predict a few pictures of a dataset, for `plot_panels`."""
     batch = dataset[list(indices)]
     logits = foreground(predictor.logits(batch["image"]))
@@ -64,11 +70,21 @@ def panel_rows(predictor: Predictor, dataset, indices) -> list[dict]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def plot_panels(rows, title, path):
+def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers) -> list[dict]:
+    """The `panel_rows` of the three best, median and worst pictures, with the group as their note.
+
+    dices: of every picture, (N,) numbers, on the CPU.
+    """
+    chosen = best_median_worst(dices)
+    rows = panel_rows(predictor, dataset, [index for _, index in chosen])
+    return [{**row, "note": f"{group}: "} for row, (group, _) in zip(rows, chosen, strict=True)]
+
+
+def plot_panels(rows: list[dict], title: str, path: Path):
     """A grid with a row per picture: picture, truth, probability, prediction.
 
     rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float
-    (H, W) and `dice`; arrays or tensors on the CPU. `note` may stand before the name.
+    (H, W) and `dice`; arrays or tensors on the CPU. An optional `note` is put before the name.
     """
     figure, axes = plt.subplots(len(rows), 4, figsize=(9, 2.35 * len(rows) + 0.5), layout="constrained", squeeze=False)
     for row, line in zip(rows, axes, strict=True):

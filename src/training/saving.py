@@ -24,7 +24,8 @@ class RunFiles:
     """
 
     def __init__(self, folder: Path, name: str, lock: FileLock | None = None):
-        self.folder, self.name, self.lock, self.about = Path(folder), name, lock, {}
+        self.folder, self.name, self.lock = Path(folder), name, lock
+        self.about: dict = {}
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.name}{ending}"
@@ -65,7 +66,8 @@ class RunFiles:
     def draw_panels(self, state, dataset):
         """Show a few pictures of the valid set with their predictions."""
         if rank() == 0:
-            places = [index * len(dataset) // PANELS for index in range(min(PANELS, len(dataset)))]
+            number = min(PANELS, len(dataset))
+            places = [index * len(dataset) // number for index in range(number)]
             rows = panel_rows(state.predictor(), dataset, places)
             title = f"{self.name}, epoch {len(state.history)}, valid split"
             plot_panels(rows, title, self.path(".panels.png"))

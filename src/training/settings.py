@@ -10,12 +10,13 @@ from losses import LOSSES
 from models import MODELS, options_of_network
 from models.resnet34_unet import DECODERS
 from runtime import add_runtime_flags
-from splits import BORDERS, DataOptions
+from splits import BORDERS, DataOptions, add_split_flags
 from training.schedule import SCHEDULES
 from utils import Parser, UserError, count, fraction, positive, rate, side
 
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
+    "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
     "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 10},
 }
 OPTIMIZERS = {  # of flags whose best value depends on the optimizer
@@ -27,21 +28,29 @@ OPTIMIZERS = {  # of flags whose best value depends on the optimizer
 }
 MAY_CHANGE = {  # on --resume
     "epochs", "accumulate", "compile", "data_path", "cache_dir", "device", "precision", "workers", "save_every",
-    "name", "save_dir",
+    "name", "save_dir", "train_list", "valid_list", "test_list",
 }  # fmt: skip
 
 
 def get_args_parser(doc):
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    add("--dataset", choices=DATASETS, help="default: the pets where they are there, else the drawn shapes")
-    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet")
+    add(
+        "--dataset",
+        choices=DATASETS,
+        help="default: what --data_path holds; without it the pets where they are there, else the drawn shapes",
+    )
+    add(
+        "--data_path",
+        type=Path,
+        help="folder of the pets, or one with images/ and masks/ of your own; default dataset/oxford-iiit-pet",
+    )
     add("--cache_dir", type=Path, help="where decoded pictures are kept; default cache/ in --data_path")
     add("--image_size", type=side, help="side of the network's input, in pixels; default 256, shapes 64")
     add(
         "--start_size",
         type=count,
-        help="start with pictures of this side and grow to --image_size; 0: no growth; default 64, shapes 0",
+        help="start with pictures of this side and grow to --image_size; 0: no growth; default: pets 64, else 0",
     )
     add(
         "--border",
@@ -57,6 +66,8 @@ def get_args_parser(doc):
         help="scale pixels by .5 and .5, by the training pictures' own mean and std, or to [0, 1]; default %(default)s",
     )
     add("--limit", type=positive, help="use the first so many pictures of each split, for a quick look")
+    add_split_flags(add)
+    add("--fold", metavar="K/N", help="cut train and valid into N parts; validate with part K")
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="default %(default)s")
     add("--width", type=positive, help="unet: channels of the first level; default 64")
@@ -68,9 +79,14 @@ def get_args_parser(doc):
     add("--in_channels", type=int, choices=(1, 3), default=3, help="1: grey pictures; default %(default)s")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
     add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", "-e", type=positive, help="default 40, shapes 4")
+    add("--epochs", "-e", type=positive, help="default: pets 40, folder 50, shapes 4")
     add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 10")
-    add("--batch_size", "-b", type=positive, help="pictures per step, of all processes; default 16, shapes 8")
+    add(
+        "--batch_size",
+        "-b",
+        type=positive,
+        help="pictures per step, of all processes; default: pets 16, folder 4, shapes 8",
+    )
     add(
         "--accumulate",
         type=positive,
@@ -125,7 +141,8 @@ def parse_args(doc, argv=None):
     if args.resume:
         return resumed_settings(parser, args, argv)
     args.dataset, args.data_path = choose_dataset(args.dataset, args.data_path)
-    for flag, value in {**DEFAULTS[args.dataset], **OPTIMIZERS[args.optimizer]}.items():
+    data_options(args)  # flags that exclude each other
+    for flag, value in {**DEFAULTS.get(args.dataset, DEFAULTS["folder"]), **OPTIMIZERS[args.optimizer]}.items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
     return args, None
@@ -162,7 +179,7 @@ def recorded_settings(last, args):
             f"--resume {args.resume} is of another version of train.py; check out commit "
             f"{(last.get('git') or {}).get('commit')} to resume it"
         )
-    for flag in ("data_path", "cache_dir"):
+    for flag in ("data_path", "cache_dir", "train_list", "valid_list", "test_list"):
         if getattr(settings, flag) is not None:
             setattr(settings, flag, Path(getattr(settings, flag)))
     return settings
@@ -190,6 +207,11 @@ def data_options(settings) -> DataOptions:
         border=settings.border,
         limit=settings.limit,
         cache_dir=settings.cache_dir,
+        foreground=tuple(settings.foreground or ()),
+        train_list=settings.train_list,
+        valid_list=settings.valid_list,
+        test_list=settings.test_list,
+        fold=settings.fold,
     )
 
 

@@ -1,6 +1,7 @@
 """Mutable training state: what changes during a run of train.py, and comes back with --resume."""
 
 import random
+from collections.abc import Iterable
 from operator import index
 
 import numpy as np
@@ -16,7 +17,7 @@ from training.schedule import build_schedule, of_largest_size, size_of
 from utils import UserError, dice
 
 
-def build_optimizer(settings, parameters) -> Optimizer:
+def build_optimizer(settings, parameters: Iterable[torch.nn.Parameter]) -> Optimizer:
     """The optimizer of --optimizer; muon and adamw do not decay norms and biases."""
     parameters = list(parameters)
     kwargs = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
@@ -26,7 +27,8 @@ def build_optimizer(settings, parameters) -> Optimizer:
     if settings.optimizer == "adamw":
         weights = [parameter for parameter in parameters if parameter.ndim > 1]
         others = [parameter for parameter in parameters if parameter.ndim <= 1]
-        return AdamW([{"params": weights}, {"params": others, "weight_decay": 0.0}], fused=True, **kwargs)
+        groups: list[dict] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
+        return AdamW(groups, fused=True, **kwargs)
     if settings.optimizer == "sgd":
         return SGD(parameters, momentum=0.9, fused=True, **kwargs)
     return RAdam(parameters, **kwargs) if settings.optimizer == "radam" else Adam(parameters, fused=True, **kwargs)
@@ -54,10 +56,10 @@ class State:
         self.step = 0  # optimizer steps since the run began
         self.learning_rate = self.optimizer.param_groups[0]["lr"]  # of the last step
         self.sums = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, Dice, pictures
-        self.uncounted = []  # losses and pixel counts, on the device, that are not yet in `sums`
+        self.uncounted: list[tuple] = []  # losses and pixel counts, on the device, that are not yet in `sums`
         self.highest = torch.zeros((), device=runtime.device)  # loss of a batch, since the process began
-        self.history = []  # a dict per epoch, a row of NAME.csv
-        self.scores = {}  # of the last epoch, on the valid split
+        self.history: list[dict] = []  # a dict per epoch, a row of NAME.csv
+        self.scores: dict = {}  # of the last epoch, on the valid split
         self.best_from = 0  # epochs whose best weights are lost: "best" is among the later ones
         self.threshold = 0.5  # of probability, at which the last epoch's valid Dice is highest
         self.seconds = 0.0  # of training, evaluation not counted
@@ -101,7 +103,8 @@ class State:
 
     def predictor(self) -> Predictor:
         """The network to evaluate, with the run's scaling."""
-        return Predictor(self.weights.eval(), *self.scaling, self.size, self.runtime)
+        mean, std = self.scaling
+        return Predictor(self.weights.eval(), mean, std, self.size, self.runtime)
 
     def count(self, loss: torch.Tensor, counts: torch.Tensor):
         """Note a batch's mean loss and its pictures' pixel counts (N, 4), without waiting for the device."""
@@ -158,7 +161,7 @@ class State:
     def state_dict(self) -> dict:
         """What NAME.last.pth holds as `training`: tensors and plain values. Collective: call on all ranks."""
         self.sum_up()
-        kind, keys, *rest = np.random.get_state()
+        kind, keys, *rest = np.random.get_state(legacy=True)
         return {
             "weights": self.model.state_dict(),
             "average": self.average.state_dict() if self.average else None,
@@ -177,7 +180,7 @@ class State:
             "random": {
                 "torch": torch.get_rng_state(),
                 "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-                "numpy": (kind, keys.tolist(), *rest),
+                "numpy": (kind, np.asarray(keys).tolist(), *rest),
                 "python": random.getstate(),
             },
         }
@@ -201,12 +204,15 @@ class State:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
-        schedule = state["schedule"]
         self.learning_rate = state["learning_rate"]
         self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
-        if self.settings.schedule != "plateau":  # the rest follows from the settings, which may have more epochs now
-            schedule = {name: schedule[name] for name in ("last_epoch", "_step_count", "_last_lr")}
-        self.schedule.load_state_dict({**self.schedule.state_dict(), **schedule})
+        if self.settings.schedule == "plateau":
+            self.schedule.load_state_dict(state["schedule"])
+        else:  # the rest follows from the settings, which may have more epochs now
+            self.schedule.last_epoch = state["schedule"]["last_epoch"] - 1
+            self.schedule._step_count = 2  # which has it not warn that no step was taken in this process
+            self.schedule.step()
+            self.schedule._step_count = state["schedule"]["_step_count"]
         self.scaler.load_state_dict(state["scaler"])
         self.threshold, self.best_from = state["threshold"], index(state["best_from"])
         sums = state["sums"]  # of each process

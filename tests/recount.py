@@ -1,0 +1,164 @@
+"""Count again, in plain Python, what `evaluate.py --protocols` counts: an independent check of every row.
+
+    python tests/recount.py --model saved_models/unet_pets.pth --data_path dataset/oxford-iiit-pet --limit 200
+
+Reads each trimap with Pillow, predicts each picture by itself, and goes over its pixels one at a time. Prints each
+row's difference, and fails if one exceeds 1e-6. About a second per picture.
+"""
+
+import argparse
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+
+from data import eval_loader, load_split
+from predictor import load_predictor
+from reports.protocols import count_pictures, table_of
+from runtime import Runtime
+from splits import DataOptions
+
+MEANING = {
+    "foreground": {1: True, 2: False, 3: True},
+    "background": {1: True, 2: False, 3: False},
+    "ignore": {1: True, 2: False},
+}
+
+
+def predict_grids(predictor, folder, name):
+    """The probability of one picture as rows of floats, at the network's size and at its own."""
+    picture = Image.open(folder / "images" / f"{name}.jpg").convert("RGB")
+    pixels = np.array(picture.resize((predictor.size, predictor.size), Image.Resampling.BILINEAR))
+    probability = predictor.probability(torch.from_numpy(pixels).permute(2, 0, 1)[None])
+    size = picture.size[::-1]
+    own = torch.nn.functional.interpolate(probability, size=size, mode="bilinear", align_corners=False)
+    return {"network": probability[0, 0].tolist(), "own": own[0, 0].tolist()}
+
+
+def trimap_grids(folder, name, side):
+    """The trimap of one picture as rows of 1, 2, 3, at side x side pixels and at its own size."""
+    trimap = Image.open(folder / "annotations" / "trimaps" / f"{name}.png")
+    small = trimap.resize((side, side), Image.Resampling.NEAREST)
+    return {"network": np.array(small).tolist(), "own": np.array(trimap).tolist()}
+
+
+def count(predicted, trimap, meaning):
+    """True positives, false positives and false negatives of one picture."""
+    tp = fp = fn = 0
+    for line, labels in zip(predicted, trimap, strict=True):
+        for guess, label in zip(line, labels, strict=True):
+            if label in meaning:
+                tp += guess and meaning[label]
+                fp += guess and not meaning[label]
+                fn += meaning[label] and not guess
+    return tp, fp, fn
+
+
+def contour(mask):
+    """The places (y, x) that differ from their right, lower or lower right neighbour."""
+    height, width = len(mask), len(mask[0])
+    found = set()
+    for y in range(height):
+        for x in range(width):
+            down, right = min(y + 1, height - 1), min(x + 1, width - 1)
+            if len({mask[y][x], mask[y][right], mask[down][x], mask[down][right]}) > 1:
+                found.add((y, x))
+    return found
+
+
+def matched(places, others, tolerance):
+    """How many places have one of the others within the tolerance."""
+    reach = range(-tolerance, tolerance + 1)
+    disk = sorted(
+        ((dy, dx) for dy in reach for dx in reach if dy * dy + dx * dx <= tolerance * tolerance),
+        key=lambda step: step[0] ** 2 + step[1] ** 2,
+    )
+    return sum(any((y + dy, x + dx) in others for dy, dx in disk) for y, x in places)
+
+
+def boundary_f(predicted, truth):
+    """DAVIS's contour accuracy of one picture."""
+    tolerance = math.ceil(0.008 * math.sqrt(len(truth) ** 2 + len(truth[0]) ** 2))
+    ours, true = contour(predicted), contour(truth)
+    if not ours and not true:
+        return 1.0
+    if not ours or not true:
+        return 0.0
+    precision, recall = matched(ours, true, tolerance) / len(ours), matched(true, ours, tolerance) / len(true)
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def share(part, whole):
+    return part / whole if whole else 1.0
+
+
+def recount(predictor, folder, names, thresholds):
+    """Scores by (border, size, average, pixels, threshold): Dice, IoU, and boundary F or None."""
+    pictures = {}
+    for name in names:
+        guesses, trimaps = predict_grids(predictor, folder, name), trimap_grids(folder, name, predictor.size)
+        for size in ("network", "own"):
+            for threshold in thresholds:
+                predicted = [[value >= threshold for value in line] for line in guesses[size]]
+                for border, meaning in MEANING.items():
+                    f = None
+                    if border != "ignore":
+                        f = boundary_f(predicted, [[meaning[label] for label in line] for line in trimaps[size]])
+                    row = (*count(predicted, trimaps[size], meaning), f)
+                    pictures.setdefault((border, size, threshold), []).append(row)
+    scores = {}
+    for (border, size, threshold), rows in pictures.items():
+        n = len(rows)
+        dice = sum(share(2 * tp, 2 * tp + fp + fn) for tp, fp, fn, _ in rows) / n
+        iou = sum(share(tp, tp + fp + fn) for tp, fp, fn, _ in rows) / n
+        f = None if border == "ignore" else sum(row[3] for row in rows) / n
+        scores[border, size, "picture", "all", threshold] = (dice, iou, f)
+        tp, fp, fn = (sum(row[place] for row in rows) for place in range(3))
+        scores[border, size, "pooled", "all", threshold] = (
+            share(2 * tp, 2 * tp + fp + fn), share(tp, tp + fp + fn), None
+        )  # fmt: skip
+        if (border, size) == ("foreground", "network"):
+            cheap = sum(share(2 * tp, 2 * tp + fn) for tp, _, fn, _ in rows) / n
+            scores[border, size, "picture", "truth's", threshold] = (cheap, iou, None)
+    return scores
+
+
+def differences(rows, scores):
+    """Pairs of a row's protocol and its largest difference from the recount. Every protocol must be in both."""
+    found = {}
+    for row in rows:
+        key = (row.border, row.size, row.average, row.pixels, row.threshold)
+        pairs = zip((row.dice, row.iou, row.boundary), scores[key], strict=True)
+        assert (row.boundary is None) == (scores[key][2] is None), key
+        found[key] = max(abs(one - other) for one, other in pairs if one is not None)
+    assert found.keys() == scores.keys()
+    return found
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--data_path", type=Path, default=Path("dataset/oxford-iiit-pet"))
+    parser.add_argument("--cache_dir", type=Path)
+    parser.add_argument("--split", default="test")
+    parser.add_argument("--limit", type=int, default=200)
+    args = parser.parse_args()
+    predictor = load_predictor(args.model, Runtime())
+    thresholds = sorted({0.5, predictor.about.get("threshold", 0.5)})
+    options = DataOptions("pets", args.data_path, predictor.size, border="ignore", limit=args.limit)
+    dataset = load_split(DataOptions(**{**vars(options), "cache_dir": args.cache_dir}), args.split)
+    rows = table_of(count_pictures(predictor, eval_loader(dataset, 8), thresholds, "count"), predictor.size)
+    found = differences(rows, recount(predictor, args.data_path, dataset.names, thresholds))
+    for key, difference in found.items():
+        print(*key, f"{difference:.1e}")
+    print(f"{len(found)} rows over {len(dataset)} pictures; largest difference {max(found.values()):.1e}")
+    sys.exit(max(found.values()) > 1e-6)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+from argparse import Namespace
+
+import numpy as np
+import pytest
+from conftest import load_shapes
+
+from train import mean_and_std
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_mean_and_std_are_numpys(channels):
+    dataset = load_shapes("train", 32, limit=70, in_channels=channels)  # more than the 64 that are read at once
+    settings = Namespace(mean_std="train", in_channels=channels)
+    pixels = np.stack([dataset[index]["image"].numpy() for index in range(70)]).astype(np.float64) / 255
+    mean, std = mean_and_std(settings, dataset)
+    np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-12)
+    np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-9)
+
+
+def test_fixed_scalings():
+    assert mean_and_std(Namespace(mean_std="fixed", in_channels=3), None) == ([0.5] * 3, [0.5] * 3)
+    assert mean_and_std(Namespace(mean_std="unit", in_channels=1), None) == ([0.0], [1.0])

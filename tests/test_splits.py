@@ -1,0 +1,219 @@
+"""Lists of names, folds, and the guard against scoring pictures that were trained on."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import error_of, load_folder, load_pets, load_shapes, make_checkpoint, make_folder, make_pets, script
+
+from checkpoint import load
+from data import TrainingData, load_split
+from files import read_lines, read_names
+from leakage import hashes, scores_apart, warning
+from oxford_pet import split_names
+from splits import SPLITS, DataOptions, read_list
+from utils import UserError
+
+TINY = ("--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 1, "--steps", 2)
+
+
+def write(path, names):
+    path.write_text("".join(f"{name}\n" for name in names))
+    return path
+
+
+# --------------------------------------------------------------------------------------- lists
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfa\nb c\nd\n",
+        b"a\r\nb c\r\nd\r\n",
+        b"a\rb c\rd",
+        "a\r\nb c\r\nd\r\n".encode("utf-16"),
+        b"  # names\n\n a\t\n\tb c  \n\t# more\nd\t1\t1\n",
+        b"a 1 1 1\nb c\nd 2\n",
+        b"a.png\nb c.jpg\nd.jpg\t1\n",
+    ],
+)
+def test_lists_are_read_as_meant(content, tmp_path):
+    (tmp_path / "list.txt").write_bytes(content)
+    assert read_list(tmp_path / "list.txt", {"a", "b c", "d"}.__contains__) == ["a", "b c", "d"]
+    assert [name.removesuffix(".png").removesuffix(".jpg") for name in read_names(tmp_path / "list.txt")][::2] == [
+        "a",
+        "d",
+    ]
+
+
+def test_blanks_belong_to_a_name_only_where_the_dataset_knows_it_so(tmp_path):
+    listing = write(tmp_path / "list.txt", ["x 1", "y 1"])
+    assert read_list(listing, {"x 1", "x", "y"}.__contains__) == ["x 1", "y"]
+    assert read_lines(listing) == ["x 1", "y 1"]
+
+
+def test_a_dot_in_a_name_begins_no_suffix(tmp_path):
+    listing = write(tmp_path / "list.txt", ["a.b", "c.d.jpg"])
+    assert read_list(listing, {"a.b", "a", "c.d", "c"}.__contains__) == ["a.b", "c.d"]
+    with pytest.raises(UserError, match="names 'a.b', not found"):
+        read_list(listing, {"a", "c.d"}.__contains__)
+
+
+@pytest.mark.parametrize("start", [b"\xef\xbb\xbf", b" # Image CLASS-ID\r\n", b"\t\r\n\r\n"])
+def test_the_pets_own_lists_too(start, pets):
+    expected = split_names(pets, "test")
+    listing = pets / "annotations/test.txt"
+    listing.write_bytes(start + "".join(f"{name}\t1 1 1\t\r\n" for name in expected).encode())
+    assert split_names(pets, "test") == expected
+
+
+@pytest.mark.parametrize(
+    "names, message",
+    [
+        (
+            ["Drawn_1", "Drawn_99", "../Drawn_2"],
+            r"--test_list .* names 'Drawn_99', '../Drawn_2', not found in the dataset",
+        ),
+        (["Drawn_1", "Drawn_2", "Drawn_1.jpg"], "--test_list .* names Drawn_1 more than once"),
+        ([], "--test_list .* names no picture"),
+    ],
+)
+def test_lists_that_cannot_be_used(names, message, pets, tmp_path):
+    with pytest.raises(UserError, match=message):
+        load_pets(pets, "test", 32, test_list=write(tmp_path / "a.txt", names))
+
+
+def test_a_list_replaces_its_split_and_is_left_out_of_the_others(pets, tmp_path):
+    own = {split: load_pets(pets, split, 32).names for split in SPLITS}
+    chosen = [own["train"][3], own["valid"][0], own["test"][1]]
+    options = {"test_list": write(tmp_path / "test", chosen)}
+    assert load_pets(pets, "test", 32, **options).names == chosen
+    for split in ("train", "valid"):
+        assert load_pets(pets, split, 32, **options).names == [name for name in own[split] if name not in chosen]
+    options["valid_list"] = write(tmp_path / "valid", own["train"][:5])
+    assert load_pets(pets, "train", 32, **options).names == own["train"][5:]
+    options["train_list"] = write(tmp_path / "train", own["train"])
+    assert load_pets(pets, "train", 32, **options).names == own["train"]
+
+
+def test_lists_of_shapes_and_of_a_folder(tmp_path):
+    listing = write(tmp_path / "list", ["test_4", "train_7"])
+    dataset = load_shapes("valid", 32, valid_list=listing)
+    assert dataset.names == ["test_4", "train_7"]
+    assert torch.equal(dataset[0]["image"], load_shapes("test", 32)[4]["image"])
+    assert torch.equal(dataset[1]["image"], load_shapes("train", 32)[7]["image"])
+    data = make_folder(tmp_path / "data", 6)
+    options = {"test_list": write(tmp_path / "own", ["5", "1"])}
+    assert load_folder(data, "test", **options).names == ["5", "1"]
+    rest = {name for split in ("train", "valid") for name in load_folder(data, split).names} - {"5", "1"}
+    assert {name for split in ("train", "valid") for name in load_folder(data, split, **options).names} == rest
+
+
+@pytest.mark.parametrize("dataset", ["pets", "folder", "shapes"])
+def test_folds_are_parts_of_train_and_valid(dataset, pets, tmp_path):
+    data = make_folder(tmp_path / "data", 20) if dataset == "folder" else pets
+    options_of = {"dataset": dataset, "path": data, "image_size": 32}
+
+    def names(split, **options):
+        return load_split(DataOptions(**options_of, **options), split).names
+
+    both = sorted(names("train") + names("valid"))
+    parts = [names("valid", fold=f"{part}/3") for part in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == both and max(map(len, parts)) - min(map(len, parts)) <= 1
+    for part in (1, 2, 3):
+        assert sorted(names("train", fold=f"{part}/3") + parts[part - 1]) == both
+        assert names("test", fold=f"{part}/3") == names("test")
+
+
+def test_the_first_of_ten_folds_of_the_pets_is_the_official_cut(pets):
+    for split in SPLITS:
+        assert load_pets(pets, split, 32, fold="1/10").names == load_pets(pets, split, 32).names
+
+
+def test_the_lists_of_a_run_are_those_it_is_scored_with(tmp_path):
+    pets = make_pets(tmp_path / "pets")
+    names = split_names(pets, "trainval")
+    for split, part in (("train", names[:9]), ("valid", names[9:14]), ("test", names[14:])):
+        write(tmp_path / f"{split}.txt", part)
+    lists = [word for split in SPLITS for word in (f"--{split}_list", f"{split}.txt")]
+    out = script("train", "--data_path", "pets", *TINY, *lists, "--name", "a", cwd=tmp_path).stdout
+    assert "9 pictures to train, 5 to validate" in out
+    script("train", "--resume", "saved_models/a.last.pth", "--epochs", 2, cwd=tmp_path)
+    evaluate = ("evaluate", "--model", "saved_models/a.pth", "--output", "scores")
+    for flags, count in (((), 6), (("--split", "valid"), 5), (("--test_list", "valid.txt"), 5)):
+        assert f"split, {count} pictures" in script(*evaluate, *flags, cwd=tmp_path).stdout
+    (tmp_path / "test.txt").unlink()
+    assert "--test_list test.txt not found" in error_of(script(*evaluate, cwd=tmp_path, expect=2))
+
+
+def test_a_run_with_a_fold_is_scored_on_its_part(tmp_path):
+    make_pets(tmp_path / "pets")
+    script("train", "--data_path", "pets", *TINY, "--fold", "2/4", "--name", "a", cwd=tmp_path)
+    script("evaluate", "--model", "saved_models/a.pth", "--split", "valid", "--output", "scores", cwd=tmp_path)
+    with open(tmp_path / "scores.csv", newline="") as file:
+        assert [row["name"] for row in csv.DictReader(file)] == [f"Drawn_{number}" for number in (1, 5, 9, 13, 17)]
+
+
+def test_valid_pictures_that_are_trained_on_are_noted(pets, tmp_path):
+    own = load_pets(pets, "train", 32).names
+    lists = {"train_list": write(tmp_path / "a", own), "valid_list": write(tmp_path / "b", own[2:4] + ["Drawn_0"])}
+    [note] = TrainingData(DataOptions("pets", pets, 32, **lists)).describe()
+    assert note.startswith("note: 2 of 3 valid pictures, such as Drawn_3, are trained on too")
+
+
+# --------------------------------------------------------------------------------------- guard
+
+
+def test_the_guards_figures_are_those_of_a_count_by_hand(tmp_path):
+    pets = make_pets(tmp_path / "pets", 30, 6)
+    trained = TrainingData(DataOptions("pets", pets, 32))
+    names = [trained.train.names[index] for index in trained.indices]
+    chosen = [f"Drawn_{number}" for number in range(0, 36, 2)]
+    write(tmp_path / "chosen.txt", chosen)
+    script("train", "--data_path", "pets", *TINY, "--name", "a", cwd=tmp_path)
+    flags = ("--model", "saved_models/a.pth", "--test_list", "chosen.txt", "--output", "scores")
+    out = script("evaluate", *flags, cwd=tmp_path).stdout
+    with open(tmp_path / "scores.csv", newline="") as file:
+        dices = {row["name"]: float(row["dice"]) for row in csv.DictReader(file)}
+    seen = [dices[name] for name in chosen if name in names]
+    new = [dices[name] for name in chosen if name not in names]
+    assert len(seen) == 12 and len(new) == 6  # of 0, 2, ... 34, all but 0, 10, 20 of valid and 30, 32, 34 of test
+    [result] = json.loads((tmp_path / "scores.json").read_text())
+    assert result["trained_on"] == 12
+    assert result["dice_trained_on"] == pytest.approx(np.mean(seen), abs=1e-6)
+    assert result["dice_new"] == pytest.approx(np.mean(new), abs=1e-6)
+    said = f"12 of 18 pictures were trained on: Dice {np.mean(seen):.4f} on these, {np.mean(new):.4f} on the other 6"
+    assert said in out
+
+
+def test_the_guard_says_nothing_where_it_knows_nothing(pets, tmp_path):
+    dataset, counts = load_pets(pets, "test", 32), torch.ones(6, 4, dtype=torch.int64)
+    make_checkpoint(tmp_path / "old.pth")
+    assert scores_apart(load(tmp_path / "old.pth"), dataset, counts) == {}
+    assert warning({"pictures": 6}) == ""
+    none = scores_apart({"trained_on": hashes(load_pets(pets, "train", 32))}, dataset, counts)
+    assert none["trained_on"] == 0 and warning({"pictures": 6, **none}) == ""
+    whole = scores_apart({"trained_on": hashes(dataset)}, dataset, counts)
+    assert warning({"pictures": 6, **whole}) == "6 of 6 pictures were trained on: the Dice says little about new ones"
+
+
+def test_other_pictures_of_the_same_names_are_not_mistaken_for_them(tmp_path):
+    first = make_folder(tmp_path / "first", 6)
+    second = make_folder(tmp_path / "second", 6)
+    for path in (second / "images").iterdir():
+        path.write_bytes(path.read_bytes() + b"\0")
+    counts = torch.ones(1, 4, dtype=torch.int64)
+    everything = [text for split in SPLITS for text in hashes(load_folder(first, split))]
+    for data, expected in ((first, 1), (second, 0)):
+        [only] = [load_folder(data, "valid", limit=1)]
+        assert scores_apart({"trained_on": everything}, only, counts)["trained_on"] == expected
+
+
+def test_a_damaged_record_is_refused_in_one_line(tmp_path):
+    for damaged in (3, [1, 2], "abc"):
+        checkpoint = torch.load(make_checkpoint(tmp_path / "a.pth"), weights_only=True)
+        torch.save({**checkpoint, "trained_on": damaged}, Path(tmp_path / "a.pth"))
+        assert "is damaged" in error_of(script("evaluate", "--model", "a.pth", cwd=tmp_path, expect=2))
