@@ -112,6 +112,12 @@ fraction = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below
 side = number(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 
 
+def threshold(text):
+    """The argparse type of a probability, or `chosen` for the checkpoint's own."""
+    wanted = "`chosen` or a number above 0 and below 1"
+    return text if text == "chosen" else number(float, lambda value: 0 < value < 1, wanted)(text)
+
+
 @contextmanager
 def when_memory_runs_out(advice):
     """Turn a device's or the machine's lack of memory in the block into a UserError that ends in `advice`."""
@@ -131,9 +137,17 @@ def command(script, *words, processes=1) -> str:
     return shlex.join(str(word) for word in (*launcher, script, *words))
 
 
+def never_fail_to_print():
+    """Let standard output and error show what their encoding lacks, as in a path, as \\xe9 or \\u72ac."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where it was replaced, as by a notebook
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run(main):
     """Call `main`; a UserError becomes one line on stderr and exit status 2, SIGTERM an exit that cleans up."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    never_fail_to_print()
     try:
         sys.exit(main())
     except UserError as error:
