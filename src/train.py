@@ -26,7 +26,6 @@ import torch
 from augment import AUGMENTS, augment, draw, to_float
 from checkpoint import load_encoder, provenance
 from data import TrainingData, eval_loader, train_loader
-from losses import LOSSES
 from models import build_model
 from runtime import choose_runtime, seed_everything
 from scoring import Tally, best_threshold, evaluate
@@ -95,7 +94,7 @@ def fit(state, data, files, on_step=None):
             break
         refresh_statistics(state.weights, recent_images(state, train_set, data.indices), state.runtime)
         loader = eval_loader(valid_set, settings.batch_size, settings.workers, device)
-        tally = Tally(valid_set, criterion=LOSSES[settings.loss])
+        tally = Tally(valid_set, criterion=state.criterion)
         evaluate(state.predictor(), loader, tally, f"valid {len(state.history) + 1}/{settings.epochs}")
         state.end_epoch(scores(tally.at(0.5)), best_threshold(tally.counts()), tally.loss())
         if state.is_best():
@@ -133,7 +132,7 @@ def train_step(state, batch):
         with nullcontext() if part + 1 == settings.accumulate else no_sync(state.forward):
             with state.runtime.autocast():
                 logits = state.forward(image)
-            loss = LOSSES[settings.loss](logits, mask)
+            loss = state.criterion(logits, mask)
             weight = len(mask) * world_size() / settings.batch_size  # DDP averages gradients; reweight by this share
             state.scaler.scale(loss * weight).backward()
         state.count(loss, confusion(foreground(logits.detach()) >= 0, mask))

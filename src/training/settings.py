@@ -6,7 +6,7 @@ from pathlib import Path
 from augment import AUGMENTS
 from checkpoint import load
 from data import DATASETS, choose_dataset
-from losses import LOSSES
+from losses import LOSSES, build_loss
 from models import MODELS, options_of_network
 from models.resnet34_unet import DECODERS
 from runtime import add_runtime_flags
@@ -95,7 +95,12 @@ def get_args_parser(doc):
     )
     add("--learning_rate", "-lr", type=rate, help="the highest of the schedule; default 0.008 for muon")
     add("--weight_decay", type=rate, help="default 0.05 for muon, 0.01 for adamw, else 0")
-    add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
+    add(
+        "--loss",
+        type=loss,
+        default="bce_dice",
+        help=f"one of {', '.join(LOSSES)}, or a sum with weights as in bce:1,dice:.5; default %(default)s",
+    )
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="default %(default)s")
     add(
         "--schedule",
@@ -126,6 +131,15 @@ def get_args_parser(doc):
     add("--resume", type=Path, metavar="NAME.last.pth", help="continue this run with its own settings")
     add_runtime_flags(parser)
     return parser
+
+
+def loss(text):
+    """The text itself, which a checkpoint keeps, if it names a loss."""
+    try:
+        build_loss(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
 
 
 def interval(text):
@@ -218,5 +232,5 @@ def data_options(settings) -> DataOptions:
 def network_options(settings) -> dict:
     """What build_model takes beside the name, from the flags that were given."""
     names = {option for name in MODELS for option in options_of_network(name)}
-    given = {name: getattr(settings, name) for name in sorted(names) if getattr(settings, name) is not None}
+    given = {name: value for name in sorted(names) if (value := getattr(settings, name, None)) is not None}
     return {"in_channels": settings.in_channels, "out_channels": settings.out_channels, **given}
