@@ -10,7 +10,8 @@ Several processes, each with its share of every batch (the README has several ma
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
 Written into --save_dir: NAME.pth (best weights, for evaluate.py and inference.py), NAME.last.pth (for
---resume), NAME.csv (history), NAME.curve.png and NAME.panels.png, each renewed every epoch. "Best" is the highest
+--resume), NAME.csv (history), NAME.curve.png and NAME.panels.png, each renewed every epoch; and NAME.batch.png,
+augmented training pictures with their masks, before the first step and when the pictures grow. "Best" is the highest
 valid Dice among the epochs at the largest picture size that the run has reached.
 """
 
@@ -39,6 +40,7 @@ from training.state import State
 from utils import UserError, confusion, foreground, run, scores, when_memory_runs_out
 
 RECENT = 16  # steps whose images give batch norm its statistics after an epoch
+SHOWN = 16  # augmented training pictures in NAME.batch.png
 MEAN_STD = {"fixed": (0.5, 0.5), "unit": (0.0, 1.0)}
 
 
@@ -90,6 +92,7 @@ def fit(state, data, files, on_step=None):
                 train_set, data.indices, settings.batch_size, settings.seed, steps, settings.workers, device
             )
             batches = iter(loader)
+            files.draw_batch(*next_pictures(state, train_set, data.indices))
         if not train_one_epoch(state, batches, monitor, on_step):
             break
         refresh_statistics(state.weights, recent_images(state, train_set, data.indices), state.runtime)
@@ -158,11 +161,24 @@ def draws_of(state, step):
 
 def recent_images(state, dataset, indices):
     """The training images of the last RECENT steps, again."""
-    settings = state.settings
     steps = range(max(0, state.step - RECENT), state.step)
-    loader = train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=state.runtime.device)
+    return (image for image, _ in pictures_of(state, dataset, indices, steps))
+
+
+def next_pictures(state, dataset, indices):
+    """The next SHOWN training pictures, on the CPU: images (N, C, H, W) of about 0 to 1, masks (N, 1, H, W)."""
+    steps = range(state.step, state.step + math.ceil(SHOWN * world_size() / state.settings.batch_size))
+    images, masks = zip(*pictures_of(state, dataset, indices, steps), strict=True)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in state.scaling)
+    return torch.cat(images)[:SHOWN].cpu() * std + mean, torch.cat(masks)[:SHOWN].cpu()
+
+
+def pictures_of(state, dataset, indices, steps):
+    """Yield the augmented images and masks of each of a range of steps, as this rank trains on them."""
+    settings, device = state.settings, state.runtime.device
+    loader = train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=device)
     for step, batch in zip(steps, loader, strict=True):
-        yield augmented(state, batch, draws_of(state, step), slice(None))[0]
+        yield augmented(state, batch, draws_of(state, step), slice(None))
 
 
 def seed_of(*numbers):
