@@ -18,7 +18,7 @@ from PIL import Image
 
 import oxford_pet
 import shapes
-from inference import load_model, open_photo, predict
+from photos.prediction import load_model, open_photo, predict
 from photos.outputs import cutout, foreground_share, mask_of, overlay
 from photos.pictures import PictureError
 from runtime import add_runtime_flags

@@ -77,7 +77,7 @@ def read(path):
 
 
 def describe_weights(weights, model_type, path):
-    """A state_dict -> a checkpoint with the defaults of train.py for what the weights do not tell."""
+    """A state_dict as a checkpoint with the defaults of train.py for what the weights do not tell."""
     weights = unwrapped(weights)
     try:
         options = options_of(model_type, weights)

@@ -5,25 +5,40 @@ import csv
 import io
 import os
 import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from utils import UserError
 
+LONGEST_NAME = 200  # bytes of a file's name that its temporary file's name repeats
+MAKING = threading.Lock()
+UNFINISHED: set[str] = set()  # names of temporary files
 UMASK = os.umask(0)  # it can only be read by setting it
 os.umask(UMASK)
+
+
+class CannotWrite(UserError):
+    """A file cannot be written; `errno` says why, where the system gave a reason."""
+
+    def __init__(self, path, error: OSError):
+        self.errno = error.errno
+        super().__init__(
+            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder; "
+            f"what was saved before is as it was"
+        )
 
 
 def write_whole(path, write):
     """Call write(binary file) on a new file beside `path`, then rename it over `path`, and wait for the disk.
 
-    Whatever happens, `path` is the old file or the new one. Raises UserError where it cannot be written.
+    Whatever happens, `path` is the old file or the new one. Raises CannotWrite, a UserError.
     """
     path = Path(path)
     temporary = None
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = make_temporary(path)
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
@@ -35,20 +50,41 @@ def write_whole(path, write):
             os.fsync(folder)
             os.close(folder)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be written ({error.strerror or error}); free some space or choose another folder; "
-            f"what was saved before is as it was"
-        ) from None
+        raise CannotWrite(path, error) from None
     finally:
-        if temporary and os.path.exists(temporary):
+        if temporary:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            UNFINISHED.discard(temporary)
+
+
+def make_temporary(path):
+    """A new file beside `path`, named after it: its handle and its name."""
+    name = os.fsdecode(os.fsencode(path.name)[:LONGEST_NAME])  # the whole name may be as long as names can be
+    with MAKING:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{name}.")
+        UNFINISHED.add(temporary)
+    return handle, temporary
+
+
+def remove_unfinished():
+    """Remove the files that other threads are writing. Nothing can be written afterwards: end the process."""
+    MAKING.acquire()
+    for temporary in list(UNFINISHED):
+        with suppress(OSError):
             os.unlink(temporary)
+
+
+def printable(path) -> str:
+    """A path as text of UTF-8, for files that others read: bytes that are not UTF-8 appear as \\xe9."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def write_table(path, header, rows, end="\r\n"):
     """Write a CSV file, whole or not at all."""
     text = io.StringIO()
     csv.writer(text, lineterminator=end).writerows([header, *rows])
-    write_whole(path, lambda file: file.write(text.getvalue().encode()))
+    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
 
 
 class FileLock:

@@ -57,7 +57,6 @@ def main(argv=None, on_step=None):
         print(opening(settings, model, runtime), flush=True)
         data = TrainingData(data_options(settings))
         check_batch_size(settings, data)
-        check_smallest_part(settings)
         scaling = mean_and_std(settings, data.train)
         runtime = runtime.suited_to(model)
         state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
@@ -69,6 +68,7 @@ def main(argv=None, on_step=None):
                 return 0
         files.about = {**about(settings, scaling, runtime), "trained_on": data.hashes()}
         with when_memory_runs_out(advice(settings)):
+            check_smallest_part(settings)
             return fit(state, data, files, on_step)
     finally:
         files.release()

@@ -14,7 +14,7 @@ import conftest  # noqa: F401  # which turns the choice of precision where that 
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["conftest", "train", "evaluate"])
+FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference"])
 
 
 def launch(name, *arguments, cwd, slow_disk=0.0, **environment):
@@ -47,11 +47,14 @@ def enter(name, arguments, cwd, slow_disk, environment):
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    encoding = os.environ.get("STREAM_ENCODING")
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding=encoding) for number in (1, 2))
     sys.argv = [f"src/{name}.py", *arguments]
     torch.set_num_threads(1)
     if slow_disk:
         slow_down(slow_disk)
+    if "STUCK_DECODER" in os.environ:
+        get_stuck()
     module = __import__(name)
     module.run(module.main)
 
@@ -67,6 +70,17 @@ def slow_down(seconds):
             time.sleep(seconds)
 
         setattr(os, name, slow)
+
+
+def get_stuck():
+    """Make each picture take minutes to decode, in a thread that hears of no signal; STUCK_DECODER is made first."""
+    import photos.pictures
+
+    def wait(picture):
+        Path(os.environ["STUCK_DECODER"]).touch()
+        time.sleep(300)
+
+    photos.pictures.load = wait
 
 
 def logged(function, argument, log):

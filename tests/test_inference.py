@@ -1,6 +1,7 @@
 """Photos in, pictures out: what a person's folder may hold, and what must come out of it."""
 
 import csv
+import os
 import resource
 import subprocess
 import sys
@@ -87,16 +88,16 @@ def test_a_folder_of_everything(call, tmp_path):
 def test_an_unreadable_file_is_named(call, tmp_path, monkeypatch):
     photo().save(tmp_path / "closed.png")
     photo().save(tmp_path / "open.png")
-    opened = Image.open
+    opened = os.open
 
-    def refuse(path, *arguments):
+    def refuse(path, *arguments, **options):
         if "closed" in str(path):
             raise PermissionError(13, "Permission denied")
-        return opened(path, *arguments)
+        return opened(path, *arguments, **options)
 
-    monkeypatch.setattr("photos.pictures.Image.open", refuse)  # root, who runs these tests, may read anything
+    monkeypatch.setattr("photos.pictures.os.open", refuse)  # root, who runs these tests, may read anything
     status, out, err = call("--input", "closed.png", "open.png")
-    assert status == 2 and "closed.png cannot be decoded (Permission denied)" in err and "of 1 pictures" in out
+    assert status == 2 and "closed.png cannot be opened (Permission denied)" in err and "of 1 pictures" in out
 
 
 def test_a_second_run_gives_the_same_files(call, tmp_path):
@@ -187,8 +188,9 @@ def test_mistakes(call, tmp_path):
 def test_globs_files_and_folders_name_each_picture_once(tmp_path):
     for name in ("b.png", "a.jpg", ".hidden.png"):
         photo().save(tmp_path / name)
-    sources, left_out = find_pictures([tmp_path / "*.png", tmp_path, tmp_path / "a.jpg"])
-    assert [source.path.name for source in sources] == ["b.png", "a.jpg"] and not left_out
+    found = find_pictures([tmp_path / "*.png", tmp_path, tmp_path / "a.jpg"])
+    sources = found.sources
+    assert [source.path.name for source in sources] == ["b.png", "a.jpg"] and not found.left_out
     assert [source.path.name for source in choose_names(sources, write(tmp_path / "n.txt", "a\n"))] == ["a.jpg"]
     with pytest.raises(UserError, match="names c, not found"):
         choose_names(sources, write(tmp_path / "n.txt", "a\nc\n"))
@@ -208,20 +210,21 @@ def test_output_names_never_collide(tmp_path):
     for folder, name in (("x", "a.jpg"), ("y", "a.jpg"), ("y", "a.png"), ("y", "a.gif")):
         (tmp_path / folder).mkdir(exist_ok=True)
         photo().save(tmp_path / folder / name)
-    sources, _ = find_pictures([tmp_path / "x", tmp_path / "y"])
+    sources = find_pictures([tmp_path / "x", tmp_path / "y"]).sources
     outputs = name_outputs(sources, {"mask": tmp_path / "y"}, KINDS)
     files = [files["mask"] for files in outputs]
     assert len(set(files)) == 4 and not {path.resolve() for path in files} & {s.path.resolve() for s in sources}
 
 
 def test_cutout_has_a_soft_edge_and_is_cropped():
-    probability = torch.zeros(20, 30)
-    probability[5:10, 8:20] = 1
-    probability[5:10, 20] = 0.5
-    picture = cutout(photo(30, 20), probability)
+    probability = torch.zeros(60, 90)
+    probability[10:40, 20:70] = 1
+    picture = cutout(Image.new("RGB", (90, 60), "orange"), probability)
     alpha = np.asarray(picture.getchannel("A"))
-    assert picture.size == (30, 20) and alpha[6, 10] == 255 and alpha[6, 20] == 128 and alpha[0, 0] == 0
-    assert cutout(photo(30, 20), probability, crop=True).size == (13, 5)
+    assert picture.size == (90, 60) and alpha[25, 45] == 255 and alpha[0, 0] == 0 and 0 < alpha[25, 21] < 255
+    left, top, right, bottom = picture.getchannel("A").getbbox()
+    cropped = cutout(Image.new("RGB", (90, 60), "orange"), probability, crop=True)
+    assert cropped.size == (right - left, bottom - top) < (90, 60)
     assert cutout(photo(30, 20), torch.zeros(20, 30), crop=True).size == (30, 20)
 
 

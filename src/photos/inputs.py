@@ -1,14 +1,16 @@
-"""What a person names on the command line -> picture files, and where their outputs go."""
+"""From what a person names on the command line to picture files, and where their outputs go."""
 
 import glob
 import os
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from PIL import Image
-
 from files import read_names
+from photos.pictures import kind_of_file, suffixes
 from utils import UserError
+
+LONGEST_NAME = 255  # bytes, on almost every file system
 
 
 @dataclass(frozen=True)
@@ -19,65 +21,129 @@ class Source:
     place: PurePath
 
 
-def find_pictures(inputs, recursive=False):
-    """Files, folders and globs -> the pictures, each once, and a line for each thing left out.
+@dataclass
+class Found:
+    """sources: the pictures. left_out: a line for each thing that cannot be read. others: files by their ending."""
 
-    Of a folder, the files with a picture's suffix; with `recursive`, of its sub-folders too. Raises
-    UserError for an input that is not there, or where there is no picture at all.
+    sources: list[Source] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    others: Counter = field(default_factory=Counter)
+
+    def describe_others(self) -> str:
+        """How many files were not taken for pictures, and what their names end in; "" where there are none."""
+        if not self.others:
+            return ""
+        endings = ", ".join(f"{count:,} {ending}" for ending, count in self.others.most_common())
+        return f"skipped {self.others.total():,} files that are not named like pictures ({endings})"
+
+
+def find_pictures(inputs, recursive: bool = False, output_folders=()) -> Found:
+    """Files, folders and globs as pictures, each once.
+
+    Of a folder, the files with a picture's suffix; with `recursive`, of its sub-folders too, but not of
+    `output_folders`, unless such a folder is all that was named. Other files are always taken. Raises UserError for an
+    input that is not found, or where there is no picture at all.
     """
-    sources, left_out = {}, []
+    found = Found()
+    sources: dict[Path, Source] = {}
+    outputs = {os.path.realpath(folder) for folder in output_folders}
+    if len(inputs) == 1:
+        outputs.discard(os.path.realpath(inputs[0]))
     for text in inputs:
         paths = [Path(text)] if os.path.lexists(text) else [Path(match) for match in sorted(glob.glob(str(text)))]
         if not paths:
             raise UserError(f"--input {text} not found; name files, folders or globs of pictures")
         for path in paths:
-            found = [Source(path, PurePath(path.name))]
-            if path.is_dir():
-                found = list(walk(path, PurePath(), recursive, (os.path.realpath(path),), left_out))
-            for source in found:
+            if not os.path.isdir(path):
+                here = [Source(path, PurePath(path.name))] if is_regular(path, found) else []
+            elif os.path.realpath(path) in outputs:
+                here = []
+            else:
+                here = walk(path, PurePath(), recursive, (os.path.realpath(path),), outputs, found)
+            for source in here:
                 sources.setdefault(source.path.absolute(), source)
+    found.sources = list(sources.values())
     if not sources:
-        reason = f" ({'; '.join(left_out)})" if left_out else ""
+        reason = "; ".join([*found.left_out, *filter(None, [found.describe_others()])])
+        reason = f" ({reason})" if reason else ""
         raise UserError(f"--input {' '.join(map(str, inputs))} has no picture in it{reason}; try --recursive")
-    return list(sources.values()), left_out
+    return found
 
 
-def walk(folder, place, recursive, above, left_out):
+def is_regular(path, found):
+    """Whether a path is a regular file, or cannot be asked; anything else is noted as left out."""
+    try:
+        kind = kind_of_file(os.stat(path))
+    except OSError:
+        return True  # reading it says why
+    if kind:
+        found.left_out.append(f"{path} is {kind}; only regular files are read")
+    return not kind
+
+
+def walk(folder, place, recursive, above, outputs, found):
     """The pictures in a folder, and with `recursive` below it; links to folders are followed, but never in a circle."""
-    suffixes = Image.registered_extensions()
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
-        left_out.append(f"{folder} cannot be opened ({error.strerror})")
+        found.left_out.append(f"{folder} cannot be opened ({error.strerror})")
         return
     for path in entries:
-        if path.is_dir():
-            if recursive and os.path.realpath(path) in above:
-                left_out.append(f"{path} is a link back to a folder above it")
-            elif recursive:
-                yield from walk(path, place / path.name, True, (*above, os.path.realpath(path)), left_out)
-        elif path.suffix.lower() in suffixes and not path.name.startswith("."):
-            yield Source(path, place / path.name)
+        if os.path.isdir(path):
+            if not recursive or (real := os.path.realpath(path)) in outputs:
+                continue
+            if real in above:
+                found.left_out.append(f"{path} is a link back to a folder above it")
+            else:
+                yield from walk(path, place / path.name, True, (*above, real), outputs, found)
+        elif is_regular(path, found):
+            if path.name.startswith("."):
+                found.others["hidden"] += 1
+            elif path.suffix.lower() in suffixes():
+                yield Source(path, place / path.name)
+            else:
+                found.others[path.suffix or "without an ending"] += 1
 
 
-def name_outputs(sources, folders, suffixes):
-    """-> for each source a dict of kind -> file, no two alike and none of them an input.
+def name_outputs(sources, folders, endings) -> list[dict[str, Path]]:
+    """For each source a dict of kind to file, no two alike and none of them an input.
 
-    folders: kind -> folder; suffixes: kind -> ending. A picture's outputs have its own name, a.png for
-    a.jpg; where another picture has taken that, a.jpg.png, then a.jpg-2.png.
+    folders: kind to folder; endings: kind to suffix. A picture's outputs have its own name, a.png for a.jpg; where
+    another picture has taken that, a.jpg.png, then a.jpg-2.png. `beside` gives the name of a second file, a.jpg.png
+    for the overlay a.jpg, which is kept free too.
     """
     taken = {os.path.realpath(source.path) for source in sources}
     outputs = []
     for source in sources:
-        names = [source.place.with_suffix(""), source.place]
-        names += [source.place.with_name(f"{source.place.name}-{number}") for number in range(2, len(sources) + 3)]
+        numbers = range(2, len(sources) + 3)
+        names = (source.place.with_suffix(""), source.place, *(with_end(source.place, f"-{n}") for n in numbers))
         for name in names:
-            files = {kind: folder / name.parent / (name.name + suffixes[kind]) for kind, folder in folders.items()}
-            if not any(os.path.realpath(file) in taken for file in files.values()):
+            files = {kind: folder / fit(name, endings[kind]) for kind, folder in folders.items()}
+            real = [os.path.realpath(path) for file in files.values() for path in {file, beside(file)}]
+            if taken.isdisjoint(real):
                 break
-        taken.update(os.path.realpath(file) for file in files.values())
+        taken.update(real)
         outputs.append(files)
     return outputs
+
+
+def with_end(place, text):
+    return place.with_name(place.name + text)
+
+
+def fit(place, ending):
+    """A place with an ending, its name cut to what file systems take, with room for `beside`."""
+    room = LONGEST_NAME - len(ending) - (len(".png") if ending == ".jpg" else 0)
+    name = os.fsencode(place.name)
+    if len(name) > room:
+        tail = name[-6:] if b"-" in name[-6:] else b""  # the number that makes it differ
+        name = name[: room - len(tail)].decode(errors="ignore").encode() + tail
+    return place.parent / (os.fsdecode(name) + ending)
+
+
+def beside(file: Path) -> Path:
+    """Where an output goes that JPEG cannot hold: a PNG beside."""
+    return file.with_name(file.name + ".png") if file.suffix == ".jpg" else file
 
 
 def choose_names(sources, listing):

@@ -1,67 +1,166 @@
-"""A photo and its probability of foreground -> mask, overlay, cut-out, panel and rows of numbers.
+"""From a photo and its probability of foreground to mask, overlay, cut-out, panel and rows of numbers.
 
-photo is a PIL picture in mode RGB; probability a float32 tensor (H, W) of the photo's own size, on the CPU.
+photo is a PIL picture in mode RGB, or RGBA where it has transparency; probability a float32 tensor (H, W) of the
+photo's own size, on the CPU. Outputs are sRGB and have no metadata: no profile, no place, no camera.
 """
 
-import threading
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageChops, ImageColor
 
 from files import write_whole
-from utils import to_size
+from photos.colors import on_white
+from photos.inputs import beside
+from photos.matting import compose, matte, to_bytes
+from photos.pictures import PictureError, read_picture
+from photos.pieces import SPECK, drop_specks, find_pieces, is_animal, largest, mask_of_runs
+from utils import UserError, to_size
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
 COLOR = (255, 64, 64)
 PANEL_SIZE = 480  # the longer side of each of a panel's three pictures, in pixels
-LARGE = threading.Lock()  # photos of many pixels are drawn one at a time, so that memory is one photo's
-MANY_PIXELS = 8_000_000
+JPEG_SIDE = 65_500  # pixels: the longest side that a JPEG has
+BAND = 4_000_000  # pixels drawn at once
+
+
+@dataclass(frozen=True)
+class Style:
+    """How outputs are drawn.
+
+    threshold: probability from which a pixel is foreground. largest: of the foreground, its largest piece alone.
+    Of cut-outs, crop: to the foreground; method and background: see `cutout`; each: one for each animal.
+    """
+
+    threshold: float = 0.5
+    largest: bool = False
+    crop: bool = False
+    method: str = "guided"
+    background: tuple | Image.Image | None = None
+    each: bool = False
 
 
 def mask_of(probability, threshold=0.5):
-    """-> PIL picture of mode L: 255 where the probability is at least the threshold, else 0."""
+    """A PIL picture of mode L: 255 where the probability is at least the threshold, else 0."""
     return Image.fromarray((probability >= threshold).to(torch.uint8).mul_(255).numpy())
 
 
 def probability_picture(probability):
-    """-> PIL picture of 16 bits: 0 for 0, 65535 for 1."""
-    return Image.fromarray((probability.numpy() * 65535).round().astype(np.uint16))
+    """A PIL picture of 16 bits: 0 for 0, 65535 for 1."""
+    values = np.empty(probability.shape, dtype=np.uint16)
+    for rows in bands(probability):
+        values[rows] = (probability[rows].numpy() * 65535).round()
+    return Image.fromarray(values)
+
+
+def bands(probability):
+    """Slices of rows that cover a picture."""
+    height, width = probability.shape
+    step = max(1, BAND // width)
+    return [slice(top, min(top + step, height)) for top in range(0, height, step)]
 
 
 def overlay(photo, probability, threshold=0.5):
-    """-> the photo with the mask drawn over it, and its outline."""
+    """The photo, on white, with the mask drawn over it, and its outline, as mode RGB."""
     from torchvision.utils import draw_segmentation_masks  # importing it takes seconds
 
-    image = torch.from_numpy(np.array(photo)).permute(2, 0, 1)
-    mask = probability >= threshold
-    width = 2 * max(1, round(max(photo.size) / 400)) + 1
-    spread = F.max_pool2d(mask[None, None].half(), (width, 1), stride=1, padding=(width // 2, 0))
-    outline = (F.max_pool2d(spread, (1, width), stride=1, padding=(0, width // 2))[0, 0] > 0) & ~mask
-    for rows in torch.arange(photo.height).split(256):  # torchvision computes in floats of four times the size
-        band = slice(rows[0], rows[-1] + 1)
-        part, inside, edge = image[:, band], mask[band], outline[band]
-        drawn = draw_segmentation_masks(part, inside, alpha=0.35, colors=COLOR)
+    reach = max(1, round(max(photo.size) / 400))  # pixels of the outline's width
+    result = Image.new("RGB", photo.size)
+    for rows in bands(probability):
+        above, below = max(0, rows.start - reach), min(photo.height, rows.stop + reach)
+        mask = probability[above:below] >= threshold
+        own = slice(rows.start - above, rows.stop - above)
+        edge = (spread(mask, reach) & ~mask)[own]
+        mask = mask[own]
+        part = on_white(photo.crop((0, rows.start, photo.width, rows.stop)))
+        image = torch.from_numpy(np.array(part)).permute(2, 0, 1)
+        drawn = draw_segmentation_masks(image, mask, alpha=0.35, colors=COLOR)
         drawn = draw_segmentation_masks(drawn, edge, alpha=1.0, colors=COLOR)
-        image[:, band] = torch.where(inside | edge, drawn, part)
-    return Image.fromarray(image.permute(1, 2, 0).numpy())
+        image = torch.where(mask | edge, drawn, image).permute(1, 2, 0).contiguous()
+        result.paste(Image.fromarray(image.numpy()), (0, rows.start))
+    return result
 
 
-def cutout(photo, probability, threshold=0.5, crop=False):
-    """-> the foreground in mode RGBA; its edge is as soft as the probability is between threshold -+ .25."""
-    alpha = ((probability - threshold) * 2 + 0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8)
-    picture = photo.copy()
-    picture.putalpha(Image.fromarray(alpha.numpy()))
-    bounds = picture.getchannel("A").getbbox()
-    return picture.crop(bounds) if crop and bounds else picture
+def spread(mask, reach):
+    """A mask (H, W) grown by `reach` pixels to all sides."""
+    width = 2 * reach + 1
+    grown = F.max_pool2d(mask[None, None].half(), (width, 1), stride=1, padding=(reach, 0))
+    return F.max_pool2d(grown, (1, width), stride=1, padding=(0, reach))[0, 0] > 0
+
+
+def cutout(photo, probability, threshold=0.5, crop=False, method="guided", background=None, keep=drop_specks):
+    """The foreground in mode RGBA, its edge and colours from `matte`; on a background, in mode RGB.
+
+    crop: to the foreground's box. method, keep: see `matte`. background: see `compose`. What is fully transparent is
+    black, so that nothing of the old background is in the file.
+    """
+    alpha, foreground = matte(photo, probability, threshold, method, keep)
+    shade = Image.fromarray(to_bytes(alpha).numpy())
+    bounds = shade.getbbox() if crop else None
+    if background is not None:
+        picture = compose(alpha, foreground, background)
+    else:
+        foreground[to_bytes(alpha) == 0] = 0
+        picture = Image.fromarray(foreground.numpy())
+        picture.putalpha(shade)
+    return picture.crop(bounds) if bounds else picture
+
+
+def cut_out(photo, probability, style):
+    """A cut-out by `cutout` that is nowhere more opaque than the photo was."""
+    if photo.mode == "RGB":
+        return cutout(photo, probability, style.threshold, style.crop, style.method, style.background)
+    picture = cutout(photo.convert("RGB"), probability, style.threshold, method=style.method)
+    alpha = ImageChops.darker(picture.getchannel("A"), photo.getchannel("A"))
+    colors = Image.new("RGB", photo.size)  # black where nothing is to be seen
+    colors.paste(picture.convert("RGB"), mask=alpha.point(lambda value: 255 if value else 0))
+    bounds = alpha.getbbox() if style.crop else None
+    if style.background is None:
+        picture = colors
+        picture.putalpha(alpha)
+    else:
+        seen = torch.from_numpy(np.array(alpha)).float().div_(255)
+        picture = compose(seen, torch.from_numpy(np.array(colors)), style.background)
+    return picture.crop(bounds) if bounds else picture
+
+
+def read_background(text):
+    """A colour, as a tuple of three, or the picture in a file, of mode RGB. Raises UserError."""
+    with suppress(ValueError):
+        return ImageColor.getrgb(text)[:3]
+    try:
+        return read_picture(text)
+    except PictureError as error:
+        raise UserError(f"--background {text} {error}, nor is it a colour, as white or #00ff00") from None
+
+
+def each_cut_out(photo, probability, style):
+    """The numbers of the animals, the largest last and as 1, with a cropped cut-out of each; 1 alone where none is."""
+    mask = probability >= style.threshold
+    runs = find_pieces(mask)
+    style = replace(style, crop=True)
+    for piece in np.flatnonzero(is_animal(runs, SPECK))[::-1]:
+        own = mask_of_runs(runs, np.arange(len(runs.areas)) == piece)
+        yield piece + 1, cut_out(photo, torch.where(own | ~mask, probability, 0.0), style)
+    if not len(runs.areas):
+        yield 1, cut_out(photo, probability, style)
+
+
+def keep_largest(probability, threshold):
+    """The probability with 0 in all but the largest piece of the foreground."""
+    mask = probability >= threshold
+    return torch.where(largest(mask) | ~mask, probability, 0.0)
 
 
 def panel(photo, probability, threshold=0.5):
-    """-> photo, probability and overlay side by side, each at most PANEL_SIZE pixels long."""
+    """Photo, probability and overlay side by side, each at most PANEL_SIZE pixels long."""
     small = photo.copy()
     small.thumbnail((PANEL_SIZE, PANEL_SIZE))
+    small = on_white(small)
     probability = to_size(probability, small.size)
     grey = Image.fromarray(probability.mul(255).round().to(torch.uint8).numpy()).convert("RGB")
     pictures = (small, grey, overlay(small, probability, threshold))
@@ -71,43 +170,56 @@ def panel(photo, probability, threshold=0.5):
     return sheet
 
 
-def render(kind, photo, probability, threshold=0.5, crop=False):
-    """One of KINDS -> a PIL picture. photo may be None for mask and probability."""
+def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is frozen
+    """One of KINDS as a PIL picture. photo may be None for mask and probability."""
     if kind == "mask":
-        return mask_of(probability, threshold)
+        return mask_of(probability, style.threshold)
     if kind == "probability":
         return probability_picture(probability)
     if kind == "cutout":
-        return cutout(photo, probability, threshold, crop)
-    return {"overlay": overlay, "panel": panel}[kind](photo, probability, threshold)
+        return cut_out(photo, probability, style)
+    return {"overlay": overlay, "panel": panel}[kind](photo, probability, style.threshold)
+
+
+def save_output(kind, photo, probability, style, path):
+    """Render and write one of KINDS; with style.each, cut-outs as 1.png, which is `path` and comes last, 2.png, ..."""
+    if kind == "cutout" and style.each:
+        for number, picture in each_cut_out(photo, probability, style):
+            save_picture(picture, path.with_name(f"{number}.png"))
+    else:
+        save_picture(render(kind, photo, probability, style), path)
 
 
 def save_picture(picture, path):
-    """Write a PIL picture, whole or not at all, in the format of the path's suffix."""
+    """Write a PIL picture, whole or not at all, in its suffix's format; as a PNG `beside` if JPEG cannot hold it."""
     path = Path(path)
+    if max(picture.size) > JPEG_SIDE:
+        path = beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lambda file: encode(picture, file, path.suffix))
 
 
 def encode(picture, file, suffix=".png"):
-    if suffix == ".jpg":
+    """Write a PIL picture into a binary file, without metadata; as PNG where JPEG cannot hold it."""
+    picture.info = {}
+    if suffix == ".jpg" and max(picture.size) <= JPEG_SIDE:
         picture.save(file, "JPEG", quality=90)
     else:
         picture.save(file, "PNG", compress_level=4)
 
 
 def foreground_share(mask):
-    """mask (PIL, mode L) -> the share of its pixels that are foreground."""
+    """The share of a mask's pixels (PIL, mode L) that are foreground."""
     return np.count_nonzero(np.asarray(mask)) / (mask.width * mask.height)
 
 
 def box(mask):
-    """mask (PIL, mode L) -> left, top, right, bottom of its foreground in pixels, or four zeros."""
+    """Of a mask (PIL, mode L) the left, top, right, bottom of its foreground in pixels, or four zeros."""
     return mask.getbbox() or (0, 0, 0, 0)
 
 
 def run_lengths(mask):
-    """mask (PIL, mode L) -> "start length start length ...": runs of foreground, column by column, counted from 1."""
+    """mask (PIL, mode L) to "start length start length ...": runs of foreground, column by column, counted from 1."""
     flat = np.asarray(mask).T.reshape(-1) > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]

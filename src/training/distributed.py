@@ -64,6 +64,15 @@ def on_first(function):
     return outcome[0]
 
 
+def all_of(value):
+    """What each rank has, in the order of ranks; anything that can be pickled. Collective: call on all ranks."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 @contextmanager
 def first_alone():
     """Local rank 0 runs the block first; the others of its machine reuse its files."""

@@ -1,0 +1,178 @@
+"""Alpha and colours of a cut-out: a known truth is found again, and the corner cases give what they must."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from photos import matting
+from photos.matting import BORDER, compose, distance, guided_filter, matte
+from photos.outputs import cutout
+from photos.pieces import largest
+
+ORANGE, BLUE, GREEN = (200, 120, 40), (30, 60, 160), (0, 255, 0)
+
+
+def scene(width=240, height=180, radius=50, hairs=60):
+    """An orange disc with hairs on blue -> photo, probability, true alpha: its mask is half a border too wide."""
+    scale = 4
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[: height * scale, : width * scale]
+    x, y = (x + 0.5) / scale - width / 2, (y + 0.5) / scale - height / 2
+    away, angle = np.hypot(x, y), np.arctan2(y, x)
+    pet = away < radius
+    for toward in rng.uniform(-np.pi, np.pi, hairs):
+        pet |= (away < radius + 6) & (np.abs(np.sin(angle - toward)) * away < 0.4) & (np.cos(angle - toward) > 0)
+    alpha = F.avg_pool2d(torch.from_numpy(pet).float()[None], scale)[0]
+    photo = mix(alpha, ORANGE, BLUE)
+    border = BORDER * (np.sqrt(np.pi) * radius * max(width, height)) ** 0.5
+    depth = radius + border / 2 - torch.from_numpy(np.ascontiguousarray(away)).float()
+    return photo, F.avg_pool2d((depth / 2).sigmoid()[None], scale)[0], alpha
+
+
+def mix(alpha, over, under):
+    """alpha (H, W) and two colours -> PIL picture."""
+    colors = alpha[..., None] * torch.tensor(over) + (1 - alpha[..., None]) * torch.tensor(under)
+    return Image.fromarray(colors.round().to(torch.uint8).numpy())
+
+
+def soft_threshold(probability):
+    """Alpha as the cut-out had it before matting."""
+    return ((probability - 0.5) * 2 + 0.5).clamp(0, 1)
+
+
+@pytest.mark.parametrize("work_side", [768, 120])
+def test_a_known_alpha_is_recovered(monkeypatch, work_side):
+    monkeypatch.setattr(matting, "WORK_SIDE", work_side)
+    photo, probability, truth = scene()
+    alpha, _ = matte(photo, probability)
+    error, before = (alpha - truth).abs().sum(), (soft_threshold(probability) - truth).abs().sum()
+    assert error < before / 4
+    assert alpha[truth == 1].mean() > 0.98 and alpha[truth == 0].mean() < 0.01
+
+
+def test_single_hairs_are_in_alpha():
+    photo, probability, truth = scene()
+    alpha, _ = matte(photo, probability)
+    hair = (truth > 0.1) & (truth < 0.9)
+    assert torch.corrcoef(torch.stack([alpha[hair], truth[hair]]))[0, 1] > 0.9
+
+
+def test_no_old_background_is_in_the_colors():
+    photo, probability, truth = scene()
+    alpha, foreground = matte(photo, probability)
+    edge = (alpha > 0.2) & (alpha < 0.95)
+    colors, old = foreground[edge].float(), torch.from_numpy(np.array(photo))[edge].float()
+    off = (colors - torch.tensor(ORANGE)).abs().mean()
+    assert off < 12 and off < (old - torch.tensor(ORANGE)).abs().mean() / 3
+    on_green = np.asarray(compose(alpha, foreground, GREEN)).astype(int)
+    expected = np.asarray(mix(truth, ORANGE, GREEN)).astype(int)
+    assert np.abs(on_green - expected).mean() < 1
+    assert on_green[edge.numpy()][:, 2].max() < 80  # blue is 160 in the background, 40 in the pet
+
+
+def test_cutout_is_matted_and_black_where_transparent():
+    photo, probability, truth = scene()
+    pixels = torch.from_numpy(np.array(cutout(photo, probability)))
+    assert (pixels[..., 3] / 255 - truth).abs().sum() < (soft_threshold(probability) - truth).abs().sum() / 4
+    assert (pixels[pixels[..., 3] == 0] == 0).all()
+
+
+def test_cutout_on_a_background():
+    photo, probability, _ = scene()
+    red = Image.new("RGB", (31, 17), (200, 0, 0))
+    for background in ("#c80000", (200, 0, 0), red):
+        picture = cutout(photo, probability, background=background)
+        assert picture.mode == "RGB" and picture.size == photo.size
+        assert picture.getpixel((0, 0)) == (200, 0, 0) and picture.getpixel((120, 90)) == ORANGE
+    cropped = cutout(photo, probability, crop=True, background="white")
+    assert cropped.size == cutout(photo, probability, crop=True).size < photo.size
+
+
+def test_keep_chooses_the_pieces():
+    photo, probability, _ = scene()
+    probability[2:20, 2:20] = 1  # 0.7 % of the picture
+    probability[168:178, 228:238] = 1  # 0.2 %, a speck
+    both, _ = matte(photo, probability)
+    one, _ = matte(photo, probability, keep=largest)
+    everything, _ = matte(photo, probability, keep=None)
+    assert both[2:20, 2:20].max() > 0.9 and both[165:, 225:].max() == 0
+    assert one[2:20, 2:20].max() == 0 and one[90, 120] == 1
+    assert everything[165:, 225:].max() > 0
+
+
+def test_a_small_hole_of_doubt_is_filled():
+    photo, probability, _ = scene()
+    probability[88:91, 118:121] = 0.4
+    assert matte(photo, probability)[0][80:100, 110:130].min() == 1
+
+
+@pytest.mark.parametrize("factor", [1, 3])
+def test_tiles_make_no_difference(monkeypatch, factor):
+    monkeypatch.setattr(matting, "WORK_SIDE", 240 // factor)
+    photo, probability, _ = scene()
+    whole, whole_colors = matte(photo, probability, tile=10**6)
+    tiled, tiled_colors = matte(photo, probability, tile=7)
+    assert torch.allclose(whole, tiled, atol=1e-5)
+    assert (whole_colors.int() - tiled_colors.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (50, 30), (1000, 3)])
+def test_without_an_edge_there_is_no_band(size, probability):
+    photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
+    alpha, foreground = matte(photo, torch.full(size[::-1], probability))
+    assert alpha.dtype == torch.float32 and alpha.shape == size[::-1] and (alpha == probability).all()
+    assert (foreground.numpy() == np.asarray(photo)).all()
+
+
+@pytest.mark.parametrize("size", [(1, 40), (40, 1), (2, 2), (3, 3), (1601, 5)])
+def test_narrow_photos(size):
+    photo = Image.new("RGB", size, ORANGE)
+    probability = torch.zeros(size[::-1])
+    probability[: (size[1] + 1) // 2, : (size[0] + 1) // 2] = 1
+    alpha, foreground = matte(photo, probability)
+    assert alpha.shape == size[::-1] and alpha.isfinite().all() and alpha.min() >= 0 and alpha.max() <= 1
+    assert foreground.shape == (*size[::-1], 3)
+
+
+def test_a_photo_of_one_color_has_alpha_by_depth():
+    _, probability, truth = scene(hairs=0)
+    photo = Image.new("RGB", (240, 180), BLUE)
+    alpha, foreground = matte(photo, probability)
+    assert (alpha - truth).abs().mean() < 0.02 and alpha[90, 120] == 1 and alpha[0, 0] == 0
+    assert (foreground.int() - torch.tensor(BLUE)).abs().max() <= 1
+
+
+def test_distance_is_euclidean():
+    mask = torch.zeros(30, 40, dtype=torch.bool)
+    mask[10, 12] = mask[25, 30] = True
+    y, x = torch.meshgrid(torch.arange(30), torch.arange(40), indexing="ij")
+    expected = torch.minimum((y - 10) ** 2 + (x - 12) ** 2, (y - 25) ** 2 + (x - 30) ** 2).sqrt() - 0.5
+    assert torch.allclose(distance(mask, 100), expected.clamp(min=0))
+    assert torch.allclose(distance(mask, 8), expected.clamp(0, 8))
+    assert (distance(torch.zeros(5, 6, dtype=torch.bool), 4) == 4).all()
+
+
+def test_guided_filter_keeps_what_is_linear_in_the_color():
+    image = torch.rand(3, 20, 25, generator=torch.Generator().manual_seed(0))
+    alpha = 0.2 * image[0] - 0.1 * image[1] + 0.5 * image[2] + 0.1
+    linear = guided_filter(image, alpha, radius=3, eps=1e-7)
+    assert torch.allclose((linear[:3] * image).sum(0) + linear[3], alpha, atol=1e-3)
+
+
+def test_closed_form_recovers_alpha():
+    pytest.importorskip("pymatting")
+    photo, probability, truth = scene()
+    alpha, _ = matte(photo, probability, method="closed_form")
+    assert (alpha - truth).abs().sum() < (soft_threshold(probability) - truth).abs().sum() / 4
+    empty, _ = matte(photo, torch.zeros(180, 240), method="closed_form")
+    assert (empty == 0).all()
+
+
+def test_mistakes():
+    with pytest.raises(ValueError, match="guided, closed_form"):
+        matte(Image.new("RGB", (4, 4)), torch.zeros(4, 4), method="magic")
+    with pytest.raises(ValueError, match="size"):
+        matte(Image.new("RGB", (4, 5)), torch.zeros(4, 5))
