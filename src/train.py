@@ -3,6 +3,7 @@
     python src/train.py --model unet                                  # the pets if they are in dataset/, else shapes
     python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet --name first
     python src/train.py --data_path DIR                               # DIR/images and DIR/masks of your own
+    python src/train.py --weights saved_models/unet_pets.pth --data_path DIR     # fine-tune a trained network
     python src/train.py --resume saved_models/first.last.pth          # continue exactly where it stopped
 
 Several processes, each with its share of every batch (the README has several machines, and Slurm):
@@ -32,6 +33,7 @@ from runtime import choose_runtime, seed_everything
 from scoring import Tally, best_threshold, evaluate
 from training.averaging import refresh_statistics
 from training.distributed import finish, no_sync, on_first, rank, share, start, world_size
+from training.finetune import load_weights
 from training.progress import Monitor
 from training.saving import check_room, reserve
 from training.schedule import sizes
@@ -41,28 +43,32 @@ from utils import UserError, confusion, foreground, run, scores, when_memory_run
 
 RECENT = 16  # steps whose images give batch norm its statistics after an epoch
 SHOWN = 16  # augmented training pictures in NAME.batch.png
-MEAN_STD = {"fixed": (0.5, 0.5), "unit": (0.0, 1.0)}
+MEAN_STD = {
+    "fixed": ([0.5] * 3, [0.5] * 3),
+    "unit": ([0.0] * 3, [1.0] * 3),
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # that torchvision's networks are trained with
+}
 
 
 def main(argv=None, on_step=None):
     """Run the command line; on_step(state) is called after each optimizer step. Returns the exit status."""
-    settings, last = parse_args(__doc__, argv)
+    settings, checkpoint = parse_args(__doc__, argv)
     runtime = choose_runtime(settings.device, settings.precision)
     start(runtime.device)
     seed_everything(settings.seed, settings.deterministic)
-    model = build(settings)
+    model = build(settings, checkpoint)
     files = reserve(settings.save_dir, settings.name, settings.model, settings.resume)
     try:
         check_room(settings.save_dir, model)
         print(opening(settings, model, runtime), flush=True)
         data = TrainingData(data_options(settings))
         check_batch_size(settings, data)
-        scaling = mean_and_std(settings, data.train)
+        scaling = mean_and_std(settings, data.train, checkpoint)
         runtime = runtime.suited_to(model)
         state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
         print(*data.describe(), plan(state, data), sep="\n", flush=True)
-        if last:
-            resume(state, last, files)
+        if settings.resume:
+            resume(state, checkpoint, files)
             if state.finished:
                 print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
                 return 0
@@ -189,14 +195,16 @@ def seed_of(*numbers):
 # ---------------------------------------------------------------------------------- preparation
 
 
-def build(settings):
-    """The network of the flags, before any training."""
+def build(settings, checkpoint=None):
+    """The network of the flags, with the weights of --encoder_weights or --weights, whose checkpoint is given."""
     try:
         model = build_model(settings.model, **network_options(settings))
     except ValueError as error:
         raise UserError(f"--model {settings.model}: {error}") from None
-    if settings.encoder_weights:
+    if settings.encoder_weights and not settings.resume:
         load_encoder(model, settings.encoder_weights)
+    if settings.weights and not settings.resume:
+        load_weights(model, checkpoint, settings.weights)
     return model
 
 
@@ -243,10 +251,15 @@ def check_smallest_part(settings):
             ) from None
 
 
-def mean_and_std(settings, dataset):
-    """What pixels in [0, 1] are scaled by: two lists, a number per channel."""
+def mean_and_std(settings, dataset, checkpoint=None):
+    """What pixels in [0, 1] are scaled by: two lists, a number per channel.
+
+    checkpoint: of --weights, or of the run to resume.
+    """
+    if settings.mean_std == "weights":
+        return checkpoint["mean"], checkpoint["std"]
     if settings.mean_std != "train":
-        return tuple([value] * settings.in_channels for value in MEAN_STD[settings.mean_std])
+        return tuple(values[: settings.in_channels] for values in MEAN_STD[settings.mean_std])
     total, squares, count = 0, 0, 0
     for first in range(0, len(dataset), 64):
         pixels = dataset[list(range(first, min(first + 64, len(dataset))))]["image"].double() / 255
