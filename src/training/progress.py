@@ -100,7 +100,7 @@ class Monitor:
         flags = [word for flag, value in place.items() if value for word in (flag, value)]
         print(
             f"best valid Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
-            f"wrote {files.path('.pth')}, .csv, .curve.png and .panels.png\n"
+            f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
             f"now: {command('src/evaluate.py', '--model', files.path('.pth'), *flags)}"
         )
         return 0
