@@ -23,7 +23,7 @@ from photos.prediction import load_model, open_photo, probability_of, to_input
 from photos.outputs import cutout, foreground_share, mask_of, overlay
 from photos.pictures import PictureError
 from runtime import add_runtime_flags
-from utils import Parser, UserError, positive, run, to_size
+from utils import Parser, UserError, port, run, to_size
 
 MAX_UPLOAD = "30mb"
 KEPT = 1800  # seconds that an upload and its results are kept
@@ -131,7 +131,7 @@ def main():
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network; default %(default)s"
     )
-    parser.add_argument("--port", type=positive, default=7860, help="default %(default)s")
+    parser.add_argument("--port", type=port, default=7860, help="default %(default)s")
     add_runtime_flags(parser)
     args = parser.parse_args()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

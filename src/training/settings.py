@@ -13,7 +13,7 @@ from runtime import add_runtime_flags
 from splits import BORDERS, DataOptions, add_split_flags
 from training.finetune import adopt_network, load_start
 from training.schedule import SCHEDULES
-from utils import Parser, UserError, count, fraction, positive, rate, side
+from utils import Parser, UserError, count, fraction, positive, rate, seed, side, workers
 
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
@@ -118,10 +118,10 @@ def get_args_parser(doc):
         help="decay of the weights' running average, per step; 0: none; default %(default)s",
     )
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=count, default=0, help="default %(default)s")
+    add("--seed", type=seed, default=0, help="default %(default)s")
     add("--compile", action="store_true", help="compile the network; the README says when that pays")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
-    add("--workers", type=count, default=0, help="processes that read data; default %(default)s")
+    add("--workers", type=workers, default=0, help="processes that read data; default %(default)s")
     add("--name", help="of the files written; default: the network's, with a number where that is taken")
     add("--save_dir", type=Path, default=Path("saved_models"), help="default %(default)s")
     add(
