@@ -105,13 +105,14 @@ def fit(state, data, files, on_step=None):
         loader = eval_loader(valid_set, settings.batch_size, settings.workers, device)
         tally = Tally(valid_set, criterion=state.criterion)
         evaluate(state.predictor(), loader, tally, f"valid {len(state.history) + 1}/{settings.epochs}")
-        state.end_epoch(scores(tally.at(0.5)), best_threshold(tally.counts()), tally.loss())
+        counts = tally.at(0.5)
+        state.end_epoch(scores(counts), best_threshold(tally.counts()), tally.loss())
         if state.is_best():
             files.save_best(state)
         files.save_last(state)
         files.write_history(state.history)
         files.draw_panels(state, valid_set)
-        monitor.report_epoch()
+        monitor.report_epoch(counts)
     return monitor.report_end()
 
 
