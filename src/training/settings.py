@@ -18,7 +18,7 @@ from utils import Parser, UserError, count, fraction, positive, rate, seed, side
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
-    "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 10},
+    "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 6},
 }
 OPTIMIZERS = {  # of flags whose best value depends on the optimizer
     "muon": {"learning_rate": 8e-3, "weight_decay": 5e-2},
@@ -83,7 +83,7 @@ def get_args_parser(doc):
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive, help="default: pets 40, folder 50, shapes 4")
-    add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 10")
+    add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 6")
     add(
         "--batch_size",
         "-b",
