@@ -6,7 +6,7 @@ from data import choose_dataset
 from models import MODELS
 from runtime import add_runtime_flags
 from splits import BORDERS, SPLITS, DataOptions, add_split_flags
-from utils import count, positive, side
+from utils import positive, side, workers
 
 
 def options_of_data(about: dict, args) -> DataOptions:
@@ -71,7 +71,7 @@ def add_data_flags(parser, batch_size=32, precision="float32"):
         "--batch_size", "-b", type=positive, default=batch_size, help="pictures at once; default %(default)s"
     )
     parser.add_argument("--tta", action="store_true", help="average each picture's prediction with its mirror image's")
-    parser.add_argument("--workers", type=count, default=0, help="processes that read data; default %(default)s")
+    parser.add_argument("--workers", type=workers, default=0, help="processes that read data; default %(default)s")
     add_runtime_flags(parser, precision)
 
 

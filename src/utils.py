@@ -109,6 +109,9 @@ positive = number(int, lambda n: n >= 1, "a whole number of at least 1")
 count = number(int, lambda n: n >= 0, "a whole number of at least 0")
 rate = number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
 fraction = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
+port = number(int, lambda n: 1 <= n < 2**16, "a whole number from 1 to 65,535")
+workers = number(int, lambda n: 0 <= n <= 1024, "a whole number from 0 to 1,024")
 side = number(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 
 

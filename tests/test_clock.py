@@ -155,7 +155,7 @@ def test_hours_choose_the_epochs_and_resume_keeps_them(tmp_path, monkeypatch):
     [
         ("--hours 0.01", "--hours 0.01 is too little: one epoch takes 2 min; use a smaller --image_size"),
         ("--hours 1 --epochs 3", "--hours chooses the number of epochs; leave out --epochs"),
-        ("--hours 0", "0 is not a number of hours above 0"),
+        ("--hours 0", "0 is not a number of hours above 0, at most 10,000"),
         ("--hours nan", "nan is not a number of hours above 0"),
     ],
 )

@@ -147,8 +147,7 @@ UNSTEADY = (*SHAPES, *TINY, "--norm", "none", "--optimizer", "sgd", "--schedule"
 def test_a_loss_that_explodes_stops_the_run_and_keeps_the_best(tmp_path):
     script("train", *UNSTEADY, "-lr", 1e-4, "--name", "a", "--epochs", 1, cwd=tmp_path)
     kept = torch.load(tmp_path / "saved_models/a.last.pth", weights_only=True)
-    kept["training"]["optimizer"]["param_groups"][0]["lr"] = 30.0
-    kept["training"]["schedule"]["base_lrs"] = [30.0]
+    kept["settings"]["learning_rate"] = 30.0
     torch.save(kept, tmp_path / "saved_models/a.last.pth")
     before = (tmp_path / "saved_models/a.pth").read_bytes()
     done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 9, cwd=tmp_path, expect=2)

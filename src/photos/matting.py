@@ -194,7 +194,7 @@ def solve_closed_form(image, known, band):
 
 
 def bounds(mask, margin=0):
-    """Of a mask, bool (H, W) with some True, the slices of the rows and columns that hold all True, and `margin` pixels more."""
+    """Of a mask, bool (H, W) with some True, the slices that hold all True, and `margin` pixels more on each side."""
     slices = []
     for dim in (0, 1):
         where = mask.any(1 - dim).nonzero()

@@ -13,9 +13,9 @@ from runtime import add_runtime_flags
 from splits import BORDERS, DataOptions, add_split_flags
 from training.finetune import adopt_network, load_start
 from training.schedule import SCHEDULES
-from utils import Parser, UserError, count, fraction, number, positive, rate, side
+from utils import Parser, UserError, count, fraction, number, positive, rate, seed, side, workers
 
-hours = number(float, lambda x: 0 < x < float("inf"), "a number of hours above 0")
+hours = number(float, lambda x: 0 < x <= 10_000, "a number of hours above 0, at most 10,000")
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
@@ -120,10 +120,10 @@ def get_args_parser(doc):
         help="decay of the weights' running average, per step; 0: none; default %(default)s",
     )
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=count, default=0, help="default %(default)s")
+    add("--seed", type=seed, default=0, help="default %(default)s")
     add("--compile", action="store_true", help="compile the network; the README says when that pays")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
-    add("--workers", type=count, default=0, help="processes that read data; default %(default)s")
+    add("--workers", type=workers, default=0, help="processes that read data; default %(default)s")
     add("--name", help="of the files written; default: the network's, with a number where that is taken")
     add("--save_dir", type=Path, default=Path("saved_models"), help="default %(default)s")
     add(
