@@ -20,38 +20,39 @@ import python_version  # noqa: F401, I001  # before what an older Python cannot 
 
 import itertools
 import math
+import sys
+import time
 from contextlib import nullcontext
 
 import numpy as np
 import torch
 
 from augment import AUGMENTS, augment, draw, to_float
-from checkpoint import load_encoder, provenance
+from checkpoint import load_encoder
 from data import TrainingData, eval_loader, train_loader
 from models import build_model
 from runtime import choose_runtime, seed_everything
 from scoring import Tally, best_threshold, evaluate
 from training.averaging import refresh_statistics
+from training.clock import Clock, rehearse
 from training.distributed import finish, no_sync, on_first, rank, share, start, world_size
 from training.finetune import load_weights
+from training.forecast import fit_into_hours, forecast
+from training.preparation import about, advice, check_batch_size, check_smallest_part, mean_and_std
 from training.progress import Monitor
 from training.saving import check_room, reserve
 from training.schedule import sizes
-from training.settings import data_options, network_options, parse_args, recorded
-from training.state import State
+from training.settings import data_options, network_options, parse_args
+from training.state import State, steps_per_epoch
 from utils import UserError, confusion, foreground, run, scores, when_memory_runs_out
 
 RECENT = 16  # steps whose images give batch norm its statistics after an epoch
 SHOWN = 16  # augmented training pictures in NAME.batch.png
-MEAN_STD = {
-    "fixed": ([0.5] * 3, [0.5] * 3),
-    "unit": ([0.0] * 3, [1.0] * 3),
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # that torchvision's networks are trained with
-}
 
 
 def main(argv=None, on_step=None):
     """Run the command line; on_step(state) is called after each optimizer step. Returns the exit status."""
+    begun = time.perf_counter()
     settings, checkpoint = parse_args(__doc__, argv)
     runtime = choose_runtime(settings.device, settings.precision)
     start(runtime.device)
@@ -65,29 +66,36 @@ def main(argv=None, on_step=None):
         check_batch_size(settings, data)
         scaling = mean_and_std(settings, data.train, checkpoint)
         runtime = runtime.suited_to(model)
-        state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
-        print(*data.describe(), plan(state, data), sep="\n", flush=True)
-        if settings.resume:
-            resume(state, checkpoint, files)
-            if state.finished:
-                print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
-                return 0
-        files.about = {**about(settings, scaling, runtime), "trained_on": data.hashes()}
+        model = runtime.place(model)
+        print(*data.describe(), sep="\n", end="\n" * bool(data.describe()), flush=True)
         with when_memory_runs_out(advice(settings)):
             check_smallest_part(settings)
-            return fit(state, data, files, on_step)
+            clock = rehearsed(settings, model, data, scaling, runtime)
+            if settings.hours and not settings.resume:
+                left = 3600 * settings.hours - (time.perf_counter() - begun)
+                fit_into_hours(settings, clock, left, steps_per_epoch(settings, len(data.indices)))
+            state = State(settings, model, len(data.indices), scaling, runtime)
+            print(plan(state, data), flush=True)
+            if settings.resume:
+                resume(state, checkpoint, files)
+                if state.finished:
+                    print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
+                    return 0
+            print(forecast(state, clock, sys.argv[1:] if argv is None else argv), flush=True)
+            files.about = {**about(settings, scaling, runtime), "trained_on": data.hashes()}
+            return fit(state, data, files, clock, on_step)
     finally:
         files.release()
         finish()
 
 
-def fit(state, data, files, on_step=None):
+def fit(state, data, files, clock, on_step=None):
     """Train to the last epoch or until asked to stop; validate, save and draw after every epoch.
 
     Returns the exit status.
     """
     settings, device = state.settings, state.runtime.device
-    monitor, size = Monitor(state, files), None
+    monitor, size = Monitor(state, files, clock), None
     while not state.finished and not monitor.stop.agreed()[0]:
         state.begin_epoch()
         if size != state.size:
@@ -229,45 +237,11 @@ def plan(state, data):
     )
 
 
-def check_batch_size(settings, data):
-    """A batch holds at most every picture, and at least one for each of its parts."""
-    settings.batch_size = min(settings.batch_size, len(data.indices))
-    parts = world_size() * settings.accumulate
-    if settings.batch_size < parts:
-        raise UserError(f"a batch of {settings.batch_size} pictures has too few for {parts} parts; raise --batch_size")
-
-
-def check_smallest_part(settings):
-    """Raise UserError where batch norm would get a single value per channel in training."""
-    pictures = settings.batch_size // world_size() // settings.accumulate
-    side = sizes(settings.start_size, settings.image_size)[0]
-    with torch.device("meta"):
-        model = build_model(settings.model, **network_options(settings)).train()
-        try:
-            model(torch.empty(pictures, settings.in_channels, side, side))
-        except ValueError:
-            raise UserError(
-                f"batch norm cannot train on {pictures} picture of {side}x{side}: one value per channel at the "
-                f"network's bottom; use larger pictures or batches, or fewer --accumulate"
-            ) from None
-
-
-def mean_and_std(settings, dataset, checkpoint=None):
-    """What pixels in [0, 1] are scaled by: two lists, a number per channel.
-
-    checkpoint: of --weights, or of the run to resume.
-    """
-    if settings.mean_std == "weights":
-        return checkpoint["mean"], checkpoint["std"]
-    if settings.mean_std != "train":
-        return tuple(values[: settings.in_channels] for values in MEAN_STD[settings.mean_std])
-    total, squares, count = 0, 0, 0
-    for first in range(0, len(dataset), 64):
-        pixels = dataset[list(range(first, min(first + 64, len(dataset))))]["image"].double() / 255
-        total, squares = total + pixels.sum((0, 2, 3)), squares + (pixels**2).sum((0, 2, 3))
-        count += pixels.numel() // pixels.shape[1]
-    mean = total / count
-    return mean.tolist(), (squares / count - mean**2).sqrt().tolist()
+def rehearsed(settings, model, data, scaling, runtime):
+    """A clock with the run's pace at each picture size. Collective: call on all ranks."""
+    steps = steps_per_epoch(settings, len(data.indices))
+    passes = math.ceil(len(data.valid) / settings.batch_size) + min(RECENT, steps)
+    return Clock(rehearse(settings, model, scaling, runtime, train_step, passes))
 
 
 def resume(state, last, files):
@@ -283,30 +257,6 @@ def resume(state, last, files):
     precision = last.get("precision", state.runtime.precision)
     if precision != state.runtime.precision:
         print(f"computing in {state.runtime.precision} from here, in {precision} before")
-
-
-def about(settings, scaling, runtime):
-    """What a checkpoint says of the run beside weights, epoch and scores."""
-    return {
-        "name": settings.model,
-        "options": network_options(settings),
-        "dataset": settings.dataset,
-        "mean": scaling[0],
-        "std": scaling[1],
-        "border": settings.border,
-        "precision": runtime.precision,
-        "settings": recorded(settings),
-        **provenance(runtime.device),
-    }
-
-
-def advice(settings):
-    """What to do where memory runs out."""
-    pictures = math.ceil(settings.batch_size / world_size() / settings.accumulate / 2)
-    return (
-        f"use --accumulate {2 * settings.accumulate} (the same batch of {settings.batch_size}, in parts of "
-        f"{pictures} pictures) or a smaller --image_size"
-    )
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import time
 import torch
 from tqdm import tqdm
 
+from training.clock import Clock
 from training.distributed import rank, world_size
 from training.saving import RunFiles
 from training.state import State
@@ -19,8 +20,8 @@ EXPLODED = 1e4  # treat a loss above this as divergence; an untrained network's 
 class Monitor:
     """Looks at a run after each step: shows a bar or plain lines, saves every --save_every, listens for signals."""
 
-    def __init__(self, state: State, files: RunFiles):
-        self.state, self.files, self.stop = state, files, Stop()
+    def __init__(self, state: State, files: RunFiles, clock: Clock):
+        self.state, self.files, self.clock, self.stop = state, files, clock, Stop()
         self.terminal = rank() == 0 and sys.stderr.isatty()
 
     def begin_epoch(self):
@@ -37,6 +38,8 @@ class Monitor:
         )
         self.spoken = self.started = self.saved = time.perf_counter()
         self.saved_step, self.seconds_before = state.step, state.seconds
+        self.timed_step = state.step
+        self.clock.lap()
 
     def after_step(self):
         """Speak, save, or note that the run is to stop: `stop.signal`. Collective: call on all ranks.
@@ -63,11 +66,14 @@ class Monitor:
         """Check the loss, and show it in the bar, or in a line of its own."""
         loss, dice = self.state.means()
         check_loss(self.state, loss, self.files)
+        self.clock.note_steps(self.state.size, self.state.step - self.timed_step)
+        self.timed_step = self.state.step
+        left = self.clock.words(self.state)
         self.bar.n, self.spoken = self.done, now
-        self.bar.set_postfix_str(f"loss {loss:.4f}, Dice {dice:.4f}{memory(self.state.runtime.device)}")
+        self.bar.set_postfix_str(f"loss {loss:.4f}, Dice {dice:.4f}, {left}{memory(self.state.runtime.device)}")
         if aloud and not self.terminal:
             steps = self.state.steps_per_epoch
-            print(f"{self.title}  step {self.done}/{steps}  loss {loss:.4f} Dice {dice:.4f}", flush=True)
+            print(f"{self.title}  step {self.done}/{steps}  loss {loss:.4f} Dice {dice:.4f}  {left}", flush=True)
 
     def end_epoch(self) -> bool:
         """Whether the epoch was trained to its end."""
@@ -78,11 +84,13 @@ class Monitor:
     def report_epoch(self, counts: torch.Tensor):
         """A line for the epoch that was just scored; * where it is the best. counts: (N, 4) of the valid pictures."""
         row, state = self.state.history[-1], self.state
+        self.clock.note_rest(state.size)
+        left = "" if state.finished else f"  {self.clock.words(state)}"
         print(
             f"epoch {row['epoch']:3}/{state.settings.epochs}  size {row['image_size']}"
             f"  train loss {row['train_loss']:.4f} Dice {row['train_dice']:.4f}"
             f"  valid loss {row['valid_loss']:.4f} Dice {row['valid_dice']:.4f}{'*' if state.is_best() else ' '}"
-            f"  lr {row['learning_rate']:.1e}  {state.seconds - self.seconds_before:.0f} s"
+            f"  lr {row['learning_rate']:.1e}  {state.seconds - self.seconds_before:.0f} s{left}"
             f"{memory(state.runtime.device)}",
             flush=True,
         )

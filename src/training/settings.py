@@ -13,8 +13,9 @@ from runtime import add_runtime_flags
 from splits import BORDERS, DataOptions, add_split_flags
 from training.finetune import adopt_network, load_start
 from training.schedule import SCHEDULES
-from utils import Parser, UserError, count, fraction, positive, rate, seed, side, workers
+from utils import Parser, UserError, count, fraction, number, positive, rate, seed, side, workers
 
+hours = number(float, lambda x: 0 < x <= 10_000, "a number of hours above 0, at most 10,000")
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
@@ -83,6 +84,7 @@ def get_args_parser(doc):
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive, help="default: pets 40, folder 50, shapes 4")
+    add("--hours", type=hours, help="instead of --epochs: as many as fit into so many hours on this machine")
     add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 6")
     add(
         "--batch_size",
@@ -167,6 +169,8 @@ def parse_args(doc, argv=None):
         raise UserError("--mean_std weights needs --weights")
     if args.mean_std == "imagenet" and args.in_channels != 3:
         raise UserError("--mean_std imagenet is of pictures in color; leave out --in_channels")
+    if args.hours and args.epochs:
+        raise UserError("--hours chooses the number of epochs; leave out --epochs")
     data_options(args)  # flags that exclude each other
     for flag, value in {**DEFAULTS.get(args.dataset, DEFAULTS["folder"]), **OPTIMIZERS[args.optimizer]}.items():
         if getattr(args, flag) is None:

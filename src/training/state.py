@@ -35,6 +35,11 @@ def build_optimizer(settings, parameters: Iterable[torch.nn.Parameter]) -> Optim
     return RAdam(parameters, **kwargs) if settings.optimizer == "radam" else Adam(parameters, fused=True, **kwargs)
 
 
+def steps_per_epoch(settings, pictures: int) -> int:
+    """--steps, else one pass over the pictures."""
+    return settings.steps or -(-pictures // settings.batch_size)
+
+
 class State:
     """The networks, the optimizer and its schedule, the history, and how far the run is.
 
@@ -46,7 +51,7 @@ class State:
         self.settings, self.model, self.pictures = settings, model, pictures
         self.scaling, self.runtime = scaling, runtime
         self.criterion = build_loss(settings.loss)
-        self.steps_per_epoch = settings.steps or -(-pictures // settings.batch_size)
+        self.steps_per_epoch = steps_per_epoch(settings, pictures)
         self.optimizer = build_optimizer(settings, model.parameters())
         self.schedule = build_schedule(settings.schedule, self.optimizer, settings.learning_rate, self.total_steps)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
