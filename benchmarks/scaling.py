@@ -22,38 +22,13 @@ from throughput import draw_dataset
 
 from utils import Parser, UserError, positive, run
 
-WORKER = """
-import json, os, resource, sys, time
-sys.path.insert(0, {src!r})
-import train
-step, times = train.train_step, []
-def timed(*args):
-    step(*args)
-    times.append(time.time())
-    if len(times) == {steps} and int(os.environ.get("RANK", 0)) == 0:
-        first, rest = times[0] - float(os.environ["BEGAN"]), times[-1] - times[0]
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        print(json.dumps({{"first": first, "rest": rest, "peak": peak}}), flush=True)
-    if len(times) == {steps}:
-        os._exit(0)
-train.train_step = timed
-train.main({flags!r})
-"""
-
 
 def measure(args, folder, image_size, processes=1):
-    """Run train.py for a few steps. -> seconds to the end of the first step, pictures per second, GiB."""
+    """Run train.py for a few steps: seconds to the end of the first step, pictures per second, GiB."""
     flags = ["--model", args.model, "--data_path", folder, "--image_size", image_size, "--start_size", 0]
     flags += ["--batch_size", args.batch_size, "--save_dir", folder / "runs", "--epochs", 1000]
     flags += ["--width", args.width] if args.model != "resnet34_unet" else []
-    source = {
-        "src": str(Path(__file__).parents[1] / "src"),
-        "steps": args.steps,
-        "flags": [str(flag) for flag in flags],
-    }
-    script = folder / "worker.py"
-    script.write_text(WORKER.format(**source))
-    command = [sys.executable, str(script)]
+    command = [sys.executable, str(Path(__file__).with_name("first_step.py")), str(args.steps), *map(str, flags)]
     if processes > 1:
         command[1:1] = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
     threads = max(1, (os.cpu_count() or 1) // processes)

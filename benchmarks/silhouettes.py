@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from checkpoint import load
 from data import eval_loader, load_split
-from evaluate import add_data_flags, options_of_data
 from files import write_whole
+from flags import add_data_flags, options_of_data
 from predictor import Predictor, make_predictor
 from reports.statistics import best_median_worst
 from runtime import choose_runtime

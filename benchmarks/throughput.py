@@ -32,11 +32,14 @@ import losses
 import oxford_pet
 import shapes
 import train
-from data import train_loader
+from data import TrainingData, train_loader
 from models import build_model
-from training.settings import network_options, parse_args
+from runtime import choose_runtime, pick_device, seed_everything
+from training.settings import data_options, network_options, parse_args
 from training.state import State
-from utils import Parser, UserError, autocast, pick_device, pick_precision, positive, run, seed_everything, to_device
+from utils import Parser, UserError, confusion, foreground, positive, run
+
+NOISY = 1.5  # largest ratio over smallest of a row's turns above which its median says nothing
 
 
 def draw_dataset(folder, pictures, width=500, height=375):
@@ -55,20 +58,27 @@ def draw_dataset(folder, pictures, width=500, height=375):
 # ---------------------------------------------------------------------------------- contenders
 
 
-def our_step(args, more=()):
-    """-> a function that takes one training step, and the state it moves."""
+def our_run(args, more=()):
+    """A run of train.py before its first step, and its endless batches."""
     settings, _ = parse_args(None, [*train_flags(args), *more])
-    settings.epochs, steps_per_epoch = 1000, 1000
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
+    settings.epochs = settings.steps = 1000
+    runtime = choose_runtime(args.device, args.precision)
     seed_everything(0)
-    dataset = train.load(settings, "train", args.image_size).to(device)
-    model = to_device(train.build(settings), device, precision)
-    state = State(settings, model, steps_per_epoch, device, precision)
+    data = TrainingData(data_options(settings))
+    model = train.build(settings)
+    runtime = runtime.suited_to(model)
+    scaling = train.mean_and_std(settings, data.train)
+    state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
     state.model.train()
-    batches = iter(train_loader(dataset, range(len(dataset)), args.batch_size, 0, range(10**6), 0, device))
-    scaling = train.mean_and_std(settings, dataset)
-    return lambda: train.train_step(state, next(batches), scaling, device, precision), state
+    dataset = data.train.to(runtime.device)
+    loader = train_loader(dataset, data.indices, args.batch_size, 0, range(10**6), device=runtime.device)
+    return state, iter(loader)
+
+
+def our_step(args, more=()):
+    """A function that takes one training step."""
+    state, batches = our_run(args, more)
+    return lambda: train.train_step(state, next(batches))
 
 
 def train_flags(args):
@@ -130,7 +140,7 @@ def contender(name, args):
         import segmentation_models_pytorch
 
         return plain_step(args, segmentation_models_pytorch.Unet("resnet34", encoder_weights=None))
-    return our_step(args, name.split()[1:])[0]
+    return our_step(args, name.split()[1:])
 
 
 def serve(name, args, pipe):
@@ -184,17 +194,10 @@ def race(names, args):
 
 
 class Stopwatch:
-    """Seconds spent in functions, each under a name."""
+    """Seconds spent in blocks, each under a name."""
 
     def __init__(self, device):
         self.device, self.seconds = device, {}
-
-    def around(self, name, function):
-        def timed(*args, **kwargs):
-            with self.on(name):
-                return function(*args, **kwargs)
-
-        return timed
 
     @contextlib.contextmanager
     def on(self, name):
@@ -209,29 +212,36 @@ class Stopwatch:
             torch.cuda.synchronize()
 
 
+def timed_step(state, batches, watch):
+    """train.train_step in one part, with a clock around each of its pieces."""
+    with watch.on("data"):
+        batch = next(batches)
+    with watch.on("augmentation"):
+        image, mask = train.augmented(state, batch, train.draws_of(state, state.step), slice(None))
+    state.optimizer.zero_grad(set_to_none=True)
+    with watch.on("forward"), state.runtime.autocast():
+        logits = state.forward(image)
+    with watch.on("loss"):
+        loss = losses.LOSSES[state.settings.loss](logits, mask)
+        state.count(loss, confusion(foreground(logits.detach()) >= 0, mask))
+    with watch.on("backward"):
+        state.scaler.scale(loss).backward()
+    with watch.on("optimizer"):
+        state.end_step()
+
+
 def shares(args):
-    """-> share of our step's time by part, and its pictures per second with this process's clock around each part."""
-    device = pick_device(args.device)
-    watch = Stopwatch(device)
-    step, state = our_step(args)
-    step()
-    read, backward = oxford_pet.OxfordPet.__getitems__, torch.Tensor.backward
-    kept = train.augment, train.to_float
-    try:
-        oxford_pet.OxfordPet.__getitems__ = watch.around("data", read)
-        train.augment, train.to_float = watch.around("augmentation", kept[0]), watch.around("augmentation", kept[1])
-        state.forward = watch.around("forward", state.forward)
-        torch.Tensor.backward = watch.around("backward", backward)
-        state.end_step = watch.around("optimizer", state.end_step)
-        with watch.on("all"):
-            for _ in range(args.steps * args.rounds):
-                step()
-    finally:
-        oxford_pet.OxfordPet.__getitems__, torch.Tensor.backward = read, backward
-        train.augment, train.to_float = kept
+    """The share of our step's time by part, and its pictures per second with the clocks around each part."""
+    state, batches = our_run(args)
+    watch = Stopwatch(state.runtime.device)
+    timed_step(state, batches, watch)
+    watch.seconds.clear()
+    with watch.on("all"):
+        for _ in range(args.steps * args.rounds):
+            timed_step(state, batches, watch)
     total = watch.seconds.pop("all")
     parts = {name: seconds / total for name, seconds in watch.seconds.items()}
-    return {**parts, "loss and rest": 1 - sum(parts.values())}, args.steps * args.rounds * args.batch_size / total
+    return {**parts, "rest": 1 - sum(parts.values())}, args.steps * args.rounds * args.batch_size / total
 
 
 def training_flops(args):
@@ -246,16 +256,15 @@ def training_flops(args):
 
 def peaks(args):
     """-> FLOP/s of the machine's matrix product and of a convolution's training, in the precision of the step."""
-    device = pick_device(args.device)
-    precision = pick_precision(args.precision, device)
-    watch = Stopwatch(device)
+    runtime = choose_runtime(args.device, args.precision)
+    device, watch = runtime.device, Stopwatch(runtime.device)
     n = 8192 if device.type == "cuda" else 2048
-    a, b = (torch.randn(n, n, device=device, dtype=precision) for _ in range(2))
+    a, b = (torch.randn(n, n, device=device, dtype=runtime.dtype) for _ in range(2))
     conv = torch.nn.Conv2d(128, 128, 3, padding=1).to(device, memory_format=torch.channels_last)
     image = torch.randn(16, 128, 64, 64, device=device).to(memory_format=torch.channels_last).requires_grad_()
 
     def convolve():
-        with autocast(device, precision):
+        with runtime.autocast():
             out = conv(image)
         out.sum().backward()
 
@@ -300,9 +309,9 @@ def main():
 
 
 def report(args):
-    device = pick_device(args.device)
+    runtime = choose_runtime(args.device, args.precision)
+    device, precision = runtime.device, runtime.precision
     where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    precision = str(pick_precision(args.precision, device))[6:]
     print(
         f"{args.model}{f' --width {args.width}' if args.width else ''}, {args.image_size}x{args.image_size}, "
         f"batches of {args.batch_size}, on {where}; ours in {precision}, torch {torch.__version__}"
@@ -313,7 +322,7 @@ def report(args):
 
         names.append("smp")
     seconds, memory = race(names, args)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    noisy, medians = [], {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{'':26}{'pictures/s':>12}{'ms/picture':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
     for name in names:
         ratios = [plain / own for plain, own in zip(seconds["plain"], seconds[name], strict=True)]
@@ -321,11 +330,16 @@ def report(args):
         speed = args.batch_size / medians[name]
         ratio = medians["plain"] / medians[name]
         print(f"{name:26}{speed:12.2f}{1e3 / speed:12.1f}{ratio:12.2f}{spread:>16}{memory[name]:10.2f}")
+        if max(ratios) > NOISY * min(ratios):
+            noisy.append(name)
     parts, speed = shares(args)
     print("our step: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in parts.items()))
     flops = training_flops(args) * speed
     against = [f"{flops / peak:.0%} of the {name}'s {peak / 1e9:.0f}" for name, peak in peaks(args).items()]
     print(f"{flops / 1e9:.0f} GFLOP/s, {', '.join(against)}")
+    if noisy:
+        names = ", ".join(noisy)
+        raise UserError(f"the machine is too noisy to tell: turns of {names} differ {NOISY} times and more; repeat it")
 
 
 if __name__ == "__main__":

@@ -16,12 +16,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import train
-from data import eval_loader, train_loader, with_foreground
-from evaluate import evaluate
+from data import TrainingData, eval_loader, train_loader
 from losses import LOSSES
-from training.settings import parse_args
+from runtime import choose_runtime, seed_everything
+from scoring import Tally, evaluate
+from training.averaging import refresh_statistics
+from training.schedule import size_of, sizes
+from training.settings import data_options, parse_args
 from training.state import State
-from utils import Parser, pick_device, pick_precision, positive, rate, run, scores, seed_everything, to_device
+from utils import Parser, positive, rate, run, scores
 
 GOALS = (0.80, 0.85, 0.88, 0.89, 0.90, 0.91)
 TIMES = 5  # how much more time R2's recipe gets
@@ -35,76 +38,80 @@ class Contender:
 
     def __init__(self, label, recipe, shared):
         self.label = label
-        self.args, _ = parse_args(None, [*recipe.split(), *shared])
-        self.device = pick_device(self.args.device)
-        self.precision = pick_precision(self.args.precision, self.device)
-        self.valid = train.load(self.args, "valid", self.args.image_size)
-        self.scaling = train.mean_and_std(self.args, self.valid)
+        self.settings, _ = parse_args(None, [*recipe.split(), *shared])
+        self.runtime = choose_runtime(self.settings.device, self.settings.precision)
+        self.data = TrainingData(data_options(self.settings))
+        self.scaling = train.mean_and_std(self.settings, self.data.train)
 
     def begin(self, epochs):
-        self.args.epochs = epochs
-        seed_everything(self.args.seed)
-        model = to_device(train.build(self.args), self.device, self.precision)
-        self.indices = with_foreground(train.load(self.args, "train", self.args.image_size))
-        steps = -(-len(self.indices) // self.args.batch_size)
-        self.state = State(self.args, model, steps, self.device, self.precision)
+        self.settings.epochs = epochs
+        seed_everything(self.settings.seed)
+        model = train.build(self.settings)
+        self.runtime = self.runtime.suited_to(model)
+        pictures = len(self.data.indices)
+        self.state = State(self.settings, self.runtime.place(model), pictures, self.scaling, self.runtime)
         self.reached, self.best, self.size, self.seconds = {}, 0.0, None, 0.0
 
     def done(self):
-        return self.state.step >= self.args.epochs * self.state.steps_per_epoch
+        return self.state.step >= self.state.total_steps
+
+    def batches(self, size, steps):
+        """Batches of pictures of size x size for a range of steps, and their set."""
+        settings, device = self.settings, self.runtime.device
+        dataset = self.data.at(size)[0].to(device)
+        indices = self.data.indices
+        return dataset, train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=device)
 
     def train(self, seconds):
         """Take steps for that long, or to the end of the schedule; scored after each epoch and at the end."""
-        until = self.seconds + seconds
+        state, until = self.state, self.seconds + seconds
         while self.seconds < until and not self.done():
-            size = train.size_of(self.state.step // self.state.steps_per_epoch, self.args)
-            if size != self.size:
-                self.size, dataset = size, train.load(self.args, "train", size).to(self.device)
-                steps = range(self.state.step, self.args.epochs * self.state.steps_per_epoch)
-                self.batches = iter(
-                    train_loader(dataset, self.indices, self.args.batch_size, self.args.seed, steps, 0, self.device)
-                )
+            if state.step % state.steps_per_epoch == 0:
+                state.begin_epoch()
+            if state.size != self.size:
+                self.size = state.size
+                self.dataset, loader = self.batches(self.size, range(state.step, state.total_steps))
+                self.stream = iter(loader)
             start = time.perf_counter()
-            self.state.model.train()
-            train.train_step(self.state, next(self.batches), self.scaling, self.device, self.precision)
+            state.model.train()
+            train.train_step(state, next(self.stream))
             self.seconds += time.perf_counter() - start
-            if self.state.step % self.state.steps_per_epoch == 0:
+            if state.step % state.steps_per_epoch == 0:
                 self.score()
-        if self.state.step % self.state.steps_per_epoch:
+        if state.step % state.steps_per_epoch:
             self.score()
 
     def score(self):
-        """The valid Dice now; at the end of an epoch its loss goes to the schedule."""
-        loader = eval_loader(self.valid, self.args.batch_size, 0, self.device)
-        loss = LOSSES[self.args.loss]
-        counts, loss = evaluate(self.state.weights, loader, self.device, self.precision, *self.scaling, loss)
-        found = scores(counts)
-        if self.state.step % self.state.steps_per_epoch == 0:
-            self.state.end_epoch(found, 0.5, loss, self.size)
+        """The valid Dice now, at --image_size; at the end of an epoch its loss goes to the schedule."""
+        settings, state = self.settings, self.state
+        start = time.perf_counter()
+        refresh_statistics(state.weights, train.recent_images(state, self.dataset, self.data.indices), self.runtime)
+        self.seconds += time.perf_counter() - start
+        loader = eval_loader(self.data.valid, settings.batch_size, device=self.runtime.device)
+        tally = evaluate(state.predictor(), loader, Tally(self.data.valid, (0.5,), LOSSES[settings.loss]), self.label)
+        found = scores(tally.at(0.5))
+        if state.step % state.steps_per_epoch == 0:
+            state.end_epoch(found, 0.5, tally.loss())
         self.best = max(self.best, found["dice"])
         for goal in GOALS:
             if found["dice"] >= goal:
                 self.reached.setdefault(goal, self.seconds)
-        epochs = self.state.step / self.state.steps_per_epoch
+        epochs = state.step / state.steps_per_epoch
         print(f"{self.seconds:8.0f} s  {self.label:8} {epochs:6.1f} epochs  valid Dice {found['dice']:.4f}", flush=True)
 
     def epochs_in(self, seconds):
         """How many epochs of this recipe, pictures growing, fit: from the time of a few steps at each size."""
         self.begin(100)
-        cost = {}
-        for size in train.sizes(self.args):
-            dataset = train.load(self.args, "train", size).to(self.device)
-            batches = iter(train_loader(dataset, self.indices, self.args.batch_size, 0, range(3), 0, self.device))
-            for batch in batches:
+        settings, cost = self.settings, {}
+        for size in sizes(settings.start_size, settings.image_size):
+            for batch in self.batches(size, range(3))[1]:
                 start = time.perf_counter()
-                train.train_step(self.state, batch, self.scaling, self.device, self.precision)
+                train.train_step(self.state, batch)
                 cost[size] = (time.perf_counter() - start) * self.state.steps_per_epoch
-        epochs = 1
-        while True:
-            self.args.epochs = epochs + 1
-            if sum(cost[train.size_of(epoch, self.args)] for epoch in range(epochs + 1)) > seconds:
-                return epochs
+        epochs, ends = 1, (settings.start_size, settings.image_size)
+        while sum(cost[size_of(epoch, epochs + 1, *ends)] for epoch in range(epochs + 1)) <= seconds:
             epochs += 1
+        return epochs
 
 
 def main():
@@ -124,7 +131,7 @@ def main():
     ours, theirs = Contender("default", "", shared), Contender("R2", f"{R2} {R2_OF[args.model]}", shared)
     ours.begin(ours.epochs_in(3600 * args.hours))
     theirs.begin(10**4)
-    print(f"default recipe: {ours.args.epochs} epochs in about {args.hours:g} hours of training", flush=True)
+    print(f"default recipe: {ours.settings.epochs} epochs in about {args.hours:g} hours of training", flush=True)
     while not ours.done():
         ours.train(args.slice)
         theirs.train(TIMES * ours.seconds - theirs.seconds)

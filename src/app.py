@@ -9,6 +9,7 @@ The page is served to this machine alone unless --host says otherwise.
 import python_version  # noqa: F401, I001  # before what an older Python cannot read
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -18,13 +19,14 @@ from PIL import Image
 
 import oxford_pet
 import shapes
-from inference import load_model, open_photo, predict
+from photos.prediction import load_model, open_photo, probability_of, to_input
 from photos.outputs import cutout, foreground_share, mask_of, overlay
 from photos.pictures import PictureError
 from runtime import add_runtime_flags
-from utils import Parser, UserError, positive, run
+from utils import Parser, UserError, port, run, to_size
 
 MAX_UPLOAD = "30mb"
+KEPT = 1800  # seconds that an upload and its results are kept
 SHOWN_SIZE = 1600  # longer side of what the page shows, in pixels; downloads have the photo's own size
 
 
@@ -43,28 +45,38 @@ def make_examples(folder, model):
     return paths
 
 
-def build_page(model, folder):
-    """The page as a gradio Blocks; `folder` takes its examples and downloads."""
-    import gradio as gr
+class Page:
+    """What the page computes. A visitor's state is small, and one file holds the cut-out, however often it is drawn.
 
-    def open_and_predict(path, threshold, crop):
+    Between two clicks a session keeps the upload's path and the probability at the network's size: photo and results
+    are made when they are shown, one visitor's at a time (Gradio's default), so memory is that of one photo.
+    """
+
+    def __init__(self, model, folder):
+        self.model, self.folder = model, Path(folder)
+
+    def open(self, path, threshold, crop):
+        """The state of an upload, and what `show` makes of it."""
         if path is None:
             return None, None, None, None, None, ""
         try:
             photo = open_photo(path)
-            state = (photo, predict(model, photo), Path(path).stem)
+            small = probability_of(self.model, [to_input(self.model, photo)])[0]
+            state = (path, small.numpy(), tempfile.mkdtemp(dir=self.folder))
         except (PictureError, MemoryError) as error:
             reason = str(error) or "is too large for the memory"
             return None, None, None, None, None, f"**{Path(path).name} {reason}.** Try another photo."
-        return (state, *show(state, threshold, crop))
+        return (state, *self.show(state, threshold, crop))
 
-    def show(state, threshold, crop):
+    def show(self, state, threshold, crop):
+        """Overlay, mask, cut-out, the cut-out's file, and a sentence."""
         if state is None:
             return None, None, None, None, ""
-        photo, probability, name = state
-        probability = torch.from_numpy(probability)
+        path, small, folder = state
+        photo = open_photo(path)
+        probability = to_size(torch.from_numpy(small), photo.size)
         mask, cut = mask_of(probability, threshold), cutout(photo, probability, threshold, crop)
-        file = Path(tempfile.mkdtemp(dir=folder)) / f"{name}_cutout.png"
+        file = Path(folder) / f"{Path(path).stem}_cutout.png"
         cut.save(file)
         share = foreground_share(mask)
         pictures = [overlay(photo, probability, threshold), mask, cut]
@@ -72,14 +84,27 @@ def build_page(model, folder):
             picture.thumbnail((SHOWN_SIZE, SHOWN_SIZE))
         return (*pictures, str(file), f"{photo.width}×{photo.height} pixels, {100 * share:.1f} % foreground.")
 
+    @staticmethod
+    def forget(state):
+        """Remove what a visitor who left had in the folder."""
+        if state:
+            shutil.rmtree(state[2], ignore_errors=True)
+
+
+def build_page(model, folder):
+    """The page as a gradio Blocks, and its theme; `folder` takes its examples and downloads."""
+    import gradio as gr
+
+    compute = Page(model, folder)
+
     def picture(label, name):
         buttons = ["download", "fullscreen"]
         return gr.Image(label=label, format="png", elem_id=name, interactive=False, buttons=buttons)
 
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
-    with gr.Blocks(title="Pet segmentation") as page:
+    with gr.Blocks(title="Pet segmentation", delete_cache=(KEPT, KEPT)) as page:
         gr.Markdown("# Pet segmentation\nDrop a photo, or pick an example below.")
-        state = gr.State()
+        state = gr.State(time_to_live=KEPT, delete_callback=compute.forget)
         with gr.Row():
             with gr.Column(scale=1):
                 upload = gr.File(label="Photo", type="filepath", elem_id="photo")
@@ -94,9 +119,9 @@ def build_page(model, folder):
                     cut = picture("Cut-out", "cutout")
                 file = gr.File(label="Download the cut-out (PNG, the photo's own size)", elem_id="download")
         shown = [drawn, mask, cut, file, said]
-        upload.change(open_and_predict, [upload, threshold, crop], [state, *shown])
-        threshold.release(show, [state, threshold, crop], shown)
-        crop.change(show, [state, threshold, crop], shown)
+        upload.change(compute.open, [upload, threshold, crop], [state, *shown])
+        threshold.release(compute.show, [state, threshold, crop], shown)
+        crop.change(compute.show, [state, threshold, crop], shown)
     return page, theme
 
 
@@ -106,7 +131,7 @@ def main():
     parser.add_argument(
         "--host", default="127.0.0.1", help="address to serve; 0.0.0.0 for the whole network; default %(default)s"
     )
-    parser.add_argument("--port", type=positive, default=7860, help="default %(default)s")
+    parser.add_argument("--port", type=port, default=7860, help="default %(default)s")
     add_runtime_flags(parser)
     args = parser.parse_args()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"

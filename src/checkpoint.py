@@ -51,12 +51,20 @@ def load(path, model_type=None):
         raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth")
     if model_type:
         return describe_weights(checkpoint, model_type, path)
-    if not {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"} <= set(checkpoint):
+    if not describes_itself(checkpoint, path):
         plain = all(isinstance(value, torch.Tensor) for value in checkpoint.values())
         hint = "; for a plain state_dict say which network it is of, by --model_type" if plain else ""
         raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth{hint}")
-    check_description(checkpoint, path)
     return checkpoint
+
+
+def describes_itself(checkpoint, path) -> bool:
+    """Whether what was read from `path` is one of our checkpoints. Raises UserError if its metadata is invalid."""
+    keys = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
+    if not (isinstance(checkpoint, dict) and keys <= set(checkpoint)):
+        return False
+    check_description(checkpoint, path)
+    return True
 
 
 def read(path):
@@ -76,15 +84,16 @@ def read(path):
         raise UserError(f"{path} is not a checkpoint, or is damaged ({type(error).__name__}); train it again") from None
 
 
-def describe_weights(weights, model_type, path):
-    """A state_dict -> a checkpoint with the defaults of train.py for what the weights do not tell."""
-    weights = unwrapped(weights)
+def describe_weights(weights, model_type, path, flag="--model_type"):
+    """A state_dict as a checkpoint with the defaults of train.py for what the weights do not tell.
+
+    flag: where the user named model_type. Raises UserError.
+    """
+    weights = unwrapped(weights) if isinstance(weights, dict) else {}
     try:
         options = options_of(model_type, weights)
     except ValueError:
-        raise UserError(
-            f"{path} does not fit --model_type {model_type}: {first_difference(weights, model_type)}"
-        ) from None
+        raise UserError(f"{path} does not fit {flag} {model_type}: {first_difference(weights, model_type)}") from None
     channels = options["in_channels"]
     return {
         "model": weights,

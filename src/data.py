@@ -1,4 +1,4 @@
-"""A dataset's name -> its pictures in batches.
+"""From a dataset's name to its pictures in batches.
 
 Batches come from the stock DataLoader; a dataset answers a whole list of indices in one call.
 """

@@ -12,98 +12,22 @@ every machine.
 
 import python_version  # noqa: F401, I001  # before what an older Python cannot read
 
-import json
 import time
 from dataclasses import replace
 from pathlib import Path
 
 from checkpoint import load
-from data import choose_dataset, eval_loader, load_split
-from files import write_table, write_whole
-from leakage import scores_apart, warning
-from models import MODELS
+from data import eval_loader, load_split
+from flags import add_data_flags, options_of_data
+from reports.table import write_files, describe, print_table, write_results
+from leakage import scores_apart
 from predictor import make_predictor
 from reports import protocols
-from runtime import add_runtime_flags, choose_runtime
+from runtime import choose_runtime
 from scoring import Tally, add_threshold_flag, describe_threshold, evaluate, resolve_threshold
-from splits import BORDERS, SPLITS, DataOptions, add_split_flags
+from splits import SPLITS
 from training.distributed import finish, first_alone, rank, start
-from utils import Parser, UserError, count, dice, jaccard, positive, run, scores, side, when_memory_runs_out
-
-
-def options_of_data(about: dict, args) -> DataOptions:
-    """The data a checkpoint is scored on: its own dataset and settings, unless the flags say otherwise.
-
-    about: the checkpoint's entries. Raises UserError.
-    """
-    dataset, path = choose_data(about, args.data_path)
-    return DataOptions(
-        dataset=dataset,
-        path=path,
-        image_size=args.image_size or about["image_size"],
-        in_channels=about["options"]["in_channels"],
-        border=args.border or about["border"],
-        limit=args.limit,
-        cache_dir=args.cache_dir,
-        **split_options(about, args, dataset, path),
-    )
-
-
-def choose_data(about: dict, data_path: Path | None) -> tuple[str, Path | None]:
-    """The name and the folder of the data: --data_path, else the checkpoint's own. Raises UserError."""
-    recorded = recorded_settings(about).get("data_path")
-    if data_path is None and about["dataset"] != "shapes" and isinstance(recorded, str) and Path(recorded).is_dir():
-        data_path = Path(recorded)
-    same = data_path is None or str(data_path) == recorded
-    return choose_dataset(about["dataset"] if same else None, data_path)
-
-
-def split_options(about: dict, args, dataset: str, path: Path | None) -> dict:
-    """Mask values, lists and fold: the flags', else those of the checkpoint's own run where they are of this data."""
-    recorded = recorded_settings(about)
-    same = dataset == about["dataset"] and (dataset != "folder" or str(path) == recorded.get("data_path"))
-    options: dict = {}
-    for name in (f"{split}_list" for split in SPLITS):
-        listing = recorded.get(name) if same else None
-        options[name] = getattr(args, name) or (Path(listing) if isinstance(listing, str) else None)
-    values = recorded.get("foreground") if dataset == about["dataset"] == "folder" else None
-    options["foreground"] = tuple(args.foreground or (map(str, values) if isinstance(values, list) else ()))
-    cut = recorded.get("fold") if same and not (options["train_list"] or options["valid_list"]) else None
-    options["fold"] = cut if isinstance(cut, str) else None
-    return options
-
-
-def recorded_settings(about: dict) -> dict:
-    """The flags of train.py that a checkpoint was made with; none where it has no record."""
-    settings = about.get("settings")
-    return settings if isinstance(settings, dict) else {}
-
-
-def add_data_flags(parser, batch_size=32, precision="float32"):
-    parser.add_argument("--model_type", choices=MODELS, help="the network's name, where --model is a plain state_dict")
-    parser.add_argument(
-        "--data_path",
-        type=Path,
-        help="folder of the pets, or one with images/ and masks/ of your own; default: the checkpoint's, else "
-        "dataset/oxford-iiit-pet",
-    )
-    parser.add_argument(
-        "--cache_dir", type=Path, help="where decoded pictures are kept; default: cache/ in --data_path"
-    )
-    parser.add_argument(
-        "--image_size", type=side, help="side of the network's input, in pixels; default: the checkpoint's"
-    )
-    parser.add_argument(
-        "--border", choices=BORDERS, help="what the trimap's border counts as; default: the checkpoint's"
-    )
-    parser.add_argument("--limit", type=positive, help="only the first so many pictures")
-    add_split_flags(parser.add_argument, "; default: the checkpoint's")
-    parser.add_argument(
-        "--batch_size", "-b", type=positive, default=batch_size, help="pictures at once; default %(default)s"
-    )
-    parser.add_argument("--tta", action="store_true", help="average each picture's prediction with its mirror image's")
-    parser.add_argument("--workers", type=count, default=0, help="processes that read data; default %(default)s")
-    add_runtime_flags(parser, precision)
+from utils import Parser, UserError, dice, jaccard, run, when_memory_runs_out
 
 
 def get_args_parser():
@@ -228,60 +152,6 @@ def print_provenance(path, checkpoint):
     )
     for split, values in checkpoint["scores"].items():
         print(f"  {split:8}  " + ", ".join(f"{name} {value:.4f}" for name, value in values.items()))
-
-
-def describe(predictor, args, counts):
-    """What was scored and how, and the scores: a row of the table without its model."""
-    empty = counts[:, 0] + counts[:, 2] == 0
-    return {
-        "split": args.split,
-        "pictures": len(counts),
-        "image_size": args.image_size or predictor.size,
-        "border": args.border or predictor.about["border"],
-        "dtype": predictor.runtime.precision,
-        "tta": predictor.tta,
-        "own_size": getattr(args, "own_size", False),
-        **scores(counts),
-        "empty_masks": int(empty.sum()),
-        "dice_without_empty": dice(counts[~empty]).mean().item(),
-    }
-
-
-def print_table(results):
-    first = results[0]
-    mirrored = ", with mirror images (--tta)" if first["tta"] else ""
-    own = ", at their own sizes (--own_size)" if first["own_size"] else ""
-    print(f"{first['split']} split, {first['pictures']:,} pictures, in {first['dtype']}{mirrored}{own}")
-    width = max(len(result["model"]) for result in results)
-    names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
-    print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))
-    for result in results:
-        line = f"{result['model']:{width}}  {result['image_size']:4}  {result['border']:10}"
-        print(line + "".join(f"  {result[name]:11.4f}" for name in names))
-    for result in results:
-        if warning(result):
-            print(f"{result['model']}  {warning(result)}")
-        if result["empty_masks"]:
-            without = f"{result['dice_without_empty']:.4f}"
-            print(f"{result['model']}  Dice {without} without its {result['empty_masks']} empty masks")
-        if result.get("scored_at", 0.5) != 0.5:
-            print(f"{result['model']}  scored at threshold {describe_threshold(result['scored_at'], result)}")
-        elif "threshold" in result:
-            found = f"{result['dice_at_threshold']:.4f}"
-            print(f"{result['model']}  Dice {found} at its threshold, {result['threshold']:.2f}, chosen on valid")
-
-
-def write_results(results, pictures, output):
-    write_files(results, ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"], pictures, output)
-
-
-def write_files(records, header, rows, output):
-    """Write records to OUTPUT.json and a table to OUTPUT.csv. Raises UserError where they cannot be written."""
-    output.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(records, indent=2) + "\n"
-    write_whole(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
-    write_table(output.with_name(output.name + ".csv"), header, rows)
-    print(f"wrote {output}.json and {output}.csv")
 
 
 if __name__ == "__main__":

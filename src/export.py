@@ -31,7 +31,7 @@ TOLERANCE = {**dict.fromkeys(FORMATS, 1e-4), "half": 2e-2}  # of probability
 
 
 class Exported(nn.Module):
-    """Pictures in [0, 1] -> probability of foreground: a network with its scaling and its sigmoid."""
+    """From pictures in [0, 1] to probability of foreground: a network with its scaling and its sigmoid."""
 
     def __init__(self, network, mean, std):
         super().__init__()
@@ -107,7 +107,7 @@ READERS = {"onnx": read_onnx, "torchscript": read_torchscript, "pt2": read_pt2, 
 
 @torch.no_grad()
 def export(checkpoint, path, kind, source="the checkpoint"):
-    """Write `kind` of a checkpoint to `path`. -> the largest difference found, or None where nothing could run it.
+    """Write `kind` of a checkpoint to `path`. Returns the largest difference found, or None where nothing could run it.
 
     Raises UserError, and writes nothing, where the difference is above the tolerance.
     """

@@ -24,7 +24,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from data import eval_loader, load_split
-from evaluate import add_data_flags, describe, options_of_data, print_table
+from flags import add_data_flags, options_of_data
+from reports.table import describe, print_table
 from files import make_folder
 from photos.budget import ends_in_time
 from photos.inputs import choose_names, find_pictures, name_outputs
@@ -42,9 +43,9 @@ from photos.outputs import (
 from photos.pictures import PictureError, read_picture
 from photos.pieces import SPECK
 from photos.pipeline import Job, Outcome, Pipeline, Task
-from photos.prediction import open_photo, predict, probability_at_own_size
+from photos.prediction import load_model, open_photo, predict, probability_at_own_size
 from photos.tables import RUNS_HEADER, former_rows, write, write_tables
-from predictor import Predictor, load_predictor, predictions
+from predictor import load_predictor, predictions
 from reports.plots import panel_rows, plot_panels
 from runtime import choose_runtime
 from scoring import Tally
@@ -53,11 +54,6 @@ from training.distributed import all_of, finish, first_alone, on_first, rank, st
 from utils import Parser, UserError, dice, foreground, run, side, threshold, to_size, when_memory_runs_out
 
 __all__ = ["load_model", "open_photo", "predict"]  # for notebooks, and the commands
-
-
-def load_model(path, device="auto", precision="auto", model_type=None) -> Predictor:
-    """Open a checkpoint of train.py, or a state_dict of the network `model_type`, for `predict`. Raises UserError."""
-    return load_predictor(path, choose_runtime(device, precision), model_type)
 
 
 # ------------------------------------------------------------------------------------ a split
@@ -189,7 +185,7 @@ def at_threshold(args):
 
 
 def predict_pipe(model, args):
-    """A picture on standard input -> the one kind of output on standard output."""
+    """Turn a picture on standard input into the one kind of output on standard output."""
     try:
         photo = read_picture(io.BytesIO(sys.stdin.buffer.read()), keep_alpha=True)
     except PictureError as error:

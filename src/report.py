@@ -17,7 +17,7 @@ import numpy as np
 
 from checkpoint import load
 from data import eval_loader, load_split
-from evaluate import add_data_flags, options_of_data
+from flags import add_data_flags, options_of_data
 from files import make_folder
 from predictor import make_predictor
 from reports import page as sections

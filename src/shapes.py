@@ -19,7 +19,7 @@ def draw(rng, height, width, count=12, sigma=20, grey=False, squares=False):
 
     sigma: standard deviation of the noise, in grey levels. Radii (5 to 50 pixels) and the distance of
     centres from the edge are those of a 128-pixel picture, and scale with it.
-    -> picture uint8 (H, W) if grey else (H, W, 3), mask uint8 (H, W): 0 background, 1 discs and, with
+    Returns picture uint8 (H, W) if grey else (H, W, 3), mask uint8 (H, W): 0 background, 1 discs and, with
     `squares`, 2 for count // 2 squares, the harder form.
     """
     scale = min(height, width) / 128
@@ -44,7 +44,7 @@ def draw(rng, height, width, count=12, sigma=20, grey=False, squares=False):
 
 
 def color(level):
-    """A grey level in [1, 255) -> an RGB color: its place on a turn around the color wheel, never black."""
+    """A grey level in [1, 255) to an RGB color: its place on a turn around the color wheel, never black."""
     angle = 2 * np.pi * (level / 255 + np.array([0, 1 / 3, 2 / 3]))
     return 150 + 105 * np.cos(angle)
 

@@ -3,6 +3,7 @@
     python src/train.py --model unet                                  # the pets if they are in dataset/, else shapes
     python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet --name first
     python src/train.py --data_path DIR                               # DIR/images and DIR/masks of your own
+    python src/train.py --weights saved_models/unet_pets.pth --data_path DIR     # fine-tune a trained network
     python src/train.py --resume saved_models/first.last.pth          # continue exactly where it stopped
 
 Several processes, each with its share of every batch (the README has several machines, and Slurm):
@@ -10,7 +11,8 @@ Several processes, each with its share of every batch (the README has several ma
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
 Written into --save_dir: NAME.pth (best weights, for evaluate.py and inference.py), NAME.last.pth (for
---resume), NAME.csv (history), NAME.curve.png and NAME.panels.png, each renewed every epoch. "Best" is the highest
+--resume), NAME.csv (history), NAME.curve.png and NAME.panels.png, each renewed every epoch; and NAME.batch.png,
+augmented training pictures with their masks, before the first step and when the pictures grow. "Best" is the highest
 valid Dice among the epochs at the largest picture size that the run has reached.
 """
 
@@ -26,12 +28,12 @@ import torch
 from augment import AUGMENTS, augment, draw, to_float
 from checkpoint import load_encoder, provenance
 from data import TrainingData, eval_loader, train_loader
-from losses import LOSSES
 from models import build_model
 from runtime import choose_runtime, seed_everything
 from scoring import Tally, best_threshold, evaluate
 from training.averaging import refresh_statistics
 from training.distributed import finish, no_sync, on_first, rank, share, start, world_size
+from training.finetune import load_weights
 from training.progress import Monitor
 from training.saving import check_room, reserve
 from training.schedule import sizes
@@ -40,34 +42,39 @@ from training.state import State
 from utils import UserError, confusion, foreground, run, scores, when_memory_runs_out
 
 RECENT = 16  # steps whose images give batch norm its statistics after an epoch
-MEAN_STD = {"fixed": (0.5, 0.5), "unit": (0.0, 1.0)}
+SHOWN = 16  # augmented training pictures in NAME.batch.png
+MEAN_STD = {
+    "fixed": ([0.5] * 3, [0.5] * 3),
+    "unit": ([0.0] * 3, [1.0] * 3),
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # that torchvision's networks are trained with
+}
 
 
 def main(argv=None, on_step=None):
     """Run the command line; on_step(state) is called after each optimizer step. Returns the exit status."""
-    settings, last = parse_args(__doc__, argv)
+    settings, checkpoint = parse_args(__doc__, argv)
     runtime = choose_runtime(settings.device, settings.precision)
     start(runtime.device)
     seed_everything(settings.seed, settings.deterministic)
-    model = build(settings)
+    model = build(settings, checkpoint)
     files = reserve(settings.save_dir, settings.name, settings.model, settings.resume)
     try:
         check_room(settings.save_dir, model)
         print(opening(settings, model, runtime), flush=True)
         data = TrainingData(data_options(settings))
         check_batch_size(settings, data)
-        check_smallest_part(settings)
-        scaling = mean_and_std(settings, data.train)
+        scaling = mean_and_std(settings, data.train, checkpoint)
         runtime = runtime.suited_to(model)
         state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
         print(*data.describe(), plan(state, data), sep="\n", flush=True)
-        if last:
-            resume(state, last, files)
+        if settings.resume:
+            resume(state, checkpoint, files)
             if state.finished:
                 print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
                 return 0
         files.about = {**about(settings, scaling, runtime), "trained_on": data.hashes()}
         with when_memory_runs_out(advice(settings)):
+            check_smallest_part(settings)
             return fit(state, data, files, on_step)
     finally:
         files.release()
@@ -91,19 +98,21 @@ def fit(state, data, files, on_step=None):
                 train_set, data.indices, settings.batch_size, settings.seed, steps, settings.workers, device
             )
             batches = iter(loader)
+            files.draw_batch(*next_pictures(state, train_set, data.indices))
         if not train_one_epoch(state, batches, monitor, on_step):
             break
         refresh_statistics(state.weights, recent_images(state, train_set, data.indices), state.runtime)
         loader = eval_loader(valid_set, settings.batch_size, settings.workers, device)
-        tally = Tally(valid_set, criterion=LOSSES[settings.loss])
+        tally = Tally(valid_set, criterion=state.criterion)
         evaluate(state.predictor(), loader, tally, f"valid {len(state.history) + 1}/{settings.epochs}")
-        state.end_epoch(scores(tally.at(0.5)), best_threshold(tally.counts()), tally.loss())
+        counts = tally.at(0.5)
+        state.end_epoch(scores(counts), best_threshold(tally.counts()), tally.loss())
         if state.is_best():
             files.save_best(state)
         files.save_last(state)
         files.write_history(state.history)
         files.draw_panels(state, valid_set)
-        monitor.report_epoch()
+        monitor.report_epoch(counts)
     return monitor.report_end()
 
 
@@ -133,7 +142,7 @@ def train_step(state, batch):
         with nullcontext() if part + 1 == settings.accumulate else no_sync(state.forward):
             with state.runtime.autocast():
                 logits = state.forward(image)
-            loss = LOSSES[settings.loss](logits, mask)
+            loss = state.criterion(logits, mask)
             weight = len(mask) * world_size() / settings.batch_size  # DDP averages gradients; reweight by this share
             state.scaler.scale(loss * weight).backward()
         state.count(loss, confusion(foreground(logits.detach()) >= 0, mask))
@@ -159,11 +168,24 @@ def draws_of(state, step):
 
 def recent_images(state, dataset, indices):
     """The training images of the last RECENT steps, again."""
-    settings = state.settings
     steps = range(max(0, state.step - RECENT), state.step)
-    loader = train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=state.runtime.device)
+    return (image for image, _ in pictures_of(state, dataset, indices, steps))
+
+
+def next_pictures(state, dataset, indices):
+    """The next SHOWN training pictures, on the CPU: images (N, C, H, W) of about 0 to 1, masks (N, 1, H, W)."""
+    steps = range(state.step, state.step + math.ceil(SHOWN * world_size() / state.settings.batch_size))
+    images, masks = zip(*pictures_of(state, dataset, indices, steps), strict=True)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in state.scaling)
+    return torch.cat(images)[:SHOWN].cpu() * std + mean, torch.cat(masks)[:SHOWN].cpu()
+
+
+def pictures_of(state, dataset, indices, steps):
+    """Yield the augmented images and masks of each of a range of steps, as this rank trains on them."""
+    settings, device = state.settings, state.runtime.device
+    loader = train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=device)
     for step, batch in zip(steps, loader, strict=True):
-        yield augmented(state, batch, draws_of(state, step), slice(None))[0]
+        yield augmented(state, batch, draws_of(state, step), slice(None))
 
 
 def seed_of(*numbers):
@@ -174,14 +196,16 @@ def seed_of(*numbers):
 # ---------------------------------------------------------------------------------- preparation
 
 
-def build(settings):
-    """The network of the flags, before any training."""
+def build(settings, checkpoint=None):
+    """The network of the flags, with the weights of --encoder_weights or --weights, whose checkpoint is given."""
     try:
         model = build_model(settings.model, **network_options(settings))
     except ValueError as error:
         raise UserError(f"--model {settings.model}: {error}") from None
-    if settings.encoder_weights:
+    if settings.encoder_weights and not settings.resume:
         load_encoder(model, settings.encoder_weights)
+    if settings.weights and not settings.resume:
+        load_weights(model, checkpoint, settings.weights)
     return model
 
 
@@ -228,10 +252,15 @@ def check_smallest_part(settings):
             ) from None
 
 
-def mean_and_std(settings, dataset):
-    """What pixels in [0, 1] are scaled by: two lists, a number per channel."""
+def mean_and_std(settings, dataset, checkpoint=None):
+    """What pixels in [0, 1] are scaled by: two lists, a number per channel.
+
+    checkpoint: of --weights, or of the run to resume.
+    """
+    if settings.mean_std == "weights":
+        return checkpoint["mean"], checkpoint["std"]
     if settings.mean_std != "train":
-        return tuple([value] * settings.in_channels for value in MEAN_STD[settings.mean_std])
+        return tuple(values[: settings.in_channels] for values in MEAN_STD[settings.mean_std])
     total, squares, count = 0, 0, 0
     for first in range(0, len(dataset), 64):
         pixels = dataset[list(range(first, min(first + 64, len(dataset))))]["image"].double() / 255

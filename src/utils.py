@@ -16,12 +16,12 @@ LARGEST_SIDE = 2**14  # of the network's input, in pixels
 
 
 def foreground(logits):
-    """Logits (N, C, H, W) -> the foreground's (N, 1, H, W)."""
+    """Logits (N, C, H, W) to the foreground's (N, 1, H, W)."""
     return logits[:, -1:]
 
 
 def to_size(probability, size):
-    """Probability (h, w) -> (H, W), bilinearly; size is (width, height)."""
+    """Probability (h, w) to (H, W), bilinearly; size is (width, height)."""
     if probability.shape == size[::-1]:
         return probability
     return F.interpolate(probability[None, None], size=size[::-1], mode="bilinear", align_corners=False)[0, 0]
@@ -30,7 +30,7 @@ def to_size(probability, size):
 def confusion(prediction, mask):
     """Count pixels per picture. prediction (N, 1, H, W) bool, mask (N, 1, H, W) of 0, 1, 255.
 
-    -> int64 (N, 4): true positives, false positives, false negatives, true negatives. 255 counts nowhere.
+    Returns int64 (N, 4): true positives, false positives, false negatives, true negatives. 255 counts nowhere.
     """
     truth, false = mask == 1, mask == 0
     pairs = (prediction & truth, prediction & false, ~prediction & truth, ~prediction & false)
@@ -44,7 +44,7 @@ def ratio(part, whole):
 
 
 def dice(counts, smooth=0.0):
-    """Counts (N, 4) -> Dice (N,), 2|A and B| / (|A| + |B|); 1 where both are empty.
+    """Counts (N, 4) to Dice (N,), 2|A and B| / (|A| + |B|); 1 where both are empty.
 
     With the same `smooth`, Jaccard = Dice / (2 - Dice).
     """
@@ -53,13 +53,13 @@ def dice(counts, smooth=0.0):
 
 
 def jaccard(counts, smooth=0.0):
-    """Counts (N, 4) -> Jaccard (N,), |A and B| / |A or B|; 1 where both are empty."""
+    """Counts (N, 4) to Jaccard (N,), |A and B| / |A or B|; 1 where both are empty."""
     tp, fp, fn, _ = counts.double().unbind(1)
     return ratio(tp + smooth, tp + fp + fn + smooth)
 
 
 def scores(counts):
-    """Counts (N, 4) of a split -> dict of its scores, each the mean over pictures, and the pooled Dice."""
+    """Counts (N, 4) of a split to dict of its scores, each the mean over pictures, and the pooled Dice."""
     tp, fp, fn, tn = counts.unbind(1)
     per_picture = {
         "dice": dice(counts),
@@ -109,6 +109,9 @@ positive = number(int, lambda n: n >= 1, "a whole number of at least 1")
 count = number(int, lambda n: n >= 0, "a whole number of at least 0")
 rate = number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
 fraction = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
+port = number(int, lambda n: 1 <= n < 2**16, "a whole number from 1 to 65,535")
+workers = number(int, lambda n: 0 <= n <= 1024, "a whole number from 0 to 1,024")
 side = number(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 
 

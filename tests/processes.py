@@ -17,9 +17,9 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference"])
 
 
-def launch(name, *arguments, cwd, slow_disk=0.0, **environment):
+def launch(name, *arguments, cwd, slow_disk=0.0, group=False, **environment):
     """Start `python src/NAME.py ARGUMENTS` in the folder cwd; what it says goes to cwd/NAME.log. -> the process."""
-    process = FORKS.Process(target=enter, args=(name, [*map(str, arguments)], str(cwd), slow_disk, environment))
+    process = FORKS.Process(target=enter, args=(name, [*map(str, arguments)], str(cwd), slow_disk, environment, group))
     process.start()
     return process
 
@@ -40,7 +40,9 @@ def finish(*processes, expect=0, log=None, seconds=240):
         assert process.exitcode == expect, (process.exitcode, Path(log).read_text() if log else "")
 
 
-def enter(name, arguments, cwd, slow_disk, environment):
+def enter(name, arguments, cwd, slow_disk, environment, group):
+    if group:
+        os.setpgid(0, 0)
     os.chdir(cwd)
     os.environ.update(environment)
     log = "second.log" if environment.get("RANK") == "1" else f"{name}.log"

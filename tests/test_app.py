@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 from conftest import ROOT, make_checkpoint
@@ -72,3 +73,19 @@ def test_a_person_drops_a_photo_moves_the_threshold_and_downloads(address, tmp_p
         playwright.expect(said).to_contain_text("256×192 pixels", timeout=30_000)
         browser.close()
         assert not [url for url in foreign if not url.startswith(("data:", "blob:"))], foreign
+
+
+def test_two_hundred_moves_of_the_slider_leave_one_file_and_a_small_state(tmp_path):
+    import app
+    from photos.prediction import load_model
+
+    make_checkpoint(tmp_path / "a.pth")
+    Image.effect_noise((640, 480), 90).convert("RGB").save(tmp_path / "cat.jpg")
+    page = app.Page(load_model(tmp_path / "a.pth"), tmp_path)
+    state, *shown = page.open(str(tmp_path / "cat.jpg"), 0.5, False)
+    for move in range(200):
+        shown = page.show(state, 0.4 + move / 1000, True)
+    assert [path.name for path in tmp_path.glob("*/*")] == ["cat_cutout.png"] and Path(shown[3]).exists()
+    assert state[1].nbytes <= 4 * 32 * 32  # the probability at the network's size, whatever the photo's
+    page.forget(state)
+    assert not list(tmp_path.glob("*/*"))

@@ -24,7 +24,8 @@ def test_two_runs_that_start_together_take_two_names(tmp_path):
 
 
 def hold(path, ready, leave):
-    assert FileLock(path).take()
+    lock = FileLock(path)
+    assert lock.take()
     ready.set()
     leave.wait(60)
 

@@ -33,3 +33,17 @@ def test_example_rows_are_the_best_the_median_and_the_worst(tmp_path):
     pairs = [(note, dataset.names[index]) for note, indices in expected.items() for index in indices]
     assert [(row["note"], row["name"]) for row in rows] == pairs
     assert rows[0]["probability"].shape == rows[0]["mask"].shape == (32, 32)
+
+
+def test_a_batch_is_drawn_as_trained_on_with_its_masks_over_it(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    masks = torch.zeros(5, 1, 8, 8, dtype=torch.uint8)
+    masks[0, 0, :4], masks[0, 0, 4:6] = 1, 255
+    plots.plot_batch(torch.full((5, 1, 8, 8), 0.5), masks, "a", tmp_path / "a.png")
+    [figure] = figures
+    assert len(figure.axes) == 8 and [len(axis.images) for axis in figure.axes] == [3] * 5 + [0] * 3
+    picture, foreground, ignored = (image.get_array() for image in figure.axes[0].images)
+    assert (picture == 0.5).all() and picture.shape == (8, 8, 3)
+    assert (foreground[:4, :, 3] > 0).all() and (foreground[4:, :, 3] == 0).all()
+    assert (ignored[4:6, :, 3] > 0).all() and (ignored[:4, :, 3] == 0).all() and (ignored[6:, :, 3] == 0).all()

@@ -104,7 +104,7 @@ def test_a_copy_continues_elsewhere_and_leaves_the_first_as_it_was(tmp_path):
     script("train", *flags, cwd=tmp_path)
     assert before == {path: path.read_bytes() for path in (tmp_path / "saved_models").iterdir()}
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {
-        f"b{ending}" for ending in (".pth", ".last.pth", ".csv", ".curve.png", ".panels.png")
+        f"b{ending}" for ending in (".pth", ".last.pth", ".csv", ".curve.png", ".panels.png", ".batch.png")
     }
     done = script("train", *flags, cwd=tmp_path, expect=2)
     assert "elsewhere/b.pth exists already" in error_of(done)

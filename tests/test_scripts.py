@@ -37,7 +37,7 @@ def test_training_says_what_it_does_and_keeps_the_best(trained):
     assert "unet" in out and "on cpu" in out and "dataset/oxford-iiit-pet" in out
     assert "18 pictures to train, 2 to validate" in out and out.count("valid loss") == 5
     files = {path.name for path in (folder / "saved_models").iterdir()}
-    assert files == {"unet.pth", "unet.last.pth", "unet.csv", "unet.curve.png", "unet.panels.png"}
+    assert files == {"unet.pth", "unet.last.pth", "unet.csv", "unet.curve.png", "unet.panels.png", "unet.batch.png"}
     history = read_history(folder / "saved_models" / "unet.csv")
     best = max(history, key=lambda row: float(row["valid_dice"]))
     checkpoint = torch.load(folder / "saved_models" / "unet.pth", weights_only=True)
@@ -46,7 +46,7 @@ def test_training_says_what_it_does_and_keeps_the_best(trained):
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
     for key in ("options", "image_size", "mean", "std", "border", "dataset", "command", "versions", "git"):
         assert key in checkpoint
-    for name in ("unet.curve.png", "unet.panels.png"):
+    for name in ("unet.curve.png", "unet.panels.png", "unet.batch.png"):
         assert Image.open(folder / "saved_models" / name).size[0] > 500
 
 
@@ -147,8 +147,7 @@ UNSTEADY = (*SHAPES, *TINY, "--norm", "none", "--optimizer", "sgd", "--schedule"
 def test_a_loss_that_explodes_stops_the_run_and_keeps_the_best(tmp_path):
     script("train", *UNSTEADY, "-lr", 1e-4, "--name", "a", "--epochs", 1, cwd=tmp_path)
     kept = torch.load(tmp_path / "saved_models/a.last.pth", weights_only=True)
-    kept["training"]["optimizer"]["param_groups"][0]["lr"] = 30.0
-    kept["training"]["schedule"]["base_lrs"] = [30.0]
+    kept["settings"]["learning_rate"] = 30.0
     torch.save(kept, tmp_path / "saved_models/a.last.pth")
     before = (tmp_path / "saved_models/a.pth").read_bytes()
     done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 9, cwd=tmp_path, expect=2)

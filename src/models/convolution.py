@@ -9,7 +9,7 @@ import numpy as np
 
 
 def conv2d(x, w):
-    """x (c_in, h, w), w (c_out, c_in, k, k), k odd -> (c_out, h, w); stride 1, zero padding k // 2.
+    """x (c_in, h, w), w (c_out, c_in, k, k), k odd, to (c_out, h, w); stride 1, zero padding k // 2.
 
     Equal to torch.nn.functional.conv2d(x, w, padding=k // 2).
     """
@@ -20,7 +20,7 @@ def conv2d(x, w):
 
 
 def deconv2d(x, w):
-    """x (c_in, h, w), w (c_out, c_in, k, k), k odd -> (c_out, 2h - 1, 2w - 1): a transposed convolution of stride 2.
+    """x (c_in, h, w), w (c_out, c_in, k, k), k odd, to (c_out, 2h - 1, 2w - 1): a transposed convolution of stride 2.
 
     Zeros go between and around the pixels, (2h + 1, 2w + 1); a convolution follows, and one pixel off
     every side. For k = 3 equal to conv_transpose2d(x, turned, stride=2, padding=1), where turned is w

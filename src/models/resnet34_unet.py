@@ -23,7 +23,7 @@ def conv_bn(in_channels, out_channels):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (figure 5, left): (N, C, H, W) -> (N, channels, H/s, W/s)."""
+    """Two 3x3 convolutions and a shortcut (figure 5, left): (N, C, H, W) to (N, channels, H/s, W/s)."""
 
     def __init__(self, in_channels, channels, stride=1):
         super().__init__()
@@ -45,7 +45,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet34Encoder(nn.Module):
-    """Images (N, in_channels, H, W) -> features of 64, 64, 128, 256, 512 channels at 1/2 ... 1/32 of the size."""
+    """Images (N, in_channels, H, W) to features of 64, 64, 128, 256, 512 channels at 1/2 ... 1/32 of the size."""
 
     channels = (64, 64, 128, 256, 512)
 
@@ -103,13 +103,13 @@ class DecoderBlock(nn.Module):
             )
 
     def forward(self, x, skip, size):
-        """x (N, C, h, w), skip (N, S, H, W) or None, size (H, W) -> (N, out_channels, H, W)."""
+        """x (N, C, h, w), skip (N, S, H, W) or None, size (H, W), to (N, out_channels, H, W)."""
         x = crop(self.up(x), size)
         return self.conv(x if skip is None else torch.cat([x, skip], dim=1))
 
 
 class ResNet34UNet(nn.Module):
-    """Images (N, in_channels, H, W) -> logits (N, out_channels, H, W).
+    """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
     decoder: how the five features are brought back to full size.
         "nearest": five blocks (R4), the last without a skip connection.

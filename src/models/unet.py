@@ -12,7 +12,7 @@ MOST_CHANNELS = 2**15
 
 
 class DoubleConv(nn.Sequential):
-    """(3x3 convolution, norm, ReLU) twice: (N, in_channels, H, W) -> (N, out_channels, H, W)."""
+    """(3x3 convolution, norm, ReLU) twice: (N, in_channels, H, W) to (N, out_channels, H, W)."""
 
     def __init__(self, in_channels, out_channels, norm="batch"):
         layers = []
@@ -25,7 +25,7 @@ class DoubleConv(nn.Sequential):
 
 
 class Down(nn.Module):
-    """Halve the size, rounding up, and double the channels: (N, C, H, W) -> (N, 2C, H/2, W/2)."""
+    """Halve the size, rounding up, and double the channels: (N, C, H, W) to (N, 2C, H/2, W/2)."""
 
     def __init__(self, channels, norm):
         super().__init__()
@@ -46,13 +46,13 @@ class Up(nn.Module):
         self.conv = DoubleConv(2 * channels if skip == "concat" else channels, channels, norm)
 
     def forward(self, x, skip):
-        """x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise -> (N, C, H, W)."""
+        """x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise, to (N, C, H, W)."""
         x = crop(self.up(x), skip.shape[-2:])
         return self.conv(torch.cat([skip, x], dim=1) if self.skip == "concat" else skip + x)
 
 
 class UNet(nn.Module):
-    """Images (N, in_channels, H, W) -> logits (N, out_channels, H, W).
+    """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
     width: channels of the first level, doubled at each of `depth` poolings.
     norm: "batch", or "none" as in the paper.
@@ -88,7 +88,7 @@ class UNet(nn.Module):
 
 
 def crop(x, size):
-    """(N, C, h, w) -> its first H rows and W columns; size is (H, W)."""
+    """(N, C, h, w) to its first H rows and W columns; size is (H, W)."""
     if torch.compiler.is_exporting():  # a slice would fix which sizes are odd to those of the example
         rows, columns = (torch.arange(length, device=x.device) for length in size)
         return x.index_select(2, rows).index_select(3, columns)

@@ -1,4 +1,4 @@
-"""What a person names on the command line -> picture files, and where their outputs go."""
+"""From what a person names on the command line to picture files, and where their outputs go."""
 
 import glob
 import os
@@ -106,9 +106,9 @@ def walk(folder, place, recursive, above, outputs, found):
 
 
 def name_outputs(sources, folders, endings) -> list[dict[str, Path]]:
-    """For each source a dict of kind -> file, no two alike and none of them an input.
+    """For each source a dict of kind to file, no two alike and none of them an input.
 
-    folders: kind -> folder; endings: kind -> suffix. A picture's outputs have its own name, a.png for a.jpg; where
+    folders: kind to folder; endings: kind to suffix. A picture's outputs have its own name, a.png for a.jpg; where
     another picture has taken that, a.jpg.png, then a.jpg-2.png. `beside` gives the name of a second file, a.jpg.png
     for the overlay a.jpg, which is kept free too.
     """

@@ -1,4 +1,4 @@
-"""A photo and its probability of foreground -> alpha and foreground colours at the photo's own size.
+"""From a photo and its probability of foreground to alpha and foreground colours at the photo's own size.
 
 The network sees 256x256 pixels and learned from trimaps whose border band counts as pet, so its mask is smooth and
 too wide. Here the edge is found again in the photo, within a band around the place where it must be:
@@ -21,9 +21,9 @@ import math
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 
+from photos.filters import PAIRS, distance, enlarge, enlarge_part, grow, guided_filter, reduce, smooth, solve3
 from photos.pieces import attached, drop_specks, fill_holes
 
 METHODS = ("guided", "closed_form")
@@ -36,8 +36,6 @@ TILE = 32  # side of a tile that is enlarged at once, in pixels of the reduced p
 BORDER = 0.0425
 EDGE = 0.5  # the pet's edge, in borders inside the mask's
 REACH = 1.0  # half the band's width in borders: where borders are wide, or the network is off by half a border
-
-PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # the distinct entries of a symmetric 3x3 matrix
 
 
 def matte(photo, probability, threshold=0.5, method="guided", keep=drop_specks, tile=TILE):
@@ -101,12 +99,12 @@ def compose(alpha, foreground, background):
 
 
 def to_bytes(alpha):
-    """float (H, W) in [0, 1] -> uint8 (H, W) in [0, 255]."""
+    """float (H, W) in [0, 1] to uint8 (H, W) in [0, 255]."""
     return alpha.mul(255).round_().to(torch.uint8)
 
 
 def to_planes(photo, window):
-    """PIL picture and slices of rows and columns -> float32 (3, h, w) in [0, 1]."""
+    """PIL picture and slices of rows and columns to float32 (3, h, w) in [0, 1]."""
     return torch.from_numpy(np.array(photo)[window]).permute(2, 0, 1).float().div_(255)
 
 
@@ -114,12 +112,12 @@ def to_planes(photo, window):
 
 
 def border_width(mask):
-    """bool (H, W) -> the width that the trimap's border would have around such a pet, in pixels."""
+    """The width, in pixels, that the trimap's border would have around a pet of this mask, bool (H, W)."""
     return max(2.0, BORDER * (mask.sum().item() ** 0.5 * max(mask.shape)) ** 0.5)
 
 
 def depth_in_mask(mask, border):
-    """bool (H, W) -> signed distance to the mask's edge in pixels, float32 (H, W).
+    """Bool (H, W) to signed distance to the mask's edge in pixels, float32 (H, W).
 
     Positive inside, negative outside, and within two borders of the edge; where nothing is nearer, two borders.
     """
@@ -127,26 +125,8 @@ def depth_in_mask(mask, border):
     return distance(~mask, limit) - distance(mask, limit)
 
 
-def distance(mask, limit):
-    """bool (H, W) -> Euclidean distance to the nearest True minus half a pixel, float32 (H, W); 0 there, at most limit.
-
-    Columns first, then rows, as in Felzenszwalb and Huttenlocher, "Distance Transforms of Sampled Functions", 2012.
-    """
-    height, width = mask.shape
-    rows = torch.arange(height, dtype=torch.float32)[:, None].expand(height, width)
-    above = torch.where(mask, rows, -2.0 * limit - 1).cummax(0).values
-    below = torch.where(mask, rows, height + 2.0 * limit).flip(0).cummin(0).values.flip(0)
-    column = torch.minimum(rows - above, below - rows).clamp_(max=limit + 1).square_()
-    nearest = column.clone()
-    for step in range(1, min(limit, width - 1) + 1):
-        cost = column + step * step
-        torch.minimum(nearest[:, step:], cost[:, :-step], out=nearest[:, step:])
-        torch.minimum(nearest[:, :-step], cost[:, step:], out=nearest[:, :-step])
-    return nearest.sqrt_().sub_(0.5).clamp_(0, limit)
-
-
 def find_band(depth, border):
-    """-> alpha by depth alone, float32 (H, W): 0, 1 and a ramp across the band; and the band, bool (H, W)."""
+    """Alpha by depth alone, float32 (H, W): 0, 1 and a ramp across the band; and the band, bool (H, W)."""
     inside = depth / border - EDGE
     return (inside / (2 * REACH) + 0.5).clamp(0, 1), inside.abs() < REACH
 
@@ -155,7 +135,7 @@ def find_band(depth, border):
 
 
 def solve_guided(image, known, band, depth, border):
-    """-> alpha float32 (H, W) from the colours on both sides.
+    """Alpha, float32 (H, W) from the colours on both sides.
 
     Examples of pet and background are first what lies far from the edge; then, nearer, what the first alpha is sure of.
     """
@@ -200,33 +180,8 @@ def separate_colors(image, prior, doubt, pet, background, radius):
     return (trust[0] * color + doubt * prior) / (trust[0] + doubt)
 
 
-def solve3(matrix, right, ridge):
-    """Solve a symmetric 3x3 system per pixel. matrix (6, H, W) as in PAIRS, right (3, H, W) -> (3, H, W)."""
-    a, b, c, d, e, f = matrix
-    a, d, f = a + ridge, d + ridge, f + ridge
-    cofactors = (d * f - e * e, c * e - b * f, b * e - c * d, a * f - c * c, b * c - a * e, a * d - b * b)
-    determinant = a * cofactors[0] + b * cofactors[1] + c * cofactors[2]
-    p, q, r, s, t, u = (value / determinant for value in cofactors)
-    x, y, z = right
-    return torch.stack([p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z])
-
-
-def guided_filter(image, alpha, radius, eps=1e-4):
-    """Guided filter with a colour guide -> (4, H, W): alpha is the first three . colour + the fourth.
-
-    He et al. 2010, section 3.4: alpha's linear fit to the colours of a window, averaged over the windows of a pixel.
-    """
-    products = torch.stack([image[i] * image[j] for i, j in PAIRS])
-    means = box(torch.cat([image, alpha[None], image * alpha, products]), radius)
-    mean, level = means[:3], means[3]
-    covariance = means[7:] - torch.stack([mean[i] * mean[j] for i, j in PAIRS])
-    slope = solve3(covariance, means[4:7] - mean * level, eps)
-    offset = level - (slope * mean).sum(0)
-    return box(torch.cat([slope, offset[None]]), radius)
-
-
 def solve_closed_form(image, known, band):
-    """-> alpha float32 (H, W) by PyMatting."""
+    """Alpha, float32 (H, W) by PyMatting."""
     threads = torch.get_num_threads()
     from pymatting import estimate_alpha_cf
 
@@ -239,7 +194,7 @@ def solve_closed_form(image, known, band):
 
 
 def bounds(mask, margin=0):
-    """bool (H, W) with some True -> slices of the rows and columns that hold all True, and `margin` pixels more."""
+    """Of a mask, bool (H, W) with some True, the slices that hold all True, and `margin` pixels more on each side."""
     slices = []
     for dim in (0, 1):
         where = mask.any(1 - dim).nonzero()
@@ -251,7 +206,7 @@ def bounds(mask, margin=0):
 
 
 def blur_fusion(image, alpha, border):
-    """-> smooth estimates of foreground and background, (3, H, W) each: Forte 2021, section 3, twice, wide then narrow.
+    """Smooth estimates of foreground and background, (3, H, W) each: Forte 2021, section 3, twice, wide then narrow.
 
     `true_colors` adds what the photo itself says.
     """
@@ -298,57 +253,3 @@ def fill_band(alpha, pixels, fields, band, factor, tile):
             own = torch.where(inside, true_colors(image, part, near, far), image)
             alpha[there] = part
             pixels[there] = own.permute(1, 2, 0).mul_(255).round_().to(torch.uint8)
-
-
-# ------------------------------------------------------------------------------- sizes and means
-
-
-def enlarge(values, factor, size):
-    """(h, w) -> (H, W), bilinearly, by a whole factor; size is (width, height)."""
-    if factor == 1:
-        return values.clone()
-    large = F.interpolate(values[None, None], scale_factor=factor, mode="bilinear")[0, 0]
-    return large[: size[1], : size[0]].contiguous()
-
-
-def enlarge_part(fields, here, factor):
-    """(C, h, w) -> the part `here` (two slices), enlarged as the whole would be."""
-    if factor == 1:
-        return fields[:, here[0], here[1]]
-    starts = [max(0, part.start - 1) for part in here]
-    around = fields[:, starts[0] : here[0].stop + 1, starts[1] : here[1].stop + 1]
-    large = F.interpolate(around[None], scale_factor=factor, mode="bilinear")[0]
-    for dim, (part, start) in enumerate(zip(here, starts, strict=True), start=1):
-        large = large.narrow(dim, (part.start - start) * factor, (part.stop - part.start) * factor)
-    return large
-
-
-def reduce(values, step):
-    """(C, H, W) -> means of squares of step x step pixels."""
-    return F.avg_pool2d(values[None], step, ceil_mode=True, count_include_pad=False)[0] if step > 1 else values
-
-
-def grow(values, step, shape):
-    """The inverse of `reduce`, bilinearly, to shape (H, W)."""
-    if step == 1:
-        return values
-    return F.interpolate(values[None], scale_factor=step, mode="bilinear")[0][:, : shape[0], : shape[1]]
-
-
-def smooth(values, radius):
-    """(C, H, W) -> its mean around each pixel, twice, which is nearly Gaussian; nothing lies outside the picture."""
-    return box(box(values, max(1, round(radius * 0.7))), max(1, round(radius * 0.7)))
-
-
-def box(values, radius):
-    """(C, H, W) -> the mean over windows of 2 radius + 1 pixels, of what lies in the picture."""
-    for dim in (2, 1):
-        length = values.shape[dim]
-        total = values.clone()
-        for step in range(1, min(radius, length - 1) + 1):  # radii are small here, and sums stay exact
-            total.narrow(dim, step, length - step).add_(values.narrow(dim, 0, length - step))
-            total.narrow(dim, 0, length - step).add_(values.narrow(dim, step, length - step))
-        place = torch.arange(length)
-        count = (place + radius).clamp(max=length - 1) - (place - radius).clamp(min=0) + 1
-        values = total.div_(count.view(-1, 1) if dim == 1 else count)
-    return values

@@ -1,4 +1,4 @@
-"""A photo and its probability of foreground -> mask, overlay, cut-out, panel and rows of numbers.
+"""From a photo and its probability of foreground to mask, overlay, cut-out, panel and rows of numbers.
 
 photo is a PIL picture in mode RGB, or RGBA where it has transparency; probability a float32 tensor (H, W) of the
 photo's own size, on the CPU. Outputs are sRGB and have no metadata: no profile, no place, no camera.
@@ -209,17 +209,17 @@ def encode(picture, file, suffix=".png"):
 
 
 def foreground_share(mask):
-    """mask (PIL, mode L) -> the share of its pixels that are foreground."""
+    """The share of a mask's pixels (PIL, mode L) that are foreground."""
     return np.count_nonzero(np.asarray(mask)) / (mask.width * mask.height)
 
 
 def box(mask):
-    """mask (PIL, mode L) -> left, top, right, bottom of its foreground in pixels, or four zeros."""
+    """Of a mask (PIL, mode L) the left, top, right, bottom of its foreground in pixels, or four zeros."""
     return mask.getbbox() or (0, 0, 0, 0)
 
 
 def run_lengths(mask):
-    """mask (PIL, mode L) -> "start length start length ...": runs of foreground, column by column, counted from 1."""
+    """mask (PIL, mode L) to "start length start length ...": runs of foreground, column by column, counted from 1."""
     flat = np.asarray(mask).T.reshape(-1) > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]

@@ -1,4 +1,4 @@
-"""Picture files -> pictures, whatever the file turns out to hold."""
+"""From picture files to pictures, whatever the file turns out to hold."""
 
 import os
 import stat

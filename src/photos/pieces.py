@@ -28,7 +28,7 @@ class Runs:
 
 
 def find_pieces(mask):
-    """bool (H, W) -> its Runs."""
+    """bool (H, W) to its Runs."""
     row, start, end = runs_of(mask.numpy())
     root = join(len(row), *touching(row, start, end))
     roots, piece = np.unique(root, return_inverse=True)
@@ -40,7 +40,7 @@ def find_pieces(mask):
 
 
 def runs_of(mask):
-    """bool array (H, W) -> row, first column and the column after the last of each run of True."""
+    """bool array (H, W) to row, first column and the column after the last of each run of True."""
     height, width = mask.shape
     padded = np.zeros((height, width + 2), dtype=np.int8)
     padded[:, 1:-1] = mask
@@ -51,7 +51,7 @@ def runs_of(mask):
 
 
 def touching(row, start, end):
-    """-> two int64 arrays: the indices of runs in neighbouring rows that touch, corners included."""
+    """Two int64 arrays: the indices of runs in neighbouring rows that touch, corners included."""
     stride = int(end.max(initial=0)) + 2
     above = (row - 1) * stride
     first = np.searchsorted(row * stride + end, above + start)  # the first run above that ends at our start or later
@@ -63,7 +63,7 @@ def touching(row, start, end):
 
 
 def join(n, a, b):
-    """Connected components of n nodes with edges a[i] - b[i] -> for each node the least node of its component."""
+    """Connected components of n nodes with edges a[i] - b[i]: for each node the least node of its component."""
     parent = np.arange(n)
     while True:
         low, high = np.minimum(parent[a], parent[b]), np.maximum(parent[a], parent[b])
@@ -76,7 +76,7 @@ def join(n, a, b):
 
 
 def mask_of_runs(runs, chosen):
-    """Runs, and which pieces (bool array) -> bool (H, W)."""
+    """The mask, bool (H, W), of the chosen pieces (bool array)."""
     height, width = runs.shape
     kept = chosen[runs.piece]
     change = np.zeros((height, width + 1), dtype=np.int8)
@@ -86,19 +86,19 @@ def mask_of_runs(runs, chosen):
 
 
 def largest(mask):
-    """The largest piece. bool (H, W) -> bool (H, W)."""
+    """The largest piece. bool (H, W) to bool (H, W)."""
     runs = find_pieces(mask)
     return mask_of_runs(runs, np.arange(len(runs.areas)) == 0)
 
 
 def drop_specks(mask, share=SPECK):
-    """Drop the pieces smaller than `share` of the picture, but never the largest. bool (H, W) -> bool (H, W)."""
+    """Drop the pieces smaller than `share` of the picture, but never the largest. bool (H, W) to bool (H, W)."""
     runs = find_pieces(mask)
     return mask_of_runs(runs, is_animal(runs, share))
 
 
 def fill_holes(mask, pixels):
-    """Fill the holes of fewer than `pixels` pixels that do not touch the picture's edge. bool (H, W) -> bool (H, W)."""
+    """Fill the holes of fewer than `pixels` pixels that do not touch the picture's edge. bool (H, W) to bool (H, W)."""
     runs = find_pieces(~mask)
     height, width = runs.shape
     at_edge = (runs.row == 0) | (runs.row == height - 1) | (runs.start == 0) | (runs.end == width)
@@ -107,7 +107,7 @@ def fill_holes(mask, pixels):
 
 
 def attached(mask, core):
-    """The pieces of a mask that hold some of a core's pixels. Both bool (H, W) -> bool (H, W)."""
+    """The pieces of a mask that hold some of a core's pixels. Both bool (H, W) to bool (H, W)."""
     runs = find_pieces(mask)
     before = np.zeros((mask.shape[0], mask.shape[1] + 1), dtype=np.int32)
     np.cumsum(core.numpy(), axis=1, out=before[:, 1:])
@@ -116,7 +116,7 @@ def attached(mask, core):
 
 
 def boxes(mask, share=SPECK):
-    """-> (left, top, right, bottom) of each piece that `drop_specks` keeps, in pixels, the largest piece first."""
+    """(left, top, right, bottom) of each piece that `drop_specks` keeps, in pixels, the largest piece first."""
     runs = find_pieces(mask)
     found = []
     for piece in np.flatnonzero(is_animal(runs, share)):
@@ -127,6 +127,6 @@ def boxes(mask, share=SPECK):
 
 
 def is_animal(runs, share):
-    """-> bool array: which pieces are the largest or at least `share` of the picture."""
+    """Bool array: which pieces are the largest or at least `share` of the picture."""
     height, width = runs.shape
     return (runs.areas >= share * height * width) | (np.arange(len(runs.areas)) == 0)

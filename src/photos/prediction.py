@@ -1,4 +1,4 @@
-"""Any picture -> the probability of foreground at its own size, for the commands and for a notebook."""
+"""Any picture to the probability of foreground at its own size, for the commands and for a notebook."""
 
 import os
 from collections.abc import Sequence
@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from photos.pictures import develop, on_white, read_picture, resize
-from predictor import Predictor
+from predictor import Predictor, load_predictor
+from runtime import choose_runtime
 from utils import LARGEST_SIDE, to_size
 
 ACCEPTED = "a path, a PIL picture, an array of uint8 (H, W), (H, W, 3) or (H, W, 4), or a list of these"
@@ -112,3 +113,8 @@ def starts(length, tile):
     """Where tiles begin along a side: half a tile apart, the last one ending at the edge."""
     last = max(0, length - tile)
     return [*range(0, last, max(1, tile // 2)), last]
+
+
+def load_model(path, device="auto", precision="auto", model_type=None) -> Predictor:
+    """Open a checkpoint of train.py, or a state_dict of the network `model_type`, for `predict`. Raises UserError."""
+    return load_predictor(path, choose_runtime(device, precision), model_type)

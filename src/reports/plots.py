@@ -9,6 +9,8 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch.utils.data import Dataset
@@ -20,6 +22,7 @@ from training.schedule import of_largest_size
 from utils import confusion, dice, foreground
 
 TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
+FOREGROUND, IGNORED = "red", "blue"
 
 
 def save_figure(figure: Figure, path: Path):
@@ -78,6 +81,27 @@ def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers) -> list
     chosen = best_median_worst(dices)
     rows = panel_rows(predictor, dataset, [index for _, index in chosen])
     return [{**row, "note": f"{group}: "} for row, (group, _) in zip(rows, chosen, strict=True)]
+
+
+def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path):
+    """Training pictures as the network sees them, in rows of four, with their masks drawn over: foreground is red,
+    what is ignored is blue.
+
+    images: float (N, C, H, W) of about 0 to 1, masks: uint8 (N, 1, H, W) of 0, 1, 255; on the CPU.
+    """
+    count, size = len(images), max(images.shape[2:])
+    figure, axes = plt.subplots(-(-count // 4), 4, figsize=(9, 2.35 * -(-count // 4) + 0.5), layout="constrained")
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, mask in zip(axes.flat, images, masks, strict=False):
+        picture = image.clamp(0, 1).expand(3, *image.shape[1:]).permute(1, 2, 0).numpy()
+        axis.imshow(picture, interpolation="nearest" if size < 128 else "antialiased")
+        for value, color in ((1, FOREGROUND), (255, IGNORED)):
+            over = np.zeros((*mask.shape[1:], 4))
+            over[mask[0].numpy() == value] = (*to_rgb(color), 0.45)
+            axis.imshow(over, interpolation="nearest")
+    figure.suptitle(title)
+    save_figure(figure, path)
 
 
 def plot_panels(rows: list[dict], title: str, path: Path):

@@ -75,8 +75,8 @@ class Monitor:
         self.state.seconds += time.perf_counter() - self.started
         return self.done == self.state.steps_per_epoch
 
-    def report_epoch(self):
-        """A line for the epoch that was just scored; * where it is the best."""
+    def report_epoch(self, counts: torch.Tensor):
+        """A line for the epoch that was just scored; * where it is the best. counts: (N, 4) of the valid pictures."""
         row, state = self.state.history[-1], self.state
         print(
             f"epoch {row['epoch']:3}/{state.settings.epochs}  size {row['image_size']}"
@@ -86,7 +86,9 @@ class Monitor:
             f"{memory(state.runtime.device)}",
             flush=True,
         )
-        note_progress(state.history)
+        if rank() == 0:
+            note_progress(state.history)
+            note_one_class(counts, self.files)
 
     def report_end(self) -> int:
         """Say how the run ended and how to go on; the exit status."""
@@ -100,7 +102,7 @@ class Monitor:
         flags = [word for flag, value in place.items() if value for word in (flag, value)]
         print(
             f"best valid Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
-            f"wrote {files.path('.pth')}, .csv, .curve.png and .panels.png\n"
+            f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
             f"now: {command('src/evaluate.py', '--model', files.path('.pth'), *flags)}"
         )
         return 0
@@ -133,6 +135,25 @@ def note_progress(history: list[dict]):
         )
     elif last > 2 * min(row["train_loss"] for row in history):
         print(f"note: the training loss has grown to {last:.4f}; lower --learning_rate", file=sys.stderr)
+
+
+def note_one_class(counts: torch.Tensor, files: RunFiles):
+    """Say so when every pixel of every valid picture gets the same class, and the truth has both.
+
+    counts: (N, 4) true positives, false positives, false negatives, true negatives.
+    """
+    tp, fp, fn, tn = counts.sum(0).tolist()
+    found = "background" if tp + fp == 0 else "foreground" if fn + tn == 0 else None
+    if found is None or tp + fn == 0 or fp + tn == 0:
+        return
+    share = (tp + fn) / (tp + fp + fn + tn)
+    rare = f"foreground is {share:.1%} of the truth: --loss dice or tversky minds that less than bce; "
+    print(
+        f"note: {len(counts)} of {len(counts)} valid pictures are predicted as {found} alone; "
+        f"{rare if share < 0.1 else ''}if the next epochs do so too, look at the masks in {files.path('.batch.png')} "
+        f"and lower --learning_rate",
+        file=sys.stderr,
+    )
 
 
 def memory(device: torch.device) -> str:

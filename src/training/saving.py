@@ -1,4 +1,4 @@
-"""The files of a run: NAME.pth, NAME.last.pth, NAME.csv, NAME.curve.png and NAME.panels.png."""
+"""The files of a run: NAME.pth, NAME.last.pth, NAME.csv, NAME.curve.png, NAME.panels.png and NAME.batch.png."""
 
 import itertools
 import os
@@ -7,14 +7,16 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import torch
+
 from checkpoint import load, save
 from files import FileLock, write_table, write_whole
-from reports.plots import panel_rows, plot_history, plot_panels
+from reports.plots import panel_rows, plot_batch, plot_history, plot_panels
 from training.distributed import on_first, rank
 from utils import UserError
 
 PANELS = 4  # fixed valid pictures shown every epoch
-ENDINGS = (".pth", ".last.pth", ".csv", ".curve.png", ".panels.png")
+ENDINGS = (".pth", ".last.pth", ".csv", ".curve.png", ".panels.png", ".batch.png")
 
 
 class RunFiles:
@@ -62,6 +64,12 @@ class RunFiles:
         if rank() == 0:
             write_table(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
             plot_history(history, self.name, self.path(".curve.png"))
+
+    def draw_batch(self, images: torch.Tensor, masks: torch.Tensor):
+        """Show training pictures of about 0 to 1 as the network is to see them, before it does."""
+        if rank() == 0:
+            title = f"{self.name}, what it trains on; red: foreground, blue: ignored"
+            plot_batch(images, masks, title, self.path(".batch.png"))
 
     def draw_panels(self, state, dataset):
         """Show a few pictures of the valid set with their predictions."""

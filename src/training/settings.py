@@ -6,13 +6,14 @@ from pathlib import Path
 from augment import AUGMENTS
 from checkpoint import load
 from data import DATASETS, choose_dataset
-from losses import LOSSES
+from losses import LOSSES, build_loss
 from models import MODELS, options_of_network
 from models.resnet34_unet import DECODERS
 from runtime import add_runtime_flags
 from splits import BORDERS, DataOptions, add_split_flags
+from training.finetune import adopt_network, load_start
 from training.schedule import SCHEDULES
-from utils import Parser, UserError, count, fraction, positive, rate, side
+from utils import Parser, UserError, count, fraction, positive, rate, seed, side, workers
 
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
@@ -61,9 +62,10 @@ def get_args_parser(doc):
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="default %(default)s")
     add(
         "--mean_std",
-        choices=("fixed", "train", "unit"),
+        choices=("fixed", "train", "unit", "imagenet", "weights"),
         default="fixed",
-        help="scale pixels by .5 and .5, by the training pictures' own mean and std, or to [0, 1]; default %(default)s",
+        help="scale pixels by .5 and .5, by the training pictures' own mean and std, to [0, 1], by ImageNet's mean and "
+        "std (for --encoder_weights), or by those of --weights; default %(default)s, with --weights weights",
     )
     add("--limit", type=positive, help="use the first so many pictures of each split, for a quick look")
     add_split_flags(add)
@@ -76,6 +78,7 @@ def get_args_parser(doc):
     add("--dropout", type=fraction, help="unet: share of channels dropped at the bottom; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: default nearest")
     add("--encoder_weights", type=Path, help="resnet34_unet: a file of torchvision's resnet34 weights; default: none")
+    add("--weights", type=Path, metavar="FILE", help="start from this checkpoint: its network, its weights")
     add("--in_channels", type=int, choices=(1, 3), default=3, help="1: grey pictures; default %(default)s")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
     add = parser.add_argument_group("recipe").add_argument
@@ -95,7 +98,12 @@ def get_args_parser(doc):
     )
     add("--learning_rate", "-lr", type=rate, help="the highest of the schedule; default 0.008 for muon")
     add("--weight_decay", type=rate, help="default 0.05 for muon, 0.01 for adamw, else 0")
-    add("--loss", choices=LOSSES, default="bce_dice", help="default %(default)s")
+    add(
+        "--loss",
+        type=loss,
+        default="bce_dice",
+        help=f"one of {', '.join(LOSSES)}, or a sum with weights as in bce:1,dice:.5; default %(default)s",
+    )
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="default %(default)s")
     add(
         "--schedule",
@@ -110,10 +118,10 @@ def get_args_parser(doc):
         help="decay of the weights' running average, per step; 0: none; default %(default)s",
     )
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=count, default=0, help="default %(default)s")
+    add("--seed", type=seed, default=0, help="default %(default)s")
     add("--compile", action="store_true", help="compile the network; the README says when that pays")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
-    add("--workers", type=count, default=0, help="processes that read data; default %(default)s")
+    add("--workers", type=workers, default=0, help="processes that read data; default %(default)s")
     add("--name", help="of the files written; default: the network's, with a number where that is taken")
     add("--save_dir", type=Path, default=Path("saved_models"), help="default %(default)s")
     add(
@@ -128,6 +136,15 @@ def get_args_parser(doc):
     return parser
 
 
+def loss(text):
+    """The text itself, which a checkpoint keeps, if it names a loss."""
+    try:
+        build_loss(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
 def interval(text):
     """ "10" is (10.0, "minutes"), "500steps" is (500.0, "steps")."""
     number = text.removesuffix("steps")
@@ -135,17 +152,26 @@ def interval(text):
 
 
 def parse_args(doc, argv=None):
-    """The settings (a namespace), and the checkpoint to resume or None. Raises UserError."""
+    """The settings (a namespace), and the checkpoint of --resume or --weights, or None. Raises UserError."""
     parser = get_args_parser(doc)
     args = parser.parse_args(argv)
     if args.resume:
         return resumed_settings(parser, args, argv)
     args.dataset, args.data_path = choose_dataset(args.dataset, args.data_path)
+    start = None
+    if args.weights:
+        given = given_flags(parser, args, argv)
+        start = load_start(args.weights, given.get("model"))
+        adopt_network(args, given, start)
+    elif args.mean_std == "weights":
+        raise UserError("--mean_std weights needs --weights")
+    if args.mean_std == "imagenet" and args.in_channels != 3:
+        raise UserError("--mean_std imagenet is of pictures in color; leave out --in_channels")
     data_options(args)  # flags that exclude each other
     for flag, value in {**DEFAULTS.get(args.dataset, DEFAULTS["folder"]), **OPTIMIZERS[args.optimizer]}.items():
         if getattr(args, flag) is None:
             setattr(args, flag, value)
-    return args, None
+    return args, start
 
 
 def resumed_settings(parser, args, argv):
@@ -218,5 +244,5 @@ def data_options(settings) -> DataOptions:
 def network_options(settings) -> dict:
     """What build_model takes beside the name, from the flags that were given."""
     names = {option for name in MODELS for option in options_of_network(name)}
-    given = {name: getattr(settings, name) for name in sorted(names) if getattr(settings, name) is not None}
+    given = {name: value for name in sorted(names) if (value := getattr(settings, name, None)) is not None}
     return {"in_channels": settings.in_channels, "out_channels": settings.out_channels, **given}

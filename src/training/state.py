@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
 
+from losses import build_loss
 from predictor import Predictor
 from runtime import Runtime
 from training.averaging import Average
@@ -44,6 +45,7 @@ class State:
     def __init__(self, settings, model: torch.nn.Module, pictures: int, scaling: tuple, runtime: Runtime):
         self.settings, self.model, self.pictures = settings, model, pictures
         self.scaling, self.runtime = scaling, runtime
+        self.criterion = build_loss(settings.loss)
         self.steps_per_epoch = settings.steps or -(-pictures // settings.batch_size)
         self.optimizer = build_optimizer(settings, model.parameters())
         self.schedule = build_schedule(settings.schedule, self.optimizer, settings.learning_rate, self.total_steps)
