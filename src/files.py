@@ -30,10 +30,12 @@ class CannotWrite(UserError):
         )
 
 
-def write_whole(path, write):
+def write_whole(path, write, wait=True):
     """Call write(binary file) on a new file beside `path`, then rename it over `path`, and wait for the disk.
 
-    Whatever happens, `path` is the old file or the new one. Raises CannotWrite, a UserError.
+    Whatever happens, `path` is the old file or the new one. Raises CannotWrite, a UserError. wait: if false, do not
+    wait for the disk: for files that can be made again, since a disk that is busy takes seconds, in which the process
+    cannot even be ended. After a power cut such a file may be empty.
     """
     path = Path(path)
     temporary = None
@@ -42,10 +44,11 @@ def write_whole(path, write):
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
-            os.fsync(file.fileno())
+            if wait:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~UMASK)
         os.replace(temporary, path)
-        if os.name == "posix":  # elsewhere a folder cannot be opened
+        if wait and os.name == "posix":  # elsewhere a folder cannot be opened
             folder = os.open(path.parent, os.O_RDONLY)
             os.fsync(folder)
             os.close(folder)
@@ -80,11 +83,11 @@ def printable(path) -> str:
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def write_table(path, header, rows, end="\r\n"):
-    """Write a CSV file, whole or not at all."""
+def write_table(path, header, rows, end="\r\n", wait=True):
+    """Write a CSV file, whole or not at all. wait: see `write_whole`."""
     text = io.StringIO()
     csv.writer(text, lineterminator=end).writerows([header, *rows])
-    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")))
+    write_whole(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")), wait)
 
 
 class FileLock:

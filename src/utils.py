@@ -162,3 +162,5 @@ def run(main):
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python takes seconds to end where much memory is held

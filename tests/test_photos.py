@@ -124,10 +124,10 @@ def test_what_stops_every_write_ends_the_run_with_the_rows_of_what_is_done(infer
         photo().save(tmp_path / f"d/{index}.png")
     save = files.write_whole
 
-    def fail(path, write):
+    def fail(path, write, wait):
         if path.name in ("3.png", "4.png", ".probe"):
             raise CannotWrite(path, OSError(reason, os.strerror(reason)))
-        save(path, write)
+        save(path, write, wait)
 
     monkeypatch.setattr("photos.outputs.write_whole", fail)
     monkeypatch.setattr("photos.pipeline.write_whole", fail)

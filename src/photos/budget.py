@@ -3,6 +3,7 @@
 import ctypes
 import os
 import signal
+import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -62,13 +63,16 @@ def ends_in_time():
         os.close(reader)
 
     threading.Thread(target=wait, daemon=True).start()
-    stopping = False
     try:
         yield
-    except (SystemExit, KeyboardInterrupt):
-        stopping = True  # the thread that waits ends the process, should the others not
-        raise
+    except (SystemExit, KeyboardInterrupt) as stop:
+        code = 128 + signal.SIGINT if isinstance(stop, KeyboardInterrupt) else stop.code
+        if code not in (128 + signal.SIGTERM, 128 + signal.SIGINT):
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        remove_unfinished()
+        os._exit(code)  # Python would wait for its threads, and torch takes seconds to free what it holds
     finally:
-        if not stopping:
-            signal.set_wakeup_fd(before)
-            os.close(writer)
+        signal.set_wakeup_fd(before)
+        os.close(writer)

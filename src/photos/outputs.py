@@ -196,7 +196,7 @@ def save_picture(picture, path):
     if max(picture.size) > JPEG_SIDE:
         path = beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda file: encode(picture, file, path.suffix))
+    write_whole(path, lambda file: encode(picture, file, path.suffix), wait=False)
 
 
 def encode(picture, file, suffix=".png"):

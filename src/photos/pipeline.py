@@ -51,7 +51,12 @@ class Job:
     files: dict[str, Path]
 
     def is_done(self) -> bool:
-        return all(file.exists() or beside(file).exists() for file in self.files.values())
+        """Whether each output exists and is not empty, as a power cut may leave it."""
+        return all(has_content(file) or has_content(beside(file)) for file in self.files.values())
+
+
+def has_content(file):
+    return file.exists() and file.stat().st_size > 0
 
 
 @dataclass
@@ -183,7 +188,7 @@ class Pipeline:
             return True
         probe = self.folder / ".probe"
         try:
-            write_whole(probe, lambda file: None)
+            write_whole(probe, lambda file: None, wait=False)
             probe.unlink(missing_ok=True)
         except (CannotWrite, OSError):
             return True

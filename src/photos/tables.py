@@ -23,7 +23,7 @@ def image_id(job) -> str:
 
 
 def write(path, header, rows):
-    write_table(path, header, rows, end="\n")
+    write_table(path, header, rows, end="\n", wait=False)
 
 
 def former_rows(jobs, csv_path: Path | None, rle_path: Path | None) -> dict[int, tuple[list, str]]:
