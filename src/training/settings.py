@@ -36,7 +36,15 @@ MAY_CHANGE = {  # on --resume
 
 def get_args_parser(doc):
     parser = Parser(doc)
-    add = parser.add_argument_group("data").add_argument
+    add_data_flags(parser.add_argument_group("data").add_argument)
+    add_network_flags(parser.add_argument_group("network").add_argument)
+    add_recipe_flags(parser.add_argument_group("recipe").add_argument)
+    add_run_flags(parser.add_argument_group("run").add_argument)
+    add_runtime_flags(parser)
+    return parser
+
+
+def add_data_flags(add):
     add(
         "--dataset",
         choices=DATASETS,
@@ -71,7 +79,9 @@ def get_args_parser(doc):
     add("--limit", type=positive, help="use the first so many pictures of each split, for a quick look")
     add_split_flags(add)
     add("--fold", metavar="K/N", help="cut train and valid into N parts; validate with part K")
-    add = parser.add_argument_group("network").add_argument
+
+
+def add_network_flags(add):
     add("--model", choices=MODELS, default="unet", help="default %(default)s")
     add("--width", type=positive, help="unet: channels of the first level; default 64")
     add("--depth", type=positive, help="unet: poolings; default 4")
@@ -82,7 +92,9 @@ def get_args_parser(doc):
     add("--weights", type=Path, metavar="FILE", help="start from this checkpoint: its network, its weights")
     add("--in_channels", type=int, choices=(1, 3), default=3, help="1: grey pictures; default %(default)s")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2: background and foreground; default %(default)s")
-    add = parser.add_argument_group("recipe").add_argument
+
+
+def add_recipe_flags(add):
     add("--epochs", "-e", type=positive, help="default: pets 40, folder 50, shapes 4")
     add("--hours", type=hours, help="instead of --epochs: as many as fit into so many hours on this machine")
     add("--steps", type=positive, help="optimizer steps per epoch; default: one pass over the pictures, shapes 6")
@@ -119,7 +131,9 @@ def get_args_parser(doc):
         default=0.999,
         help="decay of the weights' running average, per step; 0: none; default %(default)s",
     )
-    add = parser.add_argument_group("run").add_argument
+
+
+def add_run_flags(add):
     add("--seed", type=seed, default=0, help="default %(default)s")
     add("--compile", action="store_true", help="compile the network; the README says when that pays")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
@@ -134,8 +148,6 @@ def get_args_parser(doc):
         help="save within long epochs: minutes, or steps as in 500steps; default 10",
     )
     add("--resume", type=Path, metavar="NAME.last.pth", help="continue this run with its own settings")
-    add_runtime_flags(parser)
-    return parser
 
 
 def loss(text):
