@@ -222,7 +222,7 @@ def timed_step(state, batches, watch):
     with watch.on("forward"), state.runtime.autocast():
         logits = state.forward(image)
     with watch.on("loss"):
-        loss = losses.LOSSES[state.settings.loss](logits, mask)
+        loss = state.criterion(logits, mask)
         state.count(loss, confusion(foreground(logits.detach()) >= 0, mask))
     with watch.on("backward"):
         state.scaler.scale(loss).backward()

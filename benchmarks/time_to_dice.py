@@ -17,7 +17,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 import train
 from data import TrainingData, eval_loader, train_loader
-from losses import LOSSES
 from runtime import choose_runtime, seed_everything
 from scoring import Tally, evaluate
 from training.averaging import refresh_statistics
@@ -88,7 +87,7 @@ class Contender:
         refresh_statistics(state.weights, train.recent_images(state, self.dataset, self.data.indices), self.runtime)
         self.seconds += time.perf_counter() - start
         loader = eval_loader(self.data.valid, settings.batch_size, device=self.runtime.device)
-        tally = evaluate(state.predictor(), loader, Tally(self.data.valid, (0.5,), LOSSES[settings.loss]), self.label)
+        tally = evaluate(state.predictor(), loader, Tally(self.data.valid, (0.5,), state.criterion), self.label)
         found = scores(tally.at(0.5))
         if state.step % state.steps_per_epoch == 0:
             state.end_epoch(found, 0.5, tally.loss())
