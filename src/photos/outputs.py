@@ -25,7 +25,7 @@ KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".p
 COLOR = (255, 64, 64)
 PANEL_SIZE = 480  # the longer side of each of a panel's three pictures, in pixels
 JPEG_SIDE = 65_500  # pixels: the longest side that a JPEG has
-BAND = 4_000_000  # pixels drawn at once
+BAND = 500_000  # pixels drawn at once, of up to 100 bytes each
 
 
 @dataclass(frozen=True)

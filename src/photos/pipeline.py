@@ -28,7 +28,7 @@ from predictor import Predictor
 from training.distributed import rank, world_size
 from utils import to_size
 
-PIXELS_IN_FLIGHT = 48_000_000  # at most 20 bytes of memory each
+PIXELS_IN_FLIGHT = 24_000_000  # of about 40 bytes of memory each, where all kinds of output are drawn
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}  # every write fails where one fails by these
 
 
