@@ -55,7 +55,7 @@ def constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
     return torch.tensor(values, device=device)
 
 
-def draw(n, generator):
+def random_draws(n, generator):
     """The random draws of n pictures, from a generator on the CPU: a dict of tensors (n, ...)."""
     return {
         "uniform": torch.rand(n, 10, generator=generator),  # flips 2, rotation, scale, shift 2, color 3, aspect
@@ -66,7 +66,7 @@ def draw(n, generator):
 def augment(image, mask, strength, chance):
     """image uint8 (N, C, H, W) and mask uint8 (N, 1, H, W) as image float32 in [0, 255] and mask uint8 of 0, 1, 255.
 
-    chance: what `draw` gave for these N pictures.
+    chance: what `random_draws` gave for these N pictures.
     """
     image = image.float()
     if strength.color:

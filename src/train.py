@@ -27,7 +27,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from augment import AUGMENTS, augment, draw, to_float
+from augment import AUGMENTS, augment, random_draws, to_float
 from checkpoint import load_encoder
 from data import TrainingData, eval_loader, train_loader
 from models import build_model
@@ -169,7 +169,7 @@ def augmented(state, batch, chance, rows):
 def draws_of(state, step):
     """The random draws of a step's augmentation, for this rank's share of the batch."""
     settings = state.settings
-    drawn = draw(settings.batch_size, torch.Generator().manual_seed(seed_of(settings.seed, step)))
+    drawn = random_draws(settings.batch_size, torch.Generator().manual_seed(seed_of(settings.seed, step)))
     mine = share(settings.batch_size, rank(), world_size())
     return {name: values[mine] for name, values in drawn.items()}
 

@@ -3,11 +3,11 @@ import torch
 import torchvision.transforms.functional as TF
 from conftest import load_shapes
 
-from augment import AUGMENTS, Strength, augment, draw, jitter_color, to_float
+from augment import AUGMENTS, Strength, augment, jitter_color, random_draws, to_float
 
 
 def chance(n, seed=0):
-    return draw(n, torch.Generator().manual_seed(seed))
+    return random_draws(n, torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
