@@ -27,6 +27,7 @@ from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
 from reports.table import describe, print_table
 from files import make_folder
+from leakage import scores_apart
 from photos.budget import ends_in_time
 from photos.inputs import choose_names, find_pictures, name_outputs
 from photos.outputs import (
@@ -76,7 +77,8 @@ def predict_split(model, args):
     for part in all_of(runs):
         runs |= part
     if rank() == 0:
-        print_table([{"model": str(args.model), **describe(model, args, counts)}])
+        apart = scores_apart(model.about, dataset, counts)
+        print_table([{"model": str(args.model), **describe(model, args, counts), **apart}])
         draw_panels(model, dataset, dice(counts), args)
         if args.rle:
             write(args.rle, RUNS_HEADER, [(name, runs[name]) for name in dataset.names])

@@ -6,7 +6,7 @@
     python src/train.py --weights saved_models/unet_pets.pth --data_path DIR     # fine-tune a trained network
     python src/train.py --resume saved_models/first.last.pth          # continue exactly where it stopped
 
-Several processes, each with its share of every batch (the README has several machines, and Slurm):
+Several processes, each with its share of every batch (the README has several machines, benchmarks/README.md Slurm):
 
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
