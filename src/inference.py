@@ -47,7 +47,7 @@ from photos.pipeline import Job, Outcome, Pipeline, Task
 from photos.prediction import load_model, open_photo, predict, probability_at_own_size
 from photos.tables import RUNS_HEADER, former_rows, write, write_tables
 from predictor import load_predictor, predictions
-from reports.plots import panel_rows, plot_panels
+from reports.plots import example_rows, plot_panels
 from runtime import choose_runtime
 from scoring import Tally
 from splits import SPLITS
@@ -79,22 +79,11 @@ def predict_split(model, args):
     if rank() == 0:
         apart = scores_apart(model.about, dataset, counts)
         print_table([{"model": str(args.model), **describe(model, args, counts), **apart}])
-        draw_panels(model, dataset, dice(counts), args)
+        rows = example_rows(model, dataset, dice(counts))
+        plot_panels(rows, f"{args.model.name} on the {args.split} split", args.output / "panels.png")
         if args.rle:
             write(args.rle, RUNS_HEADER, [(name, runs[name]) for name in dataset.names])
         print(f"wrote {len(runs):,} masks{at_threshold(args)} and panels.png into {args.output}")
-
-
-def draw_panels(model, dataset, dices, args):
-    """panels.png: the best, the median and the worst pictures."""
-    worst_first = dices.argsort().tolist()
-    n = min(3, len(worst_first))
-    middle = (len(worst_first) - n) // 2
-    groups = {"best": worst_first[::-1][:n], "median": worst_first[middle : middle + n], "worst": worst_first[:n]}
-    rows = [
-        {**row, "note": f"{group}: "} for group, places in groups.items() for row in panel_rows(model, dataset, places)
-    ]
-    plot_panels(rows, f"{args.model.name} on the {args.split} split", args.output / "panels.png")
 
 
 # --------------------------------------------------------------------------------- any pictures

@@ -247,7 +247,8 @@ def rehearsed(settings, model, data, scaling, runtime):
 def resume(state, last, files):
     """Continue from the checkpoint `last`, and say from where."""
     state.load_state(last["training"])
-    if not on_first(lambda: files.adopt_best(state.settings.resume)):
+    found = on_first(lambda: files.adopt_best(state.settings.resume))
+    if state.history and not found:
         state.forget_best()
         print(f"note: the best weights so far are not beside {state.settings.resume}; the best from here on are kept")
     print(f"resuming after step {state.step} of {state.total_steps}, best valid Dice {state.best:.4f}")

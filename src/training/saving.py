@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from checkpoint import load, save
+from checkpoint import save
 from files import FileLock, write_table, write_whole
 from reports.plots import panel_rows, plot_batch, plot_history, plot_panels
 from training.distributed import on_first, rank
@@ -41,7 +41,7 @@ class RunFiles:
         """Have the best weights of the run that is resumed under this name; False where they are not beside it."""
         best = resumed.with_name(resumed.name.removesuffix(".last.pth") + ".pth")
         if not best.is_file():
-            return not load(resumed)["training"]["history"]  # of a run that has scored none there are none
+            return False
         if not is_same(best, self.path(".pth")):
             write_whole(self.path(".pth"), lambda file: file.write(best.read_bytes()))
         return True
