@@ -187,6 +187,8 @@ def test_the_guards_figures_are_those_of_a_count_by_hand(tmp_path):
     assert result["dice_new"] == pytest.approx(np.mean(new), abs=1e-6)
     said = f"12 of 18 pictures were trained on: Dice {np.mean(seen):.4f} on these, {np.mean(new):.4f} on the other 6"
     assert said in out
+    flags = ("--model", "saved_models/a.pth", "--test_list", "chosen.txt", "--output", "masks")
+    assert said in script("inference", *flags, "--precision", "float32", cwd=tmp_path).stdout
 
 
 def test_the_guard_says_nothing_where_it_knows_nothing(pets, tmp_path):
