@@ -5,7 +5,7 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from PIL import Image
 
 import inference
 from inference import load_model, predict
-from photos.inputs import choose_names, find_pictures, name_outputs
+from photos.inputs import Source, choose_names, find_pictures, name_outputs
 from photos.outputs import KINDS, box, cutout, mask_of, overlay, probability_picture, run_lengths, to_size
 from photos.pictures import PictureError
 from utils import UserError, run
@@ -214,6 +214,13 @@ def test_output_names_never_collide(tmp_path):
     outputs = name_outputs(sources, {"mask": tmp_path / "y"}, KINDS)
     files = [files["mask"] for files in outputs]
     assert len(set(files)) == 4 and not {path.resolve() for path in files} & {s.path.resolve() for s in sources}
+
+
+def test_a_name_of_its_own_is_taken_without_trying_others(monkeypatch):
+    monkeypatch.setattr("photos.inputs.with_end", lambda *_: pytest.fail("a numbered name was made"))
+    sources = [Source(Path(f"{number}.jpg"), PurePath(f"{number}.jpg")) for number in range(100)]
+    outputs = name_outputs(sources, {"mask": Path("out")}, KINDS)
+    assert [files["mask"] for files in outputs] == [Path(f"out/{number}.png") for number in range(100)]
 
 
 def test_cutout_has_a_soft_edge_and_is_cropped():

@@ -4,6 +4,7 @@ import glob
 import os
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path, PurePath
 
 from files import read_names
@@ -115,9 +116,8 @@ def name_outputs(sources, folders, endings) -> list[dict[str, Path]]:
     taken = {os.path.realpath(source.path) for source in sources}
     outputs = []
     for source in sources:
-        numbers = range(2, len(sources) + 3)
-        names = (source.place.with_suffix(""), source.place, *(with_end(source.place, f"-{n}") for n in numbers))
-        for name in names:
+        numbered = (with_end(source.place, f"-{number}") for number in count(2))
+        for name in chain([source.place.with_suffix(""), source.place], numbered):
             files = {kind: folder / fit(name, endings[kind]) for kind, folder in folders.items()}
             real = [os.path.realpath(path) for file in files.values() for path in {file, beside(file)}]
             if taken.isdisjoint(real):
