@@ -9,7 +9,6 @@ The page is served to this machine alone unless --host says otherwise.
 import python_version  # noqa: F401, I001  # before what an older Python cannot read
 
 import os
-import re
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,10 +24,12 @@ from photos.outputs import Style, read_color
 from photos.pictures import PictureError, reason_of
 from photos.prediction import load_model
 from runtime import add_runtime_flags
-from utils import Parser, UserError, port, run
+from utils import Parser, UserError, port, run, when_memory_runs_out
 
 MAX_UPLOAD = "30mb"
 KEPT = 1800  # seconds that an upload and its results are kept
+NO_PHOTO = f"Drop a photo first; photos are kept for {KEPT // 60} minutes."
+DOWNLOAD_ONE = "Download at the photo's own size"
 ONE_PHOTO = {"concurrency_id": "photo", "concurrency_limit": 1}  # in memory at a time, over all visitors
 
 # Files that are pasted anywhere on the page go the way of those that are dropped: the browser's own bytes.
@@ -53,37 +54,32 @@ def make_examples(folder, model):
     if model.about["dataset"] == "pets" and (oxford_pet.DATA_PATH / "annotations").is_dir():
         names = oxford_pet.split_names(oxford_pet.DATA_PATH, "valid")
         return [
-            str(oxford_pet.picture_path(oxford_pet.DATA_PATH, name)) for name in names[:: max(1, len(names) // 4)][:4]
+            str(oxford_pet.picture_path(oxford_pet.DATA_PATH, name)) for name in names[:: max(1, len(names) // 3)][:3]
         ]
     paths = []
-    for index in range(4):
+    for index in range(3):
         picture, _ = shapes.draw(np.random.default_rng([9, index]), 192, 256)
-        paths.append(str(Path(folder) / f"drawn_{index + 1}.png"))
+        paths.append(str(folder / f"drawn_{index + 1}.png"))
         Image.fromarray(picture).save(paths[-1])
     return paths
 
 
 def style_of(threshold, matting, crop, background, color):
     """The page's settings as a Style. Raises UserError."""
-    method = "guided" if matting else "plain"
-    return Style(threshold, crop=crop, method=method, background=to_color(color) if background == "color" else None)
-
-
-def to_color(text):
-    """What the color picker gives, #rrggbb or rgba(...) with fractions, as a tuple of three. Raises UserError."""
-    numbers = re.fullmatch(r"rgba?\(([\d.]+), *([\d.]+), *([\d.]+).*\)", text)
     try:
-        return read_color(f"rgb({','.join(str(round(float(n))) for n in numbers.groups())})" if numbers else text)
+        under = read_color(color) if background == "color" else None
     except ValueError:
-        raise UserError(f"{text} is not a color, as white or #00ff00") from None
+        raise UserError(f"{color} is not a color, as white or #00ff00") from None
+    return Style(threshold, crop=crop, method="guided" if matting else "plain", background=under)
 
 
 @contextmanager
 def one_sentence(error_type):
     """What a visitor or their files cause in the block becomes one sentence on the page."""
     try:
-        yield
-    except (UserError, PictureError, OSError, MemoryError) as error:
+        with when_memory_runs_out("choose a smaller photo"):
+            yield
+    except (UserError, PictureError, OSError) as error:
         raise error_type(f"{reason_of(error)}.", print_exception=False) from None
     finally:
         give_memory_back()
@@ -103,14 +99,14 @@ class Page:
             album = open_album(self.model, paths or [], self.folder)
         number = len(album.photos)
         problems = "".join(f"**{problem}.**\n\n" for problem in album.problems)
-        label = f"Download all {number} (ZIP)" if number > 1 else "Download"
-        gallery = self.gr.Gallery(album.thumbnails, visible=number > 1, selected_index=None)
+        label = f"Download all {number} at their own size (ZIP)" if number > 1 else DOWNLOAD_ONE
+        gallery = self.gr.Gallery(album.thumbnails, visible=number > 1, height=180 if number < 3 else 335)
         return album, None, gallery, problems, self.gr.Button(label, interactive=number > 0)
 
     def show(self, album: Album | None, kind, *settings):
         """Before and after, and a sentence."""
         if not album or not album.photos:
-            return None, ""
+            return None, NO_PHOTO
         with one_sentence(self.gr.Error):
             before, after, sentence = album.show(kind, style_of(*settings))
         return (before, after), sentence
@@ -118,7 +114,7 @@ class Page:
     def save(self, album: Album | None, kind, *settings):
         """The file to download."""
         if not album or not album.photos:
-            raise self.gr.Error(f"Drop a photo first; photos are kept for {KEPT // 60} minutes.", print_exception=False)
+            raise self.gr.Error(NO_PHOTO, print_exception=False)
         with one_sentence(self.gr.Error):
             return album.save(kind, style_of(*settings))
 
@@ -127,6 +123,7 @@ def build_page(model, folder):
     """The page as a gradio Blocks; `folder` takes its examples and what it shows."""
     import gradio as gr
 
+    folder.mkdir(parents=True)
     gr.set_static_paths(folder)  # served from there: gradio would keep a copy of all that was ever shown
     examples = make_examples(folder, model)
     events = Page(gr, model, folder)
@@ -139,14 +136,12 @@ def build_page(model, folder):
                 samples = [[path] for path in examples]
                 picked = gr.Dataset(components=["image"], samples=samples, type="index", label="Examples")
                 problems = gr.Markdown(elem_id="problems")
-                gallery = gr.Gallery(
-                    label="Your photos", elem_id="gallery", visible=False, columns=3, allow_preview=False, buttons=[]
-                )
+                gallery = gr.Gallery(elem_id="gallery", visible=False, columns=2, allow_preview=False, show_label=False)
             with gr.Column(scale=2):
                 shown = gr.ImageSlider(label="Before and after", elem_id="shown", interactive=False, buttons=[])
                 said = gr.Markdown(elem_id="said")
                 settings = lay_out_settings(gr)
-                download = gr.Button("Download", variant="primary", elem_id="download", interactive=False)
+                download = gr.Button(DOWNLOAD_ONE, variant="primary", elem_id="download", interactive=False)
                 file = gr.File(visible=False)
         look = {"fn": events.show, "inputs": [album, *settings], "outputs": [shown, said], **ONE_PHOTO}
         opened = [album, upload, gallery, problems, download]
@@ -157,7 +152,8 @@ def build_page(model, folder):
         gr.on([setting.change for setting in settings], trigger_mode="always_last", **look)
 
         def choose(album, event: gr.SelectData):
-            album.chosen = event.index
+            if album:
+                album.chosen = event.index
 
         gallery.select(choose, album).success(**look)
         download.click(events.save, [album, *settings], file, show_progress_on=shown, **ONE_PHOTO).success(
@@ -170,16 +166,17 @@ def build_page(model, folder):
 def lay_out_settings(gr):
     """The settings, in the order that `Page` takes them."""
     kinds = [("Cut-out", "cutout"), ("Overlay", "overlay"), ("Mask", "mask")]
+    grounds = [("Transparent", "transparent"), ("Color", "color")]
     with gr.Row():
-        kind = gr.Radio(kinds, value="cutout", label="Show", elem_id="kind")
-        background = gr.Radio(
-            [("Transparent", "transparent"), ("Color", "color")], value="transparent", label="Background of the cut-out"
-        )
-        color = gr.ColorPicker("#ffffff", label="Color", visible=False, elem_id="color")
+        kind = gr.Radio(kinds, value="cutout", label="Show", elem_id="kind", min_width=340)
+        background = gr.Radio(grounds, value="transparent", label="Background", elem_id="background", min_width=210)
+        color = gr.ColorPicker("#ffffff", label="Color", visible=False, elem_id="color", min_width=100)
     threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
     with gr.Row():
-        matting = gr.Checkbox(True, label="Matting: edges and colors from the photo", elem_id="matting")
-        crop = gr.Checkbox(label="Crop the download to the pet", elem_id="crop")
+        matting = gr.Checkbox(
+            True, label="Matting", info="Edges and colors estimated from the photo", elem_id="matting"
+        )
+        crop = gr.Checkbox(label="Crop", info="The download alone, to the pet", elem_id="crop")
     background.change(lambda choice: gr.ColorPicker(visible=choice == "color"), background, color)
     return kind, threshold, matting, crop, background, color
 
@@ -193,14 +190,15 @@ def main():
     parser.add_argument("--port", type=port, default=7860, help="default %(default)s")
     add_runtime_flags(parser)
     args = parser.parse_args()
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
     try:
         import gradio
     except ImportError:
         raise UserError("src/app.py needs gradio; pip install -r requirements-app.txt") from None
     model = load_model(args.model, args.device, args.precision)
-    with tempfile.TemporaryDirectory() as folder:
-        page = build_page(model, folder)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # which else outlive the page
+        page = build_page(model, Path(folder) / "shown")
         theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none is fetched
         try:
             page.launch(
@@ -209,6 +207,7 @@ def main():
                 max_file_size=MAX_UPLOAD,
                 theme=theme,
                 share=False,
+                footer_links=[],
             )
         except OSError as error:
             raise UserError(f"--port {args.port} cannot be used ({error}); choose another") from None

@@ -25,7 +25,7 @@ from utils import UserError, to_size
 
 SHOWN_SIZE = 2 * WORK_SIDE  # pixels, the longer side of what is shown; its edges are then solved as for the download
 THUMBNAIL_SIZE = 240  # pixels
-SQUARE = 12  # pixels, the side of a checkerboard's squares
+SQUARES = 40  # of a checkerboard, along the longer side
 
 
 @dataclass(frozen=True)
@@ -138,5 +138,6 @@ def open_album(model, paths, folder):
 
 def checkerboard(width, height):
     """Grey squares, which say transparent."""
-    squares = np.add.outer(np.arange(height) // SQUARE, np.arange(width) // SQUARE) % 2
-    return Image.fromarray(np.where(squares, 255, 216).astype(np.uint8))
+    side = max(1, max(width, height) // SQUARES)
+    odd = np.add.outer(np.arange(height) // side, np.arange(width) // side) % 2
+    return Image.fromarray(np.where(odd, 255, 216).astype(np.uint8))
