@@ -29,7 +29,7 @@ from utils import Parser, UserError, port, run, when_memory_runs_out
 MAX_UPLOAD = "30mb"
 KEPT = 1800  # seconds that an upload and its results are kept
 NO_PHOTO = f"Drop a photo first; photos are kept for {KEPT // 60} minutes."
-DOWNLOAD_ONE = "Download at the photo's own size"
+DOWNLOAD_ONE = "Download at full size"
 ONE_PHOTO = {"concurrency_id": "photo", "concurrency_limit": 1}  # in memory at a time, over all visitors
 
 # Files that are pasted anywhere on the page go the way of those that are dropped: the browser's own bytes.
@@ -99,7 +99,7 @@ class Page:
             album = open_album(self.model, paths or [], self.folder)
         number = len(album.photos)
         problems = "".join(f"**{problem}.**\n\n" for problem in album.problems)
-        label = f"Download all {number} at their own size (ZIP)" if number > 1 else DOWNLOAD_ONE
+        label = f"Download all {number} at full size (ZIP)" if number > 1 else DOWNLOAD_ONE
         gallery = self.gr.Gallery(album.thumbnails, visible=number > 1, height=180 if number < 3 else 335)
         return album, None, gallery, problems, self.gr.Button(label, interactive=number > 0)
 
@@ -136,7 +136,9 @@ def build_page(model, folder):
                 samples = [[path] for path in examples]
                 picked = gr.Dataset(components=["image"], samples=samples, type="index", label="Examples")
                 problems = gr.Markdown(elem_id="problems")
-                gallery = gr.Gallery(elem_id="gallery", visible=False, columns=2, allow_preview=False, show_label=False)
+                gallery = gr.Gallery(
+                    elem_id="gallery", visible=False, columns=2, allow_preview=False, show_label=False, buttons=[]
+                )
             with gr.Column(scale=2):
                 shown = gr.ImageSlider(label="Before and after", elem_id="shown", interactive=False, buttons=[])
                 said = gr.Markdown(elem_id="said")
@@ -176,7 +178,7 @@ def lay_out_settings(gr):
         matting = gr.Checkbox(
             True, label="Matting", info="Edges and colors estimated from the photo", elem_id="matting"
         )
-        crop = gr.Checkbox(label="Crop", info="The download alone, to the pet", elem_id="crop")
+        crop = gr.Checkbox(label="Crop", info="To the pet, in the download only", elem_id="crop")
     background.change(lambda choice: gr.ColorPicker(visible=choice == "color"), background, color)
     return kind, threshold, matting, crop, background, color
 
