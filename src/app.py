@@ -1,4 +1,4 @@
-"""A local web page: drop a photo, see its mask, overlay and cut-out, move the threshold, download the PNG.
+"""A local web page: drop photos, see their cut-outs, overlays or masks, move the threshold, download PNG or ZIP.
 
     pip install -r requirements-app.txt
     python src/app.py --model saved_models/unet.pth        # then open http://127.0.0.1:7860
@@ -9,25 +9,44 @@ The page is served to this machine alone unless --host says otherwise.
 import python_version  # noqa: F401, I001  # before what an older Python cannot read
 
 import os
-import shutil
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 import oxford_pet
 import shapes
-from photos.prediction import load_model, open_photo, probability_of, to_input
-from photos.outputs import cutout, foreground_share, mask_of, overlay
-from photos.pictures import PictureError
+from photos.album import Album, open_album
+from photos.budget import give_memory_back
+from photos.outputs import Style, read_color
+from photos.pictures import PictureError, reason_of
+from photos.prediction import load_model
 from runtime import add_runtime_flags
-from utils import Parser, UserError, port, run, to_size
+from utils import Parser, UserError, port, run, when_memory_runs_out
 
 MAX_UPLOAD = "30mb"
 KEPT = 1800  # seconds that an upload and its results are kept
-SHOWN_SIZE = 1600  # longer side of what the page shows, in pixels; downloads have the photo's own size
+NO_PHOTO = f"Drop a photo first; photos are kept for {KEPT // 60} minutes."
+DOWNLOAD_ONE = "Download at full size"
+ONE_PHOTO = {"concurrency_id": "photo", "concurrency_limit": 1}  # in memory at a time, over all visitors
+
+# Files that are pasted anywhere on the page go the way of those that are dropped: the browser's own bytes.
+PASTE = """() => document.addEventListener("paste", (event) => {
+    const box = document.querySelector("#photos input[type=file]");
+    if (box && event.clipboardData.files.length) {
+        box.files = event.clipboardData.files;
+        box.dispatchEvent(new Event("change", {bubbles: true}));
+        event.preventDefault();
+    }
+})"""
+DOWNLOAD = """(file) => {
+    const link = document.createElement("a");
+    link.href = file.url;
+    link.download = file.orig_name;
+    link.click();
+}"""
 
 
 def make_examples(folder, model):
@@ -35,94 +54,133 @@ def make_examples(folder, model):
     if model.about["dataset"] == "pets" and (oxford_pet.DATA_PATH / "annotations").is_dir():
         names = oxford_pet.split_names(oxford_pet.DATA_PATH, "valid")
         return [
-            str(oxford_pet.picture_path(oxford_pet.DATA_PATH, name)) for name in names[:: max(1, len(names) // 4)][:4]
+            str(oxford_pet.picture_path(oxford_pet.DATA_PATH, name)) for name in names[:: max(1, len(names) // 3)][:3]
         ]
     paths = []
-    for index in range(4):
+    for index in range(3):
         picture, _ = shapes.draw(np.random.default_rng([9, index]), 192, 256)
-        paths.append(str(Path(folder) / f"drawn_{index + 1}.png"))
+        paths.append(str(folder / f"drawn_{index + 1}.png"))
         Image.fromarray(picture).save(paths[-1])
     return paths
 
 
+def style_of(threshold, matting, crop, background, color):
+    """The page's settings as a Style. Raises UserError."""
+    try:
+        under = read_color(color) if background == "color" else None
+    except ValueError:
+        raise UserError(f"{color} is not a color, as white or #00ff00") from None
+    return Style(threshold, crop=crop, method="guided" if matting else "plain", background=under)
+
+
+@contextmanager
+def one_sentence(error_type):
+    """What a visitor or their files cause in the block becomes one sentence on the page."""
+    try:
+        with when_memory_runs_out("choose a smaller photo"):
+            yield
+    except (UserError, PictureError, OSError) as error:
+        raise error_type(f"{reason_of(error)}.", print_exception=False) from None
+    finally:
+        give_memory_back()
+
+
 class Page:
-    """What the page computes. A visitor's state is small, and one file holds the cut-out, however often it is drawn.
+    """What happens at each event. settings: a kind of output, then `style_of`'s arguments."""
 
-    Between two clicks a session keeps the upload's path and the probability at the network's size: photo and results
-    are made when they are shown, one visitor's at a time (Gradio's default), so memory is that of one photo.
-    """
+    def __init__(self, gradio, model, folder):
+        self.gr, self.model, self.folder = gradio, model, folder
 
-    def __init__(self, model, folder):
-        self.model, self.folder = model, Path(folder)
+    def open(self, paths, former: Album | None):
+        """A new album: the visitor's state, an empty upload box, thumbnails, problems, the download button."""
+        if former:
+            former.forget()
+        with one_sentence(self.gr.Error):
+            album = open_album(self.model, paths or [], self.folder)
+        number = len(album.photos)
+        problems = "".join(f"**{problem}.**\n\n" for problem in album.problems)
+        label = f"Download all {number} at full size (ZIP)" if number > 1 else DOWNLOAD_ONE
+        gallery = self.gr.Gallery(album.thumbnails, visible=number > 1, height=180 if number < 3 else 335)
+        return album, None, gallery, problems, self.gr.Button(label, interactive=number > 0)
 
-    def open(self, path, threshold, crop):
-        """The state of an upload, and what `show` makes of it."""
-        if path is None:
-            return None, None, None, None, None, ""
-        try:
-            photo = open_photo(path)
-            small = probability_of(self.model, [to_input(self.model, photo)])[0]
-            state = (path, small.numpy(), tempfile.mkdtemp(dir=self.folder))
-        except (PictureError, MemoryError) as error:
-            reason = str(error) or "is too large for the memory"
-            return None, None, None, None, None, f"**{Path(path).name} {reason}.** Try another photo."
-        return (state, *self.show(state, threshold, crop))
+    def show(self, album: Album | None, kind, *settings):
+        """Before and after, and a sentence."""
+        if not album or not album.photos:
+            return None, NO_PHOTO
+        with one_sentence(self.gr.Error):
+            before, after, sentence = album.show(kind, style_of(*settings))
+        return (before, after), sentence
 
-    def show(self, state, threshold, crop):
-        """Overlay, mask, cut-out, the cut-out's file, and a sentence."""
-        if state is None:
-            return None, None, None, None, ""
-        path, small, folder = state
-        photo = open_photo(path)
-        probability = to_size(torch.from_numpy(small), photo.size)
-        mask, cut = mask_of(probability, threshold), cutout(photo, probability, threshold, crop)
-        file = Path(folder) / f"{Path(path).stem}_cutout.png"
-        cut.save(file)
-        share = foreground_share(mask)
-        pictures = [overlay(photo, probability, threshold), mask, cut]
-        for picture in pictures:
-            picture.thumbnail((SHOWN_SIZE, SHOWN_SIZE))
-        return (*pictures, str(file), f"{photo.width}×{photo.height} pixels, {100 * share:.1f} % foreground.")
-
-    @staticmethod
-    def forget(state):
-        """Remove what a visitor who left had in the folder."""
-        if state:
-            shutil.rmtree(state[2], ignore_errors=True)
+    def save(self, album: Album | None, kind, *settings):
+        """The file to download."""
+        if not album or not album.photos:
+            raise self.gr.Error(NO_PHOTO, print_exception=False)
+        with one_sentence(self.gr.Error):
+            return album.save(kind, style_of(*settings))
 
 
 def build_page(model, folder):
-    """The page as a gradio Blocks, and its theme; `folder` takes its examples and downloads."""
+    """The page as a gradio Blocks; `folder` takes its examples and what it shows."""
     import gradio as gr
 
-    compute = Page(model, folder)
-
-    def picture(label, name):
-        buttons = ["download", "fullscreen"]
-        return gr.Image(label=label, format="png", elem_id=name, interactive=False, buttons=buttons)
-
-    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # nothing from elsewhere
+    folder.mkdir(parents=True)
+    gr.set_static_paths(folder)  # served from there: gradio would keep a copy of all that was ever shown
+    examples = make_examples(folder, model)
+    events = Page(gr, model, folder)
     with gr.Blocks(title="Pet segmentation", delete_cache=(KEPT, KEPT)) as page:
-        gr.Markdown("# Pet segmentation\nDrop a photo, or pick an example below.")
-        state = gr.State(time_to_live=KEPT, delete_callback=compute.forget)
+        gr.Markdown("# Pet segmentation\nDrop photos, paste one, or pick an example.")
+        album = gr.State(time_to_live=KEPT, delete_callback=lambda album: album and album.forget())
         with gr.Row():
             with gr.Column(scale=1):
-                upload = gr.File(label="Photo", type="filepath", elem_id="photo")
-                threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
-                crop = gr.Checkbox(label="Crop the cut-out to the pet")
-                said = gr.Markdown(elem_id="said")
-                gr.Examples(make_examples(folder, model), upload)
+                upload = gr.File(label="Photos", file_count="multiple", type="filepath", elem_id="photos", height=160)
+                samples = [[path] for path in examples]
+                picked = gr.Dataset(components=["image"], samples=samples, type="index", label="Examples")
+                problems = gr.Markdown(elem_id="problems")
+                gallery = gr.Gallery(
+                    elem_id="gallery", visible=False, columns=2, allow_preview=False, show_label=False, buttons=[]
+                )
             with gr.Column(scale=2):
-                drawn = picture("Overlay", "overlay")
-                with gr.Row():
-                    mask = picture("Mask", "mask")
-                    cut = picture("Cut-out", "cutout")
-                file = gr.File(label="Download the cut-out (PNG, the photo's own size)", elem_id="download")
-        shown = [drawn, mask, cut, file, said]
-        upload.change(compute.open, [upload, threshold, crop], [state, *shown])
-        threshold.release(compute.show, [state, threshold, crop], shown)
-        crop.change(compute.show, [state, threshold, crop], shown)
-    return page, theme
+                shown = gr.ImageSlider(label="Before and after", elem_id="shown", interactive=False, buttons=[])
+                said = gr.Markdown(elem_id="said")
+                settings = lay_out_settings(gr)
+                download = gr.Button(DOWNLOAD_ONE, variant="primary", elem_id="download", interactive=False)
+                file = gr.File(visible=False)
+        look = {"fn": events.show, "inputs": [album, *settings], "outputs": [shown, said], **ONE_PHOTO}
+        opened = [album, upload, gallery, problems, download]
+        upload.upload(events.open, [upload, album], opened, **ONE_PHOTO).success(**look)
+        picked.click(
+            lambda index, album: events.open([examples[index]], album), [picked, album], opened, **ONE_PHOTO
+        ).success(**look)
+        gr.on([setting.change for setting in settings], trigger_mode="always_last", **look)
+
+        def choose(album, event: gr.SelectData):
+            if album:
+                album.chosen = event.index
+
+        gallery.select(choose, album).success(**look)
+        download.click(events.save, [album, *settings], file, show_progress_on=shown, **ONE_PHOTO).success(
+            None, file, js=DOWNLOAD
+        )
+        page.load(js=PASTE)
+    return page
+
+
+def lay_out_settings(gr):
+    """The settings, in the order that `Page` takes them."""
+    kinds = [("Cut-out", "cutout"), ("Overlay", "overlay"), ("Mask", "mask")]
+    grounds = [("Transparent", "transparent"), ("Color", "color")]
+    with gr.Row():
+        kind = gr.Radio(kinds, value="cutout", label="Show", elem_id="kind", min_width=340)
+        background = gr.Radio(grounds, value="transparent", label="Background", elem_id="background", min_width=210)
+        color = gr.ColorPicker("#ffffff", label="Color", visible=False, elem_id="color", min_width=100)
+    threshold = gr.Slider(0.05, 0.95, 0.5, step=0.05, label="Threshold of probability", elem_id="threshold")
+    with gr.Row():
+        matting = gr.Checkbox(
+            True, label="Matting", info="Edges and colors estimated from the photo", elem_id="matting"
+        )
+        crop = gr.Checkbox(label="Crop", info="To the pet, in the download only", elem_id="crop")
+    background.change(lambda choice: gr.ColorPicker(visible=choice == "color"), background, color)
+    return kind, threshold, matting, crop, background, color
 
 
 def main():
@@ -134,23 +192,24 @@ def main():
     parser.add_argument("--port", type=port, default=7860, help="default %(default)s")
     add_runtime_flags(parser)
     args = parser.parse_args()
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False"}
     try:
-        import gradio  # noqa: F401
+        import gradio
     except ImportError:
         raise UserError("src/app.py needs gradio; pip install -r requirements-app.txt") from None
     model = load_model(args.model, args.device, args.precision)
-    with tempfile.TemporaryDirectory() as folder:
-        page, theme = build_page(model, folder)
-        allowed = [folder, str(oxford_pet.DATA_PATH)]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # which else outlive the page
+        page = build_page(model, Path(folder) / "shown")
+        theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # none is fetched
         try:
             page.launch(
                 server_name=args.host,
                 server_port=args.port,
                 max_file_size=MAX_UPLOAD,
-                allowed_paths=allowed,
                 theme=theme,
                 share=False,
+                footer_links=[],
             )
         except OSError as error:
             raise UserError(f"--port {args.port} cannot be used ({error}); choose another") from None

@@ -171,6 +171,16 @@ def test_closed_form_recovers_alpha():
     assert (empty == 0).all()
 
 
+def test_plain_is_the_probability_from_the_threshold_on_and_the_photo():
+    photo, probability, _ = scene()
+    probability[:3, :3] = 0.9  # a speck
+    alpha, foreground = matte(photo, probability, threshold=0.3, method="plain")
+    assert (alpha[:3, :3] == 0).all()
+    probability[:3, :3] = 0
+    assert (alpha == torch.where(probability >= 0.3, probability, 0)).all() and 0 < (alpha > 0).float().mean() < 1
+    assert (foreground.numpy() == np.array(photo)).all()
+
+
 def test_mistakes():
     with pytest.raises(ValueError, match="guided, closed_form"):
         matte(Image.new("RGB", (4, 4)), torch.zeros(4, 4), method="magic")

@@ -26,7 +26,7 @@ from PIL import Image, ImageOps
 from photos.filters import PAIRS, distance, enlarge, enlarge_part, grow, guided_filter, reduce, smooth, solve3
 from photos.pieces import attached, drop_specks, fill_holes
 
-METHODS = ("guided", "closed_form")
+METHODS = ("guided", "closed_form", "plain")
 WORK_SIDE = 768  # the longer side on which alpha is solved, in pixels
 TILE = 32  # side of a tile that is enlarged at once, in pixels of the reduced photo
 
@@ -43,8 +43,9 @@ def matte(photo, probability, threshold=0.5, method="guided", keep=drop_specks, 
 
     photo: PIL picture in mode RGB. probability: float32 tensor (H, W) of the photo's own size, from a network that
     learned the border class as foreground. method: "guided", or "closed_form", which solves alpha with PyMatting
-    (Levin, Lischinski, Weiss, PAMI 2008; requirements-matting.txt). keep: a function of photos/pieces.py that
-    chooses pieces of the mask (bool (h, w) of the reduced photo), or None for all.
+    (Levin, Lischinski, Weiss, PAMI 2008; requirements-matting.txt), or "plain", which estimates nothing: alpha is the
+    probability, and 0 below the threshold; colours are the photo's. keep: a function of photos/pieces.py that chooses
+    pieces of the mask (bool (h, w), of the reduced photo unless method is "plain"), or None for all.
 
     Returns alpha, float32 (H, W) in [0, 1], and the foreground's colours, uint8 (H, W, 3), which outside the band are
     the photo's. Raises ValueError for another size or an unknown method, ImportError if PyMatting is not installed.
@@ -53,6 +54,9 @@ def matte(photo, probability, threshold=0.5, method="guided", keep=drop_specks, 
         raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method}")
     if tuple(probability.shape) != (photo.height, photo.width):
         raise ValueError(f"a photo of {photo.size} needs a probability of its size, not {tuple(probability.shape)}")
+    if method == "plain":
+        mask = probability >= threshold
+        return torch.where(keep(mask) if keep else mask, probability, 0.0), torch.from_numpy(np.array(photo))
     factor = math.ceil(max(photo.size) / WORK_SIDE)
     mask = reduce(probability[None], factor)[0] >= threshold
     if keep:

@@ -128,10 +128,15 @@ def cut_out(photo, probability, style):
     return picture.crop(bounds) if bounds else picture
 
 
+def read_color(text):
+    """A colour, as white or #00ff00, as a tuple of three. Raises ValueError."""
+    return ImageColor.getrgb(text)[:3]
+
+
 def read_background(text):
     """A colour, as a tuple of three, or the picture in a file, of mode RGB. Raises UserError."""
     with suppress(ValueError):
-        return ImageColor.getrgb(text)[:3]
+        return read_color(text)
     try:
         return read_picture(text)
     except PictureError as error:
