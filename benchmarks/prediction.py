@@ -159,10 +159,10 @@ def make(names, predictor, images):
     """Contenders that agree with eager, their seconds to be ready, and their differences; why others were left out."""
     calls, ready, differences, left_out = {}, {}, {}, {}
     expected = eager(predictor, images)(images).float()
+    torch.compiler.reset()  # after some recompilations it falls back to eager, silently
     for name in ("eager", *names):
         began = time.perf_counter()
         try:
-            torch.compiler.reset()
             call = (eager if name == "eager" else CONTENDERS[name])(predictor, images)
             logits = call(images).float()
         except (ImportError, NotImplementedError, RuntimeError, UserError) as error:  # of packages and compilers
