@@ -2,20 +2,20 @@
 
     python benchmarks/prediction.py                                                      # both released networks
     python benchmarks/prediction.py --model saved_models/unet_pets.pth --precision bfloat16 --rounds 15
-    python benchmarks/prediction.py --only "cast once" torchscript                       # no compiler needed
+    python benchmarks/prediction.py --only torchscript optimized                        # no compiler needed
     pip install -r requirements-export.txt                                               # then a row for onnxruntime
 
 | contender | what runs |
 |---|---|
-| eager | Predictor.network under autocast, as the scripts of src/ run it |
-| cast once | the same network with its weights in the precision already, so that no call casts them |
-| other layout | cast once; channels last where src/ has the default layout, and the other way round |
-| torchscript | cast once, traced, frozen |
+| eager | Predictor.network, its weights in the precision, as the scripts of src/ run it |
+| cast per call | the same network with float32 weights, which autocast casts at every call |
+| other layout | channels last where src/ has the default layout, and the other way round |
+| torchscript | traced, frozen |
 | optimized | torchscript after torch.jit.optimize_for_inference, which packs weights for oneDNN |
-| compile | cast once, torch.compile |
+| compile | torch.compile |
 | frozen | torch.compile with options={"freezing": True}: weights are constants, packed once |
 | autotuned | frozen, with mode max-autotune-no-cudagraphs's search; left out unless named by --only |
-| aoti | cast once, torch.export, AOTInductor |
+| aoti | torch.export, AOTInductor |
 | onnx | src/export.py's ONNX program of the network in onnxruntime; float32 alone |
 
 Every contender gets the float images that Predictor.logits makes, in the layout that it wants, and gives logits; one
@@ -31,6 +31,7 @@ import sys
 import tempfile
 import time
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,9 +65,12 @@ def eager(predictor, images):
     return call
 
 
-def cast(predictor):
-    """A copy of the network with its weights in the runtime's dtype."""
-    return copy.deepcopy(predictor.network).to(predictor.runtime.dtype)
+def cast_per_call(predictor, images):
+    return eager(replace(predictor, network=copied(predictor).float()), images)
+
+
+def copied(predictor):
+    return copy.deepcopy(predictor.network)
 
 
 def taking(predictor, network):
@@ -74,20 +78,16 @@ def taking(predictor, network):
     return lambda images: network(images.to(predictor.runtime.dtype))
 
 
-def cast_once(predictor, images):
-    return taking(predictor, cast(predictor))
-
-
 def other_layout(predictor, images):
     last = predictor.runtime.memory_format == torch.channels_last
     layout = torch.contiguous_format if last else torch.channels_last
-    network = cast(predictor).to(memory_format=layout)
+    network = copied(predictor).to(memory_format=layout)
     return lambda images: network(images.to(predictor.runtime.dtype, memory_format=layout))
 
 
 def traced(predictor, images):
     example = images.to(predictor.runtime.dtype)
-    return torch.jit.freeze(torch.jit.trace(cast(predictor), example, check_trace=False))
+    return torch.jit.freeze(torch.jit.trace(copied(predictor), example, check_trace=False))
 
 
 def torchscript(predictor, images):
@@ -99,20 +99,20 @@ def optimized(predictor, images):
 
 
 def compiled(predictor, images):
-    return taking(predictor, torch.compile(cast(predictor)))
+    return taking(predictor, torch.compile(copied(predictor)))
 
 
 def frozen(predictor, images):
-    return taking(predictor, torch.compile(cast(predictor), options={"freezing": True}))
+    return taking(predictor, torch.compile(copied(predictor), options={"freezing": True}))
 
 
 def autotuned(predictor, images):
     options = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")  # torch.compile takes a mode or options
-    return taking(predictor, torch.compile(cast(predictor), options={**options, "freezing": True}))
+    return taking(predictor, torch.compile(copied(predictor), options={**options, "freezing": True}))
 
 
 def aoti(predictor, images):
-    program = torch.export.export(cast(predictor), (images.to(predictor.runtime.dtype),))
+    program = torch.export.export(copied(predictor), (images.to(predictor.runtime.dtype),))
     with tempfile.TemporaryDirectory() as folder:
         path = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "model.pt2"))
         return taking(predictor, torch._inductor.aoti_load_package(path))
@@ -123,9 +123,7 @@ def onnx(predictor, images):
         raise NotImplementedError("its convolutions are float32 alone on a CPU")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        torch.onnx.export(
-            copy.deepcopy(predictor.network), (images,), path, dynamo=True, input_names=["image"], verbose=False
-        )
+        torch.onnx.export(copied(predictor), (images,), path, dynamo=True, input_names=["image"], verbose=False)
         session = read_onnx(path)
     if session is None:
         raise ImportError("onnxruntime is not installed; pip install -r requirements-export.txt")
@@ -133,7 +131,7 @@ def onnx(predictor, images):
 
 
 CONTENDERS = {
-    "cast once": cast_once,
+    "cast per call": cast_per_call,
     "other layout": other_layout,
     "torchscript": torchscript,
     "optimized": optimized,

@@ -21,7 +21,7 @@ def rows_of(benchmark, *flags, starting_with):
 
 
 def test_a_row_for_each_contender(tmp_path):
-    names = ("cast once", "torchscript")
+    names = ("cast per call", "torchscript")
     flags = ["--rounds", 2, "--precision", "float32", "--only", *names, "--batch_size", 1, 3, "--threads", 1]
     model = make_checkpoint(tmp_path / "unet.pth", image_size=33)
     rows = rows_of("prediction", *flags, "--model", model, starting_with=("eager", *names))
