@@ -28,6 +28,8 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from turns import in_turns, ratios_to, refuse_noise
+
 import losses
 import oxford_pet
 import shapes
@@ -38,8 +40,6 @@ from runtime import choose_runtime, pick_device, seed_everything
 from training.settings import data_options, network_options, parse_args
 from training.state import State
 from utils import Parser, UserError, confusion, foreground, positive, run
-
-NOISY = 1.5  # largest ratio over smallest of a row's turns above which its median says nothing
 
 
 def draw_dataset(folder, pictures, width=500, height=375):
@@ -170,7 +170,7 @@ def peak_memory():
 def race(names, args):
     """-> per contender the seconds per step of each round, and peak memory."""
     context = multiprocessing.get_context("spawn")
-    pipes, seconds = {}, {name: [] for name in names}
+    pipes = {}
     for name in names:
         pipes[name], other = context.Pipe()
         context.Process(target=serve, args=(name, args, other)).start()
@@ -184,9 +184,7 @@ def race(names, args):
 
     for name in names:
         ask(name, 2)  # warm
-    for _ in range(args.rounds):
-        for name in names:
-            seconds[name].append(ask(name, args.steps) / args.steps)
+    seconds = in_turns({name: lambda name=name: ask(name, args.steps) / args.steps for name in names}, args.rounds)
     return seconds, {name: ask(name, None) for name in names}
 
 
@@ -322,24 +320,19 @@ def report(args):
 
         names.append("smp")
     seconds, memory = race(names, args)
-    noisy, medians = [], {name: statistics.median(values) for name, values in seconds.items()}
+    ratios, medians = ratios_to("plain", seconds), {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{'':26}{'pictures/s':>12}{'ms/picture':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
     for name in names:
-        ratios = [plain / own for plain, own in zip(seconds["plain"], seconds[name], strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        spread = f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}"
         speed = args.batch_size / medians[name]
         ratio = medians["plain"] / medians[name]
         print(f"{name:26}{speed:12.2f}{1e3 / speed:12.1f}{ratio:12.2f}{spread:>16}{memory[name]:10.2f}")
-        if max(ratios) > NOISY * min(ratios):
-            noisy.append(name)
     parts, speed = shares(args)
     print("our step: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in parts.items()))
     flops = training_flops(args) * speed
     against = [f"{flops / peak:.0%} of the {name}'s {peak / 1e9:.0f}" for name, peak in peaks(args).items()]
     print(f"{flops / 1e9:.0f} GFLOP/s, {', '.join(against)}")
-    if noisy:
-        names = ", ".join(noisy)
-        raise UserError(f"the machine is too noisy to tell: turns of {names} differ {NOISY} times and more; repeat it")
+    refuse_noise({name: (min(values), max(values)) for name, values in ratios.items()})
 
 
 if __name__ == "__main__":

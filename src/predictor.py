@@ -63,8 +63,11 @@ def load_predictor(path, runtime: Runtime | None = None, model_type: str | None 
 
 
 def make_predictor(checkpoint: dict, path, runtime: Runtime, tta: bool = False) -> Predictor:
-    """The predictor that a checkpoint describes; batch norms are folded into convolutions. Raises UserError."""
-    network = restore_model(checkpoint, path, runtime, folded=True)
+    """The predictor that a checkpoint describes; batch norms are folded into convolutions. Raises UserError.
+
+    The weights are kept in the runtime's dtype; autocast would cast them at every call.
+    """
+    network = restore_model(checkpoint, path, runtime, folded=True).to(runtime.dtype)
     about = {name: value for name, value in checkpoint.items() if name not in ("model", "training")}
     runtime = runtime.suited_to(network)
     return Predictor(network, checkpoint["mean"], checkpoint["std"], checkpoint["image_size"], runtime, tta, about)

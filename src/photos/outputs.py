@@ -23,6 +23,7 @@ from utils import UserError, to_size
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
 COLOR = (255, 64, 64)
+TINT = [(65 * level + 35 * color) // 100 for color in COLOR for level in range(256)]  # a table for Image.point
 PANEL_SIZE = 480  # the longer side of each of a panel's three pictures, in pixels
 JPEG_SIDE = 65_500  # pixels: the longest side that a JPEG has
 BAND = 500_000  # pixels drawn at once, of up to 100 bytes each
@@ -46,7 +47,12 @@ class Style:
 
 def mask_of(probability, threshold=0.5):
     """A PIL picture of mode L: 255 where the probability is at least the threshold, else 0."""
-    return Image.fromarray((probability >= threshold).to(torch.uint8).mul_(255).numpy())
+    return shade_of(probability >= threshold)
+
+
+def shade_of(mask):
+    """bool (H, W) as a PIL picture of mode L: 255 where it is true, else 0."""
+    return Image.fromarray(mask.to(torch.uint8).mul_(255).numpy())
 
 
 def probability_picture(probability):
@@ -66,8 +72,6 @@ def bands(probability):
 
 def overlay(photo, probability, threshold=0.5):
     """The photo, on white, with the mask drawn over it, and its outline, as mode RGB."""
-    from torchvision.utils import draw_segmentation_masks  # importing it takes seconds
-
     reach = max(1, round(max(photo.size) / 400))  # pixels of the outline's width
     result = Image.new("RGB", photo.size)
     for rows in bands(probability):
@@ -75,21 +79,25 @@ def overlay(photo, probability, threshold=0.5):
         mask = probability[above:below] >= threshold
         own = slice(rows.start - above, rows.stop - above)
         edge = (spread(mask, reach) & ~mask)[own]
-        mask = mask[own]
         part = on_white(photo.crop((0, rows.start, photo.width, rows.stop)))
-        image = torch.from_numpy(np.array(part)).permute(2, 0, 1)
-        drawn = draw_segmentation_masks(image, mask, alpha=0.35, colors=COLOR)
-        drawn = draw_segmentation_masks(drawn, edge, alpha=1.0, colors=COLOR)
-        image = torch.where(mask | edge, drawn, image).permute(1, 2, 0).contiguous()
-        result.paste(Image.fromarray(image.numpy()), (0, rows.start))
+        part.paste(part.point(TINT), mask=shade_of(mask[own]))
+        part.paste(COLOR, mask=shade_of(edge))
+        result.paste(part, (0, rows.start))
     return result
 
 
 def spread(mask, reach):
     """A mask (H, W) grown by `reach` pixels to all sides."""
     width = 2 * reach + 1
-    grown = F.max_pool2d(mask[None, None].half(), (width, 1), stride=1, padding=(reach, 0))
-    return F.max_pool2d(grown, (1, width), stride=1, padding=(0, reach))[0, 0] > 0
+    mask = F.pad(mask, 4 * [reach])
+    for dim in (0, 1):
+        covered = 1  # pixels whose maximum each pixel holds; doubled until it is the window's width
+        while covered < width:
+            step = min(covered, width - covered)
+            length = mask.shape[dim] - step
+            mask = mask.narrow(dim, 0, length) | mask.narrow(dim, step, length)
+            covered += step
+    return mask
 
 
 def cutout(photo, probability, threshold=0.5, crop=False, method="guided", background=None, keep=drop_specks):

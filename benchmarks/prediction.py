@@ -1,0 +1,255 @@
+"""Which way of running a trained network predicts fastest on a CPU?
+
+    python benchmarks/prediction.py                                                      # both released networks
+    python benchmarks/prediction.py --model saved_models/unet_pets.pth --precision bfloat16 --rounds 15
+    python benchmarks/prediction.py --only torchscript optimized                        # no compiler needed
+    pip install -r requirements-export.txt                                               # then a row for onnxruntime
+
+| contender | what runs |
+|---|---|
+| eager | Predictor.network, its weights in the precision, as the scripts of src/ run it |
+| cast per call | the same network with float32 weights, which autocast casts at every call |
+| other layout | channels last where src/ has the default layout, and the other way round |
+| torchscript | traced, frozen |
+| optimized | torchscript after torch.jit.optimize_for_inference, which packs weights for oneDNN |
+| compile | torch.compile |
+| frozen | torch.compile with options={"freezing": True}: weights are constants, packed once |
+| autotuned | frozen, with mode max-autotune-no-cudagraphs's search; left out unless named by --only |
+| aoti | torch.export, AOTInductor |
+| onnx | src/export.py's ONNX program of the network in onnxruntime; float32 alone |
+
+Every contender gets the float images that Predictor.logits makes, in the layout that it wants, and gives logits; one
+whose logits differ from eager's is not timed. Two tables: one picture at a time, and batches of 16. A turn is a call
+that is not timed and then some that are; contenders take turns. ready: seconds from the eager network to the
+contender's first logits, compiling included. eager / it: ratio of the medians, and the quartiles of the turns' ratios.
+"""
+
+import copy
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from turns import in_turns, quartiles, ratios_to, refuse_noise
+
+import shapes
+from augment import to_float
+from export import read_onnx
+from predictor import load_predictor
+from runtime import choose_runtime, pick_precision
+from utils import Parser, UserError, positive, run
+
+RELEASED = [Path(__file__).parents[1] / "saved_models" / f"{name}_pets.pth" for name in ("unet", "resnet34_unet")]
+NOISY = 1.2  # upper over lower quartile of a contender's ratios above which its median says nothing
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # largest difference from eager's logits / largest of these
+TURN = 0.3  # seconds of eager that a turn has at least
+
+# ---------------------------------------------------------------------------------- contenders
+#
+# Each takes the predictor and the images of a call, float32 (N, C, H, W), and gives a function of such images.
+
+
+def eager(predictor, images):
+    def call(images):
+        with predictor.runtime.autocast():
+            return predictor.network(images)
+
+    return call
+
+
+def cast_per_call(predictor, images):
+    return eager(replace(predictor, network=copied(predictor).float()), images)
+
+
+def copied(predictor):
+    return copy.deepcopy(predictor.network)
+
+
+def taking(predictor, network):
+    """A network of the runtime's dtype as a function of float32 images."""
+    return lambda images: network(images.to(predictor.runtime.dtype))
+
+
+def other_layout(predictor, images):
+    last = predictor.runtime.memory_format == torch.channels_last
+    layout = torch.contiguous_format if last else torch.channels_last
+    network = copied(predictor).to(memory_format=layout)
+    return lambda images: network(images.to(predictor.runtime.dtype, memory_format=layout))
+
+
+def traced(predictor, images):
+    example = images.to(predictor.runtime.dtype)
+    return torch.jit.freeze(torch.jit.trace(copied(predictor), example, check_trace=False))
+
+
+def torchscript(predictor, images):
+    return taking(predictor, traced(predictor, images))
+
+
+def optimized(predictor, images):
+    return taking(predictor, torch.jit.optimize_for_inference(traced(predictor, images)))
+
+
+def compiled(predictor, images):
+    return taking(predictor, torch.compile(copied(predictor)))
+
+
+def frozen(predictor, images):
+    return taking(predictor, torch.compile(copied(predictor), options={"freezing": True}))
+
+
+def autotuned(predictor, images):
+    options = torch._inductor.list_mode_options("max-autotune-no-cudagraphs")  # torch.compile takes a mode or options
+    return taking(predictor, torch.compile(copied(predictor), options={**options, "freezing": True}))
+
+
+def aoti(predictor, images):
+    program = torch.export.export(copied(predictor), (images.to(predictor.runtime.dtype),))
+    with tempfile.TemporaryDirectory() as folder:
+        path = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder) / "model.pt2"))
+        return taking(predictor, torch._inductor.aoti_load_package(path))
+
+
+def onnx(predictor, images):
+    if predictor.runtime.precision != "float32":
+        raise NotImplementedError("its convolutions are float32 alone on a CPU")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        torch.onnx.export(copied(predictor), (images,), path, dynamo=True, input_names=["image"], verbose=False)
+        session = read_onnx(path)
+    if session is None:
+        raise ImportError("onnxruntime is not installed; pip install -r requirements-export.txt")
+    return session
+
+
+CONTENDERS = {
+    "cast per call": cast_per_call,
+    "other layout": other_layout,
+    "torchscript": torchscript,
+    "optimized": optimized,
+    "compile": compiled,
+    "frozen": frozen,
+    "autotuned": autotuned,
+    "aoti": aoti,
+    "onnx": onnx,
+}
+SLOW = ("autotuned",)
+
+# ------------------------------------------------------------------------------------ measuring
+
+
+def images_of(predictor, number):
+    """Drawn pictures as Predictor.logits hands them to the network, float32 (N, C, S, S)."""
+    pictures = [shapes.draw(np.random.default_rng(index), predictor.size, predictor.size)[0] for index in range(number)]
+    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, : predictor.channels]
+    return predictor.runtime.layout(to_float(pixels, predictor.mean, predictor.std))
+
+
+def make(names, predictor, images):
+    """Contenders that agree with eager, their seconds to be ready, and their differences; why others were left out."""
+    calls, ready, differences, left_out = {}, {}, {}, {}
+    expected = eager(predictor, images)(images).float()
+    torch.compiler.reset()  # after some recompilations it falls back to eager, silently
+    for name in ("eager", *names):
+        began = time.perf_counter()
+        try:
+            call = (eager if name == "eager" else CONTENDERS[name])(predictor, images)
+            logits = call(images).float()
+        except (ImportError, NotImplementedError, RuntimeError, UserError) as error:  # of packages and compilers
+            left_out[name] = " ".join(str(error).split())[:200]
+            continue
+        difference = (logits - expected).abs().max().item()
+        if not difference <= TOLERANCE[predictor.runtime.precision] * expected.abs().max().item():
+            left_out[name] = f"its logits differ from eager's by {difference:.2g}"
+            continue
+        calls[name], ready[name], differences[name] = call, time.perf_counter() - began, difference
+    return calls, ready, differences, left_out
+
+
+def seconds_of(call, images, times):
+    """Seconds of a call, the mean of several, after one that is not timed."""
+    call(images)
+    start = time.perf_counter()
+    for _ in range(times):
+        call(images)
+    return (time.perf_counter() - start) / times
+
+
+@torch.inference_mode()
+def table(predictor, number, args):
+    """Print the table of batches of `number` pictures. Returns the quartiles of each contender's ratios."""
+    images = images_of(predictor, number)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations, and what exporters say of themselves
+        calls, ready, differences, left_out = make(args.only, predictor, images)
+        times = max(1, round(TURN / seconds_of(calls["eager"], images, 1)))
+        seconds = in_turns({name: turn_of(call, images, times) for name, call in calls.items()}, args.rounds)
+    ratios = ratios_to("eager", seconds)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    speed = "ms" if number == 1 else "pictures/s"
+    print(
+        f"{f'batches of {number}':16}{speed:>12}{'eager / it':>12}{'quartiles':>16}{'ready, s':>10}{'difference':>12}"
+    )
+    for name, median in medians.items():
+        value = 1e3 * median if number == 1 else number / median
+        spread = "{:.2f} to {:.2f}".format(*quartiles(ratios[name]))
+        told = f"{medians['eager'] / median:12.2f}{spread:>16}{ready[name]:10.1f}{differences[name]:12.1e}"
+        print(f"{name:16}{value:12.1f}{told}", flush=True)
+    for name, reason in left_out.items():
+        print(f"{name:16}not run: {reason}", flush=True)
+    return {name: quartiles(values) for name, values in ratios.items()}
+
+
+def turn_of(call, images, times):
+    return lambda: seconds_of(call, images, times)
+
+
+def processor():
+    """The name of the processor, where Linux tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return "unknown processor"
+    return next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "unknown processor")
+
+
+def main():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model", nargs="+", type=Path, default=RELEASED, help="checkpoints; default: the released ones")
+    add("--precision", nargs="+", choices=TOLERANCE, help="default: float32, and bfloat16 where it is auto's choice")
+    add("--only", nargs="+", choices=CONTENDERS, help="contenders beside eager; default: all but autotuned")
+    add("--batch_size", "-b", nargs="+", type=positive, default=[1, 16], help="a table each; default 1 16")
+    add("--rounds", type=positive, default=9, help="turns of each; default %(default)s")
+    add("--threads", type=positive, help="default: torch's, a thread per core")
+    args = parser.parse_args()
+    args.only = args.only or [name for name in CONTENDERS if name not in SLOW]
+    if args.threads:
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # onnxruntime and AOTInductor ask it
+        torch.set_num_threads(args.threads)
+    auto = str(pick_precision("auto", torch.device("cpu"))).removeprefix("torch.")
+    args.precision = args.precision or sorted({"float32", auto}, reverse=True)
+    print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; {args.rounds} rounds")
+    spreads = {}
+    for path in args.model:
+        for precision in args.precision:
+            predictor = load_predictor(path, choose_runtime("cpu", precision))
+            layout = str(predictor.runtime.memory_format).removeprefix("torch.").replace("_", " ")
+            print(f"\n{path.stem}, {predictor.size}x{predictor.size}, {precision}, {layout}")
+            for number in args.batch_size:
+                for name, spread in table(predictor, number, args).items():
+                    spreads[f"{path.stem} {precision} {number} {name}"] = spread
+    refuse_noise(spreads, NOISY)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,37 @@
+"""Contenders take turns, so that a machine whose speed drifts slows all of them; what is compared is turn with turn."""
+
+import statistics
+
+from utils import UserError
+
+NOISY = 1.5  # largest ratio over smallest of a row's turns above which its median says nothing
+
+
+def in_turns(turns, rounds):
+    """The seconds of each contender in each round. turns: functions that take a turn and tell its seconds."""
+    seconds = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            seconds[name].append(turn())
+    return seconds
+
+
+def ratios_to(name, seconds):
+    """The seconds of the contender called `name` over those of each contender, round by round."""
+    return {
+        other: [own / theirs for own, theirs in zip(seconds[name], values, strict=True)]
+        for other, values in seconds.items()
+    }
+
+
+def quartiles(values):
+    """The lower and the upper quartile."""
+    low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else 3 * list(values)
+    return low, high
+
+
+def refuse_noise(spreads, limit=NOISY):
+    """Raises UserError where a contender's spread (lowest and highest ratio) is too wide. spreads: by contender."""
+    names = ", ".join(name for name, (low, high) in spreads.items() if high > limit * low)
+    if names:
+        raise UserError(f"the machine is too noisy to tell: turns of {names} differ {limit} times and more; repeat it")
