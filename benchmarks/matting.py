@@ -2,7 +2,7 @@
 
     python benchmarks/matting.py                                     # drawn fur on drawn backgrounds
     pip install -r requirements-matting.txt                          # then three more rows, with PyMatting
-    python benchmarks/matting.py --photos ../shared/photos --model saved_models/resnet34_unet_pets.pth
+    python benchmarks/matting.py --photos photos --model saved_models/resnet34_unet_pets.pth
 
 Foregrounds are drawn: a body, and thousands of fine hairs over its edge, at three times the size, so that alpha and
 the foreground's colours are known exactly when it is reduced. Each lies on a drawn background. The probability is

@@ -1,7 +1,7 @@
 """Pictures per second of inference.py for each kind of output, and the network's share of the time.
 
-    python benchmarks/outputs.py --input ../shared/photos/images                    # as they are
-    python benchmarks/outputs.py --input ../shared/photos/images --megapixels 12    # enlarged to the size of a phone's
+    python benchmarks/outputs.py --input photos                       # as they are
+    python benchmarks/outputs.py --input photos --megapixels 12       # enlarged to the size of a phone's
     python benchmarks/outputs.py --input dataset/oxford-iiit-pet/images --limit 200 --save mask overlay
 
 A row is the pipeline that inference.py runs, from files to files. share: seconds of the network alone on the same
