@@ -73,7 +73,7 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
     """
     n, bins = len(values), len(edges) + 1
     boundaries = torch.tensor(edges, dtype=values.dtype, device=values.device)
-    reached = torch.bucketize(values, boundaries, right=True, out_int32=True)
+    reached = torch.bucketize(values.contiguous(), boundaries, right=True, out_int32=True)
     pictures = torch.arange(n, device=mask.device, dtype=torch.int32).view(-1, 1, 1, 1)
     place = (2 * pictures + (mask == 1)) * bins + reached
     return torch.bincount(place[mask != 255], minlength=2 * bins * n).view(n, 2, bins)
