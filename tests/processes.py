@@ -5,6 +5,7 @@ They can be killed, given a slow disk, and made to be several as torchrun makes 
 
 import multiprocessing
 import os
+import signal
 import socket
 import sys
 import time
@@ -53,6 +54,7 @@ def enter(name, arguments, cwd, slow_disk, environment, group):
     sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding=encoding) for number in (1, 2))
     sys.argv = [f"src/{name}.py", *arguments]
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     if slow_disk:
         slow_down(slow_disk)
     if "STUCK_DECODER" in os.environ:

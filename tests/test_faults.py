@@ -114,7 +114,9 @@ def test_a_second_signal_leaves_at_once_and_leaves_the_files_whole(tmp_path):
         assert process.exitcode is None, (tmp_path / "train.log").read_text()
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
-    time.sleep(0.05)
+    while "once more to leave at once" not in (tmp_path / "train.log").read_text():
+        assert process.exitcode is None, (tmp_path / "train.log").read_text()
+        time.sleep(0.01)
     os.kill(process.pid, signal.SIGINT)
     process.join(20)
     assert process.exitcode == -signal.SIGINT

@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 import signal
+from functools import cache
 
 import pytest
 import torch
@@ -54,15 +55,26 @@ def train(folder, *flags, processes=1, expect=0, on_step=None):
     return log.read_text()
 
 
+@pytest.fixture(scope="module")
+def run_of(tmp_path_factory):
+    """A function that gives the folder of a run of four epochs, made once: (flags of growth, stopped or not)."""
+
+    @cache
+    def make(growth, stopped):
+        folder = tmp_path_factory.mktemp("run")
+        ending = {"expect": 143, "on_step": stop_after(8)} if stopped else {}  # in the middle of the third epoch
+        script("train", *RUN, *growth, "--epochs", 4, "--name", "a", cwd=folder, **ending)
+        return folder
+
+    return make
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("growth", [GROWING, ONE_SIZE], ids=["growing", "one_size"])
 @pytest.mark.parametrize("epochs", [4, 7, 2], ids=["same", "more", "fewer"])
 @pytest.mark.parametrize("stopped", [False, True], ids=["finished", "stopped"])
-def test_resume_matrix(stopped, epochs, growth, processes, tmp_path, monkeypatch):
-    if stopped:  # in the middle of the third epoch
-        script("train", *RUN, *growth, "--epochs", 4, "--name", "a", cwd=tmp_path, expect=143, on_step=stop_after(8))
-    else:
-        train(tmp_path, *RUN, *growth, "--epochs", 4, "--name", "a", processes=processes)
+def test_resume_matrix(stopped, epochs, growth, processes, run_of, tmp_path, monkeypatch):
+    shutil.copytree(run_of(growth, stopped), tmp_path, dirs_exist_ok=True)
     last = tmp_path / "saved_models/a.last.pth"
     done = len(torch.load(last, weights_only=True)["training"]["history"])
     before = torch.load(tmp_path / "saved_models/a.pth", weights_only=True)
