@@ -6,6 +6,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from models import MODELS, build_model
 from models.resnet34_unet import DECODERS
+from models.unet import DoubleConv, convolve_joined
 from utils import confusion, dice
 
 
@@ -52,6 +53,18 @@ def test_decoders_on_odd_sizes_and_channels(decoder):
 def test_unet_options(options):
     model = build_model("unet", in_channels=1, width=4, **options)
     assert model(torch.rand(2, 1, 20, 20)).shape == (2, options.get("out_channels", 1), 20, 20)
+
+
+@pytest.mark.parametrize("norm", ["batch", "none"])
+def test_the_convolution_of_two_joined_is_that_of_their_concatenation(norm):
+    torch.manual_seed(0)
+    layers = DoubleConv(5, 4, norm).eval()
+    first, second = torch.randn(2, 3, 7, 6, requires_grad=True), torch.randn(2, 2, 7, 6, requires_grad=True)
+    apart, joined = convolve_joined(layers, first, second), layers(torch.cat([first, second], 1))
+    torch.testing.assert_close(apart, joined, rtol=0, atol=1e-5)
+    wanted = [first, second, *layers.parameters()]
+    gradients = [torch.autograd.grad(result.square().mean(), wanted) for result in (apart, joined)]
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
 
 
 def test_unknown_names_and_options_are_refused():

@@ -6,10 +6,9 @@ published weights load. Any height and width will do: strides round up, and what
 too large is cropped to its skip connection.
 """
 
-import torch
 from torch import nn
 
-from models.unet import crop, init_weights
+from models.unet import convolve_joined, crop, init_weights
 
 DECODERS = ("transposed", "nearest", "upconv")
 
@@ -105,7 +104,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x, skip, size):
         """x (N, C, h, w), skip (N, S, H, W) or None, size (H, W), to (N, out_channels, H, W)."""
         x = crop(self.up(x), size)
-        return self.conv(x if skip is None else torch.cat([x, skip], dim=1))
+        return self.conv(x) if skip is None else convolve_joined(self.conv, x, skip)
 
 
 class ResNet34UNet(nn.Module):
