@@ -158,14 +158,14 @@ def solve_guided(image, known, band, depth, border):
 
 
 def separate_colors(image, prior, doubt, pet, background, radius):
-    """Fisher's linear discriminant of the colours within about `radius` pixels of each pixel.
+    """Fisher's linear discriminant of the colours within about 2 `radius` pixels of each pixel.
 
     image (3, H, W); prior (H, W), alpha where the colours do not tell; doubt (H, W), in squared standard deviations
     how far apart the clouds must be to count as much as the prior; pet, background (H, W), the weight of each pixel
     as an example. Returns alpha, float32 (H, W).
     """
     noise = 4e-4  # the least variance of a cloud: that of 5 levels of 255
-    step = max(1, int(radius / 4))
+    step = max(1, int(radius))
     weights = torch.stack([pet, background])
     products = (pet + background) * torch.stack([image[i] * image[j] for i, j in PAIRS])
     sums = torch.cat([weights, pet * image, background * image, products])

@@ -50,7 +50,7 @@ def plot_history(history: list[dict], title: str, path: Path):
     line(axes[2], "learning_rate", RATE, "learning rate")
     best = max(of_largest_size(history), key=lambda row: row["valid_dice"])
     grown = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
-    names = ("loss", f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", "learning rate at epoch's end")
+    names = ("loss", f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", "learning rate, last step")
     for axis, name in zip(axes, names, strict=True):
         axis.set(title=name, xlabel="epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
