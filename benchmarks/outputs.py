@@ -26,13 +26,14 @@ from turns import in_turns, ratios_to, refuse_noise
 
 from photos.inputs import find_pictures
 from photos.outputs import KINDS
-from photos.pictures import read_picture
+from photos.pictures import opened, read_picture
 from photos.pipeline import Job, Pipeline, Task
 from photos.prediction import probability_of, to_input
 from predictor import load_predictor
 from runtime import add_runtime_flags, choose_runtime
-from utils import Parser, UserError, positive, run
+from utils import Parser, UserError, number, positive, run
 
+megapixels = number(float, lambda x: 0 < x <= 1000, "a number of megapixels above 0, at most 1,000")
 RELEASED = Path(__file__).parents[1] / "saved_models" / "resnet34_unet_pets.pth"
 
 
@@ -44,6 +45,11 @@ def enlarged(sources, megapixels, folder):
         size = (round(photo.width * scale), round(photo.height * scale))
         photo.resize(size, Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=92)
     return find_pictures([folder]).sources
+
+
+def pixels_of(path):
+    with opened(path) as picture:
+        return picture.width * picture.height
 
 
 def seconds_of_network(predictor, batches):
@@ -90,7 +96,7 @@ def main():
     add("--model", type=Path, default=RELEASED, help="checkpoint; default saved_models/resnet34_unet_pets.pth")
     add("--input", nargs="+", required=True, help="pictures: files, folders, globs")
     add("--limit", type=positive, help="pictures; default: all")
-    add("--megapixels", type=float, help="enlarge copies of the pictures to this size")
+    add("--megapixels", type=megapixels, help="enlarge copies of the pictures to this size")
     add("--save", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of output; default: all, a row each")
     add("--batch_size", "-b", type=positive, default=8, help="default %(default)s")
     add("--rounds", type=positive, default=3, help="turns of each; default %(default)s")
@@ -98,14 +104,11 @@ def main():
     args = parser.parse_args()
     predictor = load_predictor(args.model, choose_runtime(args.device, args.precision))
     sources = find_pictures(args.input).sources[: args.limit]
-    if not sources:
-        raise UserError(f"--input {' '.join(args.input)} has no pictures")
     with tempfile.TemporaryDirectory() as scratch:
         if args.megapixels:
             (Path(scratch) / "in").mkdir()
             sources = enlarged(sources, args.megapixels, Path(scratch) / "in")
-        sizes = [read_picture(source.path).size for source in sources]
-        pixels = statistics.median(width * height for width, height in sizes)
+        pixels = statistics.median(pixels_of(source.path) for source in sources)
         runtime = predictor.runtime
         print(
             f"{args.model.stem}, {len(sources)} pictures, median {pixels / 1e6:.2f} megapixels, batches of "

@@ -8,7 +8,7 @@
 | contender | what runs |
 |---|---|
 | eager | Predictor.network, its weights in the precision, as the scripts of src/ run it |
-| cast per call | the same network with float32 weights, which autocast casts at every call |
+| cast per call | the same network with float32 weights, which autocast casts at every call; bfloat16 alone |
 | other layout | channels last where src/ has the default layout, and the other way round |
 | torchscript | traced, frozen |
 | optimized | torchscript after torch.jit.optimize_for_inference, which packs weights for oneDNN |
@@ -18,10 +18,10 @@
 | aoti | torch.export, AOTInductor |
 | onnx | src/export.py's ONNX program of the network in onnxruntime; float32 alone |
 
-Every contender gets the float images that Predictor.logits makes, in the layout that it wants, and gives logits; one
-whose logits differ from eager's is not timed. Two tables: one picture at a time, and batches of 16. A turn is a call
-that is not timed and then some that are; contenders take turns. ready: seconds from the eager network to the
-contender's first logits, compiling included. eager / it: ratio of the medians, and the quartiles of the turns' ratios.
+Every contender gets the float images that Predictor.logits makes, in the layout of src/, and gives logits; one whose
+logits differ from eager's is not timed. Two tables: one picture at a time, and batches of 16. A turn is a call that is
+not timed and then some that are; contenders take turns. ready: seconds from the eager network to the contender's first
+logits, compiling included. eager / it: the median of the turns' ratios, and their quartiles.
 """
 
 import copy
@@ -44,7 +44,7 @@ import shapes
 from augment import to_float
 from export import read_onnx
 from predictor import load_predictor
-from runtime import choose_runtime, pick_precision
+from runtime import choose_runtime
 from utils import Parser, UserError, positive, run
 
 RELEASED = [Path(__file__).parents[1] / "saved_models" / f"{name}_pets.pth" for name in ("unet", "resnet34_unet")]
@@ -66,6 +66,8 @@ def eager(predictor, images):
 
 
 def cast_per_call(predictor, images):
+    if predictor.runtime.precision == "float32":
+        raise NotImplementedError("there is nothing to cast")
     return eager(replace(predictor, network=copied(predictor).float()), images)
 
 
@@ -201,7 +203,7 @@ def table(predictor, number, args):
     for name, median in medians.items():
         value = 1e3 * median if number == 1 else number / median
         spread = "{:.2f} to {:.2f}".format(*quartiles(ratios[name]))
-        told = f"{medians['eager'] / median:12.2f}{spread:>16}{ready[name]:10.1f}{differences[name]:12.1e}"
+        told = f"{statistics.median(ratios[name]):12.2f}{spread:>16}{ready[name]:10.1f}{differences[name]:12.1e}"
         print(f"{name:16}{value:12.1f}{told}", flush=True)
     for name, reason in left_out.items():
         print(f"{name:16}not run: {reason}", flush=True)
@@ -233,10 +235,9 @@ def main():
     args = parser.parse_args()
     args.only = args.only or [name for name in CONTENDERS if name not in SLOW]
     if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # onnxruntime and AOTInductor ask it
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # AOTInductor asks it
         torch.set_num_threads(args.threads)
-    auto = str(pick_precision("auto", torch.device("cpu"))).removeprefix("torch.")
-    args.precision = args.precision or sorted({"float32", auto}, reverse=True)
+    args.precision = args.precision or sorted({"float32", choose_runtime("cpu").precision}, reverse=True)
     print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; {args.rounds} rounds")
     spreads = {}
     for path in args.model:

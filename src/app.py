@@ -64,7 +64,7 @@ def make_examples(folder, model):
     return paths
 
 
-def style_of(threshold, matting, crop, background, color):
+def style_of(threshold, matting, background, color, crop):
     """The page's settings as a Style. Raises UserError."""
     try:
         under = read_color(color) if background == "color" else None
@@ -151,7 +151,7 @@ def build_page(model, folder):
         picked.click(
             lambda index, album: events.open([examples[index]], album), [picked, album], opened, **ONE_PHOTO
         ).success(**look)
-        gr.on([setting.change for setting in settings], trigger_mode="always_last", **look)
+        gr.on([setting.change for setting in settings[:-1]], trigger_mode="always_last", **look)
 
         def choose(album, event: gr.SelectData):
             if album:
@@ -166,7 +166,7 @@ def build_page(model, folder):
 
 
 def lay_out_settings(gr):
-    """The settings, in the order that `Page` takes them."""
+    """The settings, in the order that `Page` takes them; the last changes nothing that is shown."""
     kinds = [("Cut-out", "cutout"), ("Overlay", "overlay"), ("Mask", "mask")]
     grounds = [("Transparent", "transparent"), ("Color", "color")]
     with gr.Row():
@@ -180,7 +180,7 @@ def lay_out_settings(gr):
         )
         crop = gr.Checkbox(label="Crop", info="To the pet, in the download only", elem_id="crop")
     background.change(lambda choice: gr.ColorPicker(visible=choice == "color"), background, color)
-    return kind, threshold, matting, crop, background, color
+    return kind, threshold, matting, background, color, crop
 
 
 def main():

@@ -60,7 +60,7 @@ def test_the_convolution_of_two_joined_is_that_of_their_concatenation(norm):
     torch.manual_seed(0)
     layers = DoubleConv(5, 4, norm).eval()
     first, second = torch.randn(2, 3, 7, 6, requires_grad=True), torch.randn(2, 2, 7, 6, requires_grad=True)
-    apart, joined = convolve_joined(layers, first, second), layers(torch.cat([first, second], 1))
+    apart, joined = convolve_joined(layers, first, second, 3), layers(torch.cat([first, second], 1))
     torch.testing.assert_close(apart, joined, rtol=0, atol=1e-5)
     wanted = [first, second, *layers.parameters()]
     gradients = [torch.autograd.grad(result.square().mean(), wanted) for result in (apart, joined)]

@@ -84,6 +84,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, in_channels, skip_channels, out_channels, form):
         super().__init__()
+        self.channels = in_channels if form == "nearest" else out_channels  # of what comes from below
         if form == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")
             joined = in_channels + skip_channels
@@ -104,7 +105,7 @@ class DecoderBlock(nn.Module):
     def forward(self, x, skip, size):
         """x (N, C, h, w), skip (N, S, H, W) or None, size (H, W), to (N, out_channels, H, W)."""
         x = crop(self.up(x), size)
-        return self.conv(x) if skip is None else convolve_joined(self.conv, x, skip)
+        return self.conv(x) if skip is None else convolve_joined(self.conv, x, skip, self.channels)
 
 
 class ResNet34UNet(nn.Module):

@@ -57,8 +57,9 @@ class Album:
 
     def show(self, kind, style):
         """Files of the chosen photo and of one of KINDS, and a sentence. A transparent cut-out is on a checkerboard."""
-        opened = self.photos[self.chosen]
-        before, photo = self.reduced(opened)
+        index = self.chosen  # which a click may change meanwhile
+        opened = self.photos[index]
+        before, photo = self.reduced(index)
         probability = to_size(opened.probability, photo.size)
         style = replace(style, crop=False)  # before and after lie over each other
         if style.background is None:
@@ -68,12 +69,12 @@ class Album:
         width, height = opened.size
         return before, after, f"{opened.path.name}: {width}×{height} pixels, {100 * share:.1f} % foreground."
 
-    def reduced(self, opened):
+    def reduced(self, index):
         """The file of a photo reduced to the screen, and the photo in it."""
-        name = f"before_{self.chosen}"
+        name = f"before_{index}"
         for file in self.folder.glob(f"{name}-*"):
             return str(file), open_photo(file, keep_alpha=True)
-        photo = self.read(opened)
+        photo = self.read(self.photos[index])
         photo.thumbnail((SHOWN_SIZE, SHOWN_SIZE))
         for former in self.folder.glob("before_*"):
             former.unlink()

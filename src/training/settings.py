@@ -135,7 +135,7 @@ def add_recipe_flags(add):
 
 def add_run_flags(add):
     add("--seed", type=seed, default=0, help="default %(default)s")
-    add("--compile", action="store_true", help="compile the network; the README says when that pays")
+    add("--compile", action="store_true", help="compile the network; benchmarks/README.md says when that pays")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
     add("--workers", type=workers, default=0, help="processes that read data; default %(default)s")
     add("--name", help="of the files written; default: the network's, with a number where that is taken")
