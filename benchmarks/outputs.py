@@ -33,7 +33,6 @@ from predictor import load_predictor
 from runtime import add_runtime_flags, choose_runtime
 from utils import Parser, UserError, number, positive, run
 
-megapixels = number(float, lambda x: 0 < x <= 1000, "a number of megapixels above 0, at most 1,000")
 RELEASED = Path(__file__).parents[1] / "saved_models" / "resnet34_unet_pets.pth"
 
 
@@ -96,7 +95,8 @@ def main():
     add("--model", type=Path, default=RELEASED, help="checkpoint; default saved_models/resnet34_unet_pets.pth")
     add("--input", nargs="+", required=True, help="pictures: files, folders, globs")
     add("--limit", type=positive, help="pictures; default: all")
-    add("--megapixels", type=megapixels, help="enlarge copies of the pictures to this size")
+    size = number(float, lambda x: 0 < x <= 1000, "a number above 0, at most 1,000")
+    add("--megapixels", type=size, help="enlarge copies of the pictures to this size")
     add("--save", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of output; default: all, a row each")
     add("--batch_size", "-b", type=positive, default=8, help="default %(default)s")
     add("--rounds", type=positive, default=3, help="turns of each; default %(default)s")

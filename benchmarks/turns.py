@@ -34,4 +34,4 @@ def refuse_noise(spreads, limit=NOISY):
     """Raises UserError where a contender's spread (lowest and highest ratio) is too wide. spreads: by contender."""
     names = ", ".join(name for name, (low, high) in spreads.items() if high > limit * low)
     if names:
-        raise UserError(f"the machine is too noisy to tell: turns of {names} vary by more than {limit}x; repeat it")
+        raise UserError(f"the machine is too noisy to tell: turns of {names} differ by more than {limit}x; repeat it")

@@ -57,13 +57,13 @@ def train(folder, *flags, processes=1, expect=0, on_step=None):
 
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory):
-    """A function that gives the folder of a run of four epochs, made once: (flags of growth, stopped or not)."""
+    """A function that gives the folder of a run of four epochs, made once; a stopped one is of one process."""
 
     @cache
-    def make(growth, stopped):
+    def make(growth, stopped, processes):
         folder = tmp_path_factory.mktemp("run")
         ending = {"expect": 143, "on_step": stop_after(8)} if stopped else {}  # in the middle of the third epoch
-        script("train", *RUN, *growth, "--epochs", 4, "--name", "a", cwd=folder, **ending)
+        train(folder, *RUN, *growth, "--epochs", 4, "--name", "a", processes=processes, **ending)
         return folder
 
     return make
@@ -74,7 +74,7 @@ def run_of(tmp_path_factory):
 @pytest.mark.parametrize("epochs", [4, 7, 2], ids=["same", "more", "fewer"])
 @pytest.mark.parametrize("stopped", [False, True], ids=["finished", "stopped"])
 def test_resume_matrix(stopped, epochs, growth, processes, run_of, tmp_path, monkeypatch):
-    shutil.copytree(run_of(growth, stopped), tmp_path, dirs_exist_ok=True)
+    shutil.copytree(run_of(growth, stopped, 1 if stopped else processes), tmp_path, dirs_exist_ok=True)
     last = tmp_path / "saved_models/a.last.pth"
     done = len(torch.load(last, weights_only=True)["training"]["history"])
     before = torch.load(tmp_path / "saved_models/a.pth", weights_only=True)

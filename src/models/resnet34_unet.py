@@ -85,13 +85,12 @@ class DecoderBlock(nn.Module):
     def __init__(self, in_channels, skip_channels, out_channels, form):
         super().__init__()
         self.channels = in_channels if form == "nearest" else out_channels  # of what comes from below
+        joined = self.channels + skip_channels
         if form == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")
-            joined = in_channels + skip_channels
             self.conv = nn.Sequential(*conv_bn(joined, out_channels), *conv_bn(out_channels, out_channels))
             return
         self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
-        joined = out_channels + skip_channels
         if form == "upconv":
             self.conv = nn.Sequential(*conv_bn(joined, out_channels))
         else:

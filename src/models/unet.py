@@ -89,7 +89,7 @@ class UNet(nn.Module):
 
 
 def convolve_joined(layers, first, second, channels):
-    """layers(torch.cat([first, second], dim=1)), without the joined copy, which takes 8 % of ResNet34-UNet's step.
+    """layers(torch.cat([first, second], dim=1)), without the joined copy, which costs time (benchmarks/README.md).
 
     layers: first of all a 3x3 convolution; it is the sum of what its weights make of each. channels: of `first`, as a
     plain number, which tracing then takes for one.
