@@ -26,7 +26,7 @@ from photos.prediction import load_model
 from runtime import add_runtime_flags
 from utils import Parser, UserError, port, run, when_memory_runs_out
 
-MAX_UPLOAD = "30mb"
+MAX_UPLOAD = 30  # MB, of a photo
 KEPT = 1800  # seconds that an upload and its results are kept
 NO_PHOTO = f"Drop a photo first; photos are kept for {KEPT // 60} minutes."
 DOWNLOAD_ONE = "Download at full size"
@@ -128,7 +128,7 @@ def build_page(model, folder):
     examples = make_examples(folder, model)
     events = Page(gr, model, folder)
     with gr.Blocks(title="Pet segmentation", delete_cache=(KEPT, KEPT)) as page:
-        gr.Markdown("# Pet segmentation\nDrop photos, paste one, or pick an example.")
+        gr.Markdown(f"# Pet segmentation\nDrop photos of up to {MAX_UPLOAD} MB, paste one, or pick an example.")
         album = gr.State(time_to_live=KEPT, delete_callback=lambda album: album and album.forget())
         with gr.Row():
             with gr.Column(scale=1):
@@ -206,7 +206,7 @@ def main():
             page.launch(
                 server_name=args.host,
                 server_port=args.port,
-                max_file_size=MAX_UPLOAD,
+                max_file_size=f"{MAX_UPLOAD}mb",
                 theme=theme,
                 share=False,
                 footer_links=[],

@@ -141,6 +141,26 @@ def test_what_stops_every_write_ends_the_run_with_the_rows_of_what_is_done(infer
     assert [row["name"] for row in table(tmp_path / "n.csv")] == [f"{index}.png" for index in range(6)]
 
 
+@pytest.mark.parametrize(("pictures", "threads"), [(1, 4), (2, 2), (9, 1)])
+def test_pictures_share_the_cores(infer, tmp_path, monkeypatch, pictures, threads):
+    for index in range(pictures):
+        photo().save(tmp_path / f"d/{index}.png")
+    render, used, before = Pipeline.write_outputs, set(), torch.get_num_threads()
+
+    def note(self, *arguments):
+        used.add(torch.get_num_threads())
+        return render(self, *arguments)
+
+    monkeypatch.setattr(Pipeline, "write_outputs", note)
+    torch.set_num_threads(4)
+    try:
+        infer()
+        assert torch.get_num_threads() == 4  # the network's
+    finally:
+        torch.set_num_threads(before)
+    assert used == {threads}
+
+
 # ------------------------------------------------------- 2. regular files alone, and ends on a signal
 
 

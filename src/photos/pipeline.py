@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
 from files import CannotWrite, printable, write_whole
@@ -101,8 +102,13 @@ class Pipeline:
         """Do this process's part of the jobs. Batches are cut the same way whatever the number of processes."""
         batches = [jobs[first : first + self.batch_size] for first in range(0, len(jobs), self.batch_size)]
         mine = batches[rank() :: world_size()]
-        self.bar = progress_bar(sum(map(len, mine)))
-        self.readers, self.writers = ThreadPoolExecutor(), ThreadPoolExecutor()
+        pictures = sum(map(len, mine))
+        self.bar = progress_bar(pictures)
+        # a thread for each picture where there are many: small operations that are shared out take longer
+        threads = max(1, torch.get_num_threads() // max(1, pictures))
+        share = {"initializer": torch.set_num_threads, "initargs": (threads,)}
+        self.readers = ThreadPoolExecutor(**share)
+        self.writers = ThreadPoolExecutor(os.cpu_count(), **share)  # they compute: more would hinder one another
         patient = True
         try:
             with kept_warnings():
