@@ -21,7 +21,7 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--image_size", type=positive, default=256, help="side of the picture; default %(default)s")
     size = parser.parse_args().image_size
-    rows = [("unet", {"width": width}) for width in (64, 32, 16)]
+    rows = [("unet", {"width": width}) for width in (64, 32, 16)] + [("unet", {"width": 16, "depth": 5})]
     rows += [("unet_shallow", {}), ("unet_add", {})]
     rows += [("resnet34_unet", {"decoder": decoder}) for decoder in reversed(DECODERS)]
     print(f"{'network':38}{'parameters':>12}{f'G multiply-adds at {size}x{size}':>32}")
