@@ -106,9 +106,9 @@ class Pipeline:
         self.bar = progress_bar(pictures)
         # a thread for each picture where there are many: small operations that are shared out take longer
         threads = max(1, torch.get_num_threads() // max(1, pictures))
-        share = {"initializer": torch.set_num_threads, "initargs": (threads,)}
-        self.readers = ThreadPoolExecutor(**share)
-        self.writers = ThreadPoolExecutor(os.cpu_count(), **share)  # they compute: more would hinder one another
+        self.readers = ThreadPoolExecutor(initializer=torch.set_num_threads, initargs=(threads,))
+        workers = os.cpu_count()  # writers compute: more would hinder one another
+        self.writers = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         patient = True
         try:
             with kept_warnings():
