@@ -9,9 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-# The share of the picture below which a piece is a speck. On the 368 valid pictures, half a percent takes the released
-# ResNet34-UNet's Dice from .94487 to .94495 and the U-Net's from .93678 to .93702; the largest piece alone gives .94404
-# and .93582.
+# The share of the picture below which a piece is a speck; benchmarks/README.md has what that does to valid Dice.
 SPECK = 0.005
 
 
