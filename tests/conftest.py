@@ -31,6 +31,12 @@ if os.environ.get("TURN_PRECISION"):  # --precision auto chooses what it would n
 torch.set_num_threads(1)  # results then do not depend on the machine, and tiny networks are no slower
 
 
+def pytest_configure(config):
+    """Where there is a GPU, all but the tests marked cuda run on the CPU as well: their numbers are its numbers."""
+    if "not cuda" in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
+
 def draw_pet(folder, name, index, width=60, height=44):
     """A drawn picture and its trimap (1 inside, 3 along the edge, 2 outside) in the official layout."""
     picture, mask = shapes.draw(np.random.default_rng([7, index]), height, width, count=4)

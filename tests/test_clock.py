@@ -1,6 +1,7 @@
 """How long a run takes, by a clock that is told the time."""
 
 import itertools
+import math
 import shlex
 from argparse import Namespace
 from datetime import datetime
@@ -13,10 +14,11 @@ import train
 from checkpoint import load
 from models import build_model
 from runtime import Runtime
-from training.clock import Clock, Pace, duration, rehearse, sizes_of_epochs, time_of_day
+from training.clock import Clock, Pace, duration, patience_of, rehearse, sizes_of_epochs, time_of_day
 from training.forecast import forecast, without_epochs
 from training.settings import parse_args
 
+CUDA = torch.device("cuda")
 RUN = ("--dataset", "shapes", "--width", 2, "--limit", 8, "--batch_size", 4, "--steps", 3, "--precision", "float32")
 
 
@@ -111,6 +113,16 @@ def test_each_size_is_rehearsed():
 def test_sizes_that_would_take_long_are_predicted_from_smaller_ones():
     paces, taken = rehearsed(lambda size: (size / 64) ** 2 * 3, image_size=256)
     assert paces == pytest.approx({256: 48.0}) and set(taken) == {64}
+
+
+def test_a_first_step_that_chooses_kernels_on_a_gpu_hides_no_pace(monkeypatch):
+    """Twenty seconds at each size, as on a GPU; then milliseconds."""
+    seen = set()
+    monkeypatch.setattr("training.clock.patience_of", lambda settings, device: patience_of(settings, CUDA))
+    paces, _ = rehearsed(lambda size: 0.5 if size in seen else seen.add(size) or 20, image_size=256)
+    assert paces == pytest.approx({256: 0.5})
+    settings = Namespace(hours=None)
+    assert patience_of(settings, torch.device("cpu")) == 10 and patience_of(settings, CUDA) == math.inf
 
 
 def test_a_rehearsal_changes_nothing():

@@ -1,8 +1,18 @@
-"""A training step on a GPU, without one: fake tensors find a mix of devices, and copies that would wait."""
+"""A training step on a GPU, without one: fake tensors find a mix of devices, and copies that would wait.
 
+With one, `python -m pytest -m cuda`: whole runs.
+"""
+
+import csv
+import signal
+
+import numpy as np
 import pytest
 import torch
+from conftest import script
+from PIL import Image
 from processes import FORKS, finish, logged
+from test_faults import same_end, stop_after
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -106,3 +116,43 @@ def test_a_step_does_not_wait_for_the_gpu(flags):
         train.train_step(state, batch)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.cuda
+def test_a_run_on_a_gpu_from_training_to_masks(pets, tmp_path):
+    flags = ("--data_path", pets, "--image_size", 64, "--start_size", 32, "--batch_size", 4, "--name", "a")
+    out = script("train", "--width", 4, *flags, "--epochs", 3, cwd=tmp_path).stdout
+    assert "on cuda in " in out and ", GPU " in out
+    masks, dice = {}, {}
+    for device in ("cpu", "cuda"):
+        where = ("--model", "saved_models/a.pth", "--data_path", pets, "--device", device)
+        script("evaluate", *where, "--output", f"scores/{device}", cwd=tmp_path)
+        with open(tmp_path / f"scores/{device}.csv", newline="") as file:
+            dice[device] = [float(row["dice"]) for row in csv.DictReader(file)]
+        script("inference", *where, "--precision", "float32", "--output", device, "--save", "mask", cwd=tmp_path)
+        files = sorted((tmp_path / device).glob("*.png"))
+        masks[device] = [np.asarray(Image.open(file)) for file in files]
+    assert len(masks["cuda"]) == 6 and dice["cuda"] == pytest.approx(dice["cpu"], abs=0.01)
+    pairs = zip(masks["cpu"], masks["cuda"], strict=True)
+    assert max(np.mean(one != two) for one, two in pairs) < 0.01
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
+def test_a_run_stopped_on_a_gpu_goes_on_as_if_it_had_not_been(precision, pets, tmp_path):
+    flags = ("--data_path", pets, "--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 3, "--deterministic")
+    flags = (*flags, "--precision", precision)
+    script("train", *flags, "--name", "whole", cwd=tmp_path)
+    stopped = 128 + signal.SIGTERM
+    script("train", *flags, "--name", "cut", cwd=tmp_path, expect=stopped, on_step=stop_after(7))
+    script("train", "--resume", "saved_models/cut.last.pth", cwd=tmp_path)
+    assert same_end(tmp_path, "whole", "cut")
+
+
+@pytest.mark.cuda
+def test_a_run_goes_from_the_gpu_to_the_cpu_and_back(pets, tmp_path):
+    flags = ("--data_path", pets, "--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 1, "--name", "a")
+    script("train", *flags, cwd=tmp_path)
+    for epochs, device in ((2, "cpu"), (3, "cuda")):
+        flags = ("--resume", "saved_models/a.last.pth", "--epochs", epochs, "--device", device)
+        assert "--device changes from" in script("train", *flags, cwd=tmp_path).stdout

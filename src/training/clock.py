@@ -3,6 +3,7 @@
 Nothing here changes a number of the training: the copy has weights, optimizer and random state of its own.
 """
 
+import math
 import tempfile
 import time
 from argparse import Namespace
@@ -154,7 +155,7 @@ def rehearse(
     """
     run = sizes(settings.start_size, settings.image_size)
     quick = Namespace(**{**vars(settings), "compile": False, "epochs": 1, "steps": STEPS})
-    patience = max(PATIENCE, HOUR * settings.hours / 200) if settings.hours else PATIENCE
+    patience = patience_of(settings, runtime.device)
     paces: dict[int, Pace] = {}
     files = files_time(model, now) if settings.hours else FILES
     with torch.random.fork_rng([runtime.device] if runtime.device.type == "cuda" else []):
@@ -170,6 +171,14 @@ def rehearse(
                 step, batch = times_at(state, size, train_step, patience, now)
                 paces[size] = Pace(step, batch * passes + files)
     return {size: paces[size] for size in run}
+
+
+def patience_of(settings, device: torch.device) -> float:
+    """Seconds that a step may take; endless on a GPU, where the first step at a size chooses its kernels for seconds,
+    and the others are short."""
+    if device.type != "cpu":
+        return math.inf
+    return max(PATIENCE, HOUR * settings.hours / 200) if settings.hours else PATIENCE
 
 
 def times_at(state: State, size: int, train_step, patience: float, now) -> tuple[float, float]:
