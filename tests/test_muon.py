@@ -95,3 +95,16 @@ def test_a_gradient_that_overflowed_in_float16_moves_nothing():
     scaler.update()
     torch.testing.assert_close(list(network.parameters()), before)
     assert scaler.get_scale() < 65536
+
+
+def test_a_state_goes_on_on_the_device_of_its_parameters():
+    """Saved on the CPU, resumed elsewhere: here on the device of tensors without values."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    optimizer = muon_of(network, 1e-2)
+    network(torch.randn(2, 3, 8, 8)).square().mean().backward()
+    optimizer.step()
+    elsewhere = muon_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to("meta"), 1e-2)
+    elsewhere.load_state_dict(optimizer.state_dict())
+    values = [value for state in elsewhere.state.values() for value in state.values()]
+    assert len(values) == 1 + 3 * 3 and {value.device.type for value in values} == {"meta"}

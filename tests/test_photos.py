@@ -208,7 +208,11 @@ def cut(folder, name="a"):
     return picture
 
 
-@pytest.mark.parametrize("content", [profiles.cmyk(), profiles.grey(), os.urandom(1_100_000), b"short"])
+@pytest.mark.parametrize(
+    "content",
+    [profiles.cmyk(), profiles.grey(), os.urandom(1_100_000), b"short"],
+    ids=["cmyk", "grey", "no profile, and large", "short"],
+)
 @pytest.mark.parametrize("mode", ["RGBA", "RGB"])
 def test_no_output_carries_a_profile_and_all_open_again(infer, tmp_path, content, mode):
     kind = "TIFF" if len(content) > 1_000_000 else "PNG"  # of which Pillow reads no profile of more

@@ -12,7 +12,7 @@ from training.distributed import mean_over_ranks
 
 
 class Average:
-    """Exponential average of a network's weights and running statistics, in `module`.
+    """Exponential average of the weights and running statistics of `network`, in `module`.
 
     The decay starts low, so that a short run is not held back by its first weights: 0, then (1 + n) / (10 + n) after n
     updates, until it reaches `decay`. `torch.optim.swa_utils.AveragedModel` would wait for the GPU at every step.
@@ -20,15 +20,17 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float):
         self.module, self.decay, self.count = deepcopy(network).requires_grad_(False), decay, 0
+        self.averages, self.values = self.module.state_dict(), network.state_dict()  # which share the networks' memory
 
     @torch.no_grad()
-    def update(self, network: nn.Module):
-        averages, values = self.module.state_dict(), network.state_dict()
-        floats = [name for name, value in averages.items() if value.is_floating_point()]
+    def update(self):
+        """Take in the network as it is now."""
+        floats = [name for name, value in self.averages.items() if value.is_floating_point()]
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
-        torch._foreach_lerp_([averages[name] for name in floats], [values[name] for name in floats], 1 - decay)
-        for name in averages.keys() - floats:  # counters
-            averages[name].copy_(values[name])
+        averages, values = ([tensors[name] for name in floats] for tensors in (self.averages, self.values))
+        torch._foreach_lerp_(averages, values, 1 - decay)
+        for name in self.averages.keys() - floats:  # counters
+            self.averages[name].copy_(self.values[name])
         self.count += 1
 
     def state_dict(self) -> dict:

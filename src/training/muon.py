@@ -38,6 +38,13 @@ class Muon(Optimizer):
             {"lr": lr},
         )
 
+    def load_state_dict(self, state_dict):
+        """Go on from what `state_dict` gave, on whatever device that was; a GPU's AdamW has its counts of steps there."""
+        super().load_state_dict(state_dict)  # which leaves them where they were saved
+        for parameter in self.param_groups[1]["params"]:
+            if self.state[parameter]:
+                self.state[parameter]["step"] = self.state[parameter]["step"].to(parameter.device)
+
     @torch.no_grad()
     def step(self, closure=None):
         """Update every parameter that has a gradient; gradients of matrices are overwritten."""
@@ -62,11 +69,11 @@ class Muon(Optimizer):
         torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
         torch._foreach_lerp_(gradients, buffers, group["momentum"])
         blocks = [in_blocks(as_matrix(gradient)) for gradient in gradients]
-        for parameter, x, polynomial in zip(moved, blocks, newton_schulz(blocks), strict=True):
-            matrix = as_matrix(parameter)
-            length = RMS * max(matrix.shape) ** 0.5
-            decay = 1 - group["lr"] * group["weight_decay"]
-            with full_float32():
+        decay = 1 - group["lr"] * group["weight_decay"]
+        with full_float32():
+            for parameter, x, polynomial in zip(moved, blocks, newton_schulz(blocks), strict=True):
+                matrix = as_matrix(parameter)
+                length = RMS * max(matrix.shape) ** 0.5
                 in_blocks(matrix).baddbmm_(polynomial, x, beta=decay, alpha=-group["lr"] * length)
 
     def _adamw(self, group):

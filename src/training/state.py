@@ -141,7 +141,7 @@ class State:
         if self.settings.schedule != "plateau" and not overflowed:
             self.schedule.step()
         if self.average:
-            self.average.update(self.model)
+            self.average.update()
         self.step += 1
 
     def end_epoch(self, valid_scores: dict, threshold: float, valid_loss: float):
