@@ -39,7 +39,7 @@ class Muon(Optimizer):
         )
 
     def load_state_dict(self, state_dict):
-        """Go on from what `state_dict` gave, on whatever device that was; a GPU's AdamW has its counts of steps there."""
+        """Go on from what `state_dict` gave, whatever device it was on; on a GPU AdamW counts steps there."""
         super().load_state_dict(state_dict)  # which leaves them where they were saved
         for parameter in self.param_groups[1]["params"]:
             if self.state[parameter]:
