@@ -5,8 +5,8 @@ Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
 Training", 2025 (arXiv 2502.16982), section 2.2, which gives updates the root mean square of AdamW's,
 so that both kinds of parameters share one learning rate.
 
-A matrix is made orthogonal in blocks of BLOCK rows, each on its own: a third of the whole step's time for
-ResNet34-UNet, at the same Dice (benchmarks/README.md has the measurements).
+A matrix of more than WHOLE rows is made orthogonal in blocks of BLOCK rows, each on its own: a third of the step's
+time for ResNet34-UNet, at the same Dice (benchmarks/README.md has the measurements).
 
 `torch.optim.Muon` takes two-dimensional parameters only, and multiplies in bfloat16, which is slow on many CPUs.
 """
@@ -19,7 +19,8 @@ from torch.optim.adamw import adamw
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of the quintic a x + b x^3 + c x^5 (Jordan et al.)
 RMS = 0.2  # approximate root mean square of an AdamW update (Liu et al.)
-BLOCK = 64  # rows that are made orthogonal to one another
+BLOCK = 64  # rows that are made orthogonal to one another,
+WHOLE = 128  # in matrices of more rows than this
 
 
 class Muon(Optimizer):
@@ -119,11 +120,11 @@ def as_matrix(parameter):
 def in_blocks(matrix):
     """(rows, columns) seen as (N, BLOCK, columns / rows / ...): blocks of the shorter side, which comes first.
 
-    A side that BLOCK does not divide stays whole: (1, short side, long side).
+    A side of up to WHOLE, or one that BLOCK does not divide, stays whole: (1, short side, long side).
     """
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
-    block = BLOCK if short.shape[0] % BLOCK == 0 else short.shape[0]
-    return short.unflatten(0, (-1, block))
+    rows = short.shape[0]
+    return short.unflatten(0, (-1, BLOCK if rows > WHOLE and rows % BLOCK == 0 else rows))
 
 
 def newton_schulz(matrices, steps=5):
