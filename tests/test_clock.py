@@ -16,6 +16,7 @@ from models import build_model
 from runtime import Runtime
 from training.clock import Clock, Pace, duration, patience_of, rehearse, sizes_of_epochs, time_of_day
 from training.forecast import forecast, without_epochs
+from training.schedule import SCHEDULES
 from training.settings import parse_args
 
 CUDA = torch.device("cuda")
@@ -108,6 +109,12 @@ def rehearsed(seconds_of, **flags):
 def test_each_size_is_rehearsed():
     paces, taken = rehearsed(lambda size: size / 64, start_size=32, image_size=64)
     assert paces == pytest.approx({32: 0.5, 64: 1.0}) and taken == [32] * 3 + [64] * 3
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_every_schedule_can_be_rehearsed_at_several_sizes(schedule, tmp_path):
+    growing = ("--start_size", 32, "--image_size", 96, "--epochs", 1)
+    script("train", *RUN, *growing, "--schedule", schedule, cwd=tmp_path)
 
 
 def test_sizes_that_would_take_long_are_predicted_from_smaller_ones():

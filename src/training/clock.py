@@ -154,7 +154,7 @@ def rehearse(
     which a step would take longer than PATIENCE are predicted from smaller ones: time grows as the number of pixels.
     """
     run = sizes(settings.start_size, settings.image_size)
-    quick = Namespace(**{**vars(settings), "compile": False, "epochs": 1, "steps": STEPS})
+    quick = Namespace(**{**vars(settings), "compile": False, "epochs": len(run) + 1, "steps": STEPS})
     patience = patience_of(settings, runtime.device)
     paces: dict[int, Pace] = {}
     files = files_time(model, now) if settings.hours else FILES
