@@ -20,17 +20,15 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float):
         self.module, self.decay, self.count = deepcopy(network).requires_grad_(False), decay, 0
-        self.averages, self.values = self.module.state_dict(), network.state_dict()  # which share the networks' memory
+        averages, values = self.module.state_dict(), network.state_dict()  # which share the networks' memory
+        names = [name for name, value in averages.items() if value.is_floating_point()]  # not the counters
+        self.averages, self.values = ([tensors[name] for name in names] for tensors in (averages, values))
 
     @torch.no_grad()
     def update(self):
         """Take in the network as it is now."""
-        floats = [name for name, value in self.averages.items() if value.is_floating_point()]
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
-        averages, values = ([tensors[name] for name in floats] for tensors in (self.averages, self.values))
-        torch._foreach_lerp_(averages, values, 1 - decay)
-        for name in self.averages.keys() - floats:  # counters
-            self.averages[name].copy_(self.values[name])
+        torch._foreach_lerp_(self.averages, self.values, 1 - decay)
         self.count += 1
 
     def state_dict(self) -> dict:
