@@ -18,6 +18,8 @@ def main():
     steps, times = int(sys.argv[1]), []
 
     def on_step(state):
+        if not times or len(times) == steps - 1:
+            state.sum_up()  # waits for the device
         times.append(time.time())
         if len(times) < steps:
             return

@@ -27,6 +27,7 @@ def measure(args, folder, image_size, processes=1):
     """Run train.py for a few steps: seconds to the end of the first step, pictures per second, GiB."""
     flags = ["--model", args.model, "--data_path", folder, "--image_size", image_size, "--start_size", 0]
     flags += ["--batch_size", args.batch_size, "--save_dir", folder / "runs", "--epochs", 1000]
+    flags += ["--device", args.device]
     flags += ["--width", args.width] if args.model != "resnet34_unet" else []
     command = [sys.executable, str(Path(__file__).with_name("first_step.py")), str(args.steps), *map(str, flags)]
     if processes > 1:
@@ -66,6 +67,7 @@ def main():
     add("--batch_size", "-b", type=positive, default=16, help="default %(default)s")
     add("--steps", type=positive, default=9, help="of a row; default %(default)s")
     add("--rounds", type=positive, default=3, help="default %(default)s")
+    add("--device", default="auto", help="cpu for the table of processes where there is one GPU; default %(default)s")
     args = parser.parse_args()
     print(
         f"{args.model}{f' --width {args.width}' if args.model != 'resnet34_unet' else ''}, batches of {args.batch_size}"

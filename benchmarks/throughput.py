@@ -146,23 +146,23 @@ def contender(name, args):
 def serve(name, args, pipe):
     """A contender's process: takes as many steps as it is asked for, and tells the seconds."""
     try:
-        step = contender(name, args)
+        step, device = contender(name, args), pick_device(args.device)
         for steps in iter(pipe.recv, None):
             start = time.perf_counter()
             for _ in range(steps):
                 step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
             pipe.send(time.perf_counter() - start)
-        pipe.send(peak_memory())
+        pipe.send(peak_memory(device))
     except (UserError, RuntimeError) as error:
         pipe.send(str(error))
 
 
-def peak_memory():
+def peak_memory(device):
     """GiB of the GPU's memory, or of this process and its workers at their highest."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) / 2**20
 
@@ -207,7 +207,7 @@ class Stopwatch:
 
     def wait(self):
         if self.device.type == "cuda":
-            torch.cuda.synchronize()
+            torch.cuda.synchronize(self.device)
 
 
 def timed_step(state, batches, watch):
@@ -309,7 +309,7 @@ def main():
 def report(args):
     runtime = choose_runtime(args.device, args.precision)
     device, precision = runtime.device, runtime.precision
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     print(
         f"{args.model}{f' --width {args.width}' if args.width else ''}, {args.image_size}x{args.image_size}, "
         f"batches of {args.batch_size}, on {where}; ours in {precision}, torch {torch.__version__}"

@@ -84,6 +84,7 @@ class Contender:
         """The valid Dice now, at --image_size; at the end of an epoch its loss goes to the schedule."""
         settings, state = self.settings, self.state
         start = time.perf_counter()
+        state.sum_up()  # waits for the device
         refresh_statistics(state.weights, train.recent_images(state, self.dataset, self.data.indices), self.runtime)
         self.seconds += time.perf_counter() - start
         loader = eval_loader(self.data.valid, settings.batch_size, device=self.runtime.device)
@@ -106,6 +107,7 @@ class Contender:
             for batch in self.batches(size, range(3))[1]:
                 start = time.perf_counter()
                 train.train_step(self.state, batch)
+                self.state.sum_up()  # waits for the device
                 cost[size] = (time.perf_counter() - start) * self.state.steps_per_epoch
         epochs, ends = 1, (settings.start_size, settings.image_size)
         while sum(cost[size_of(epoch, epochs + 1, *ends)] for epoch in range(epochs + 1)) <= seconds:

@@ -58,8 +58,13 @@ class PackedDataset(Dataset):
         return len(self.pairs)
 
     def __getitem__(self, index):
-        pixels = self.packed[index]
-        if isinstance(pixels, np.ndarray):
+        if isinstance(self.packed, torch.Tensor):
+            where = index
+            if isinstance(index, list):  # as it is, each would wait for the GPU to have copied it
+                where = torch.tensor(index).to(self.packed.device, non_blocking=True)
+            pixels = self.packed[where]
+        else:
+            pixels = self.packed[index]
             copied = np.asarray(pixels) if isinstance(index, list) else np.array(pixels)  # a list copies already
             pixels = torch.from_numpy(copied)
             let_go(self.packed)

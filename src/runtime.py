@@ -62,6 +62,9 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     chosen = pick_device(device)
     if chosen.type == "cpu":
         keep_freed_memory()
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)  # else threads that pin memory take some of the first GPU's
+        torch.backends.cudnn.allow_tf32 = False  # float32 is float32, but in training
     return Runtime(chosen, pick_precision(precision, chosen))
 
 
@@ -133,3 +136,4 @@ def seed_everything(seed: int, deterministic: bool = False):
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(deterministic)
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
+    torch.backends.cudnn.allow_tf32 = not deterministic

@@ -162,7 +162,8 @@ def augmented(state, batch, chance, rows):
     settings, runtime = state.settings, state.runtime
     image, mask = runtime.move(batch["image"][rows]), runtime.move(batch["mask"][rows])
     drawn = {name: values[rows] for name, values in chance.items()}
-    image, mask = augment(image, mask, AUGMENTS[settings.augment], drawn)
+    with torch.autocast(runtime.device.type, enabled=False):  # also where batch norm's statistics are made anew
+        image, mask = augment(image, mask, AUGMENTS[settings.augment], drawn)
     return runtime.layout(to_float(image, *state.scaling)), mask
 
 

@@ -1,19 +1,22 @@
 import warnings
+from copy import deepcopy
 
 import pytest
 import torch
 
+import train
 from models import build_model
 from runtime import Runtime, pick_device
-from training.settings import parse_args
+from training.settings import OPTIMIZERS, parse_args
 from training.state import State
 from utils import UserError
 
 
-def small_run(precision=torch.float32):
-    settings, _ = parse_args(None, ["--dataset", "shapes", "--width", "4"])
-    runtime = Runtime(dtype=precision)
-    return State(settings, build_model("unet", width=4), 80, ([0.5] * 3, [0.5] * 3), runtime)
+def small_run(precision=torch.float32, optimizer="muon", layout=torch.contiguous_format):
+    settings, _ = parse_args(None, ["--dataset", "shapes", "--width", "4", "--optimizer", optimizer])
+    runtime = Runtime(dtype=precision, memory_format=layout)
+    torch.manual_seed(0)
+    return State(settings, runtime.place(build_model("unet", width=4)), 80, ([0.5] * 3, [0.5] * 3), runtime)
 
 
 def a_step(state, factor=1.0):
@@ -23,8 +26,9 @@ def a_step(state, factor=1.0):
     state.end_step()
 
 
-def test_a_step_that_overflows_in_float16_leaves_weights_and_schedule():
-    state = small_run(precision=torch.float16)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_step_that_overflows_in_float16_leaves_weights_and_schedule(optimizer):
+    state, other = (small_run(torch.float16, optimizer) for _ in range(2))
     before = [value.detach().clone() for value in state.model.parameters()]
     rate = state.optimizer.param_groups[0]["lr"]
     with warnings.catch_warnings():
@@ -35,6 +39,44 @@ def test_a_step_that_overflows_in_float16_leaves_weights_and_schedule():
     a_step(state)
     assert state.optimizer.param_groups[0]["lr"] > rate
     assert state.step == 2
+    a_step(other)  # the first step of a run in which nothing overflowed
+    torch.testing.assert_close(list(state.model.parameters()), list(other.model.parameters()))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_a_state_goes_on_in_another_memory_layout(optimizer):
+    """A wide U-Net's is another in float32 on a CPU than in bfloat16, or on a GPU."""
+    state, other = small_run(optimizer=optimizer), small_run(optimizer=optimizer, layout=torch.channels_last)
+    a_step(state)
+    other.load_state(deepcopy(state.state_dict()))
+    for _ in range(2):
+        gradients = [torch.randn_like(value) for value in state.model.parameters()]
+        for run in (state, other):
+            for parameter, gradient in zip(run.model.parameters(), gradients, strict=True):
+                parameter.grad = torch.empty_like(parameter).copy_(gradient)
+            run.optimizer.step()
+    torch.testing.assert_close(list(other.model.parameters()), list(state.model.parameters()))
+
+
+def test_a_run_goes_on_in_float16_and_back():
+    state, half, back = small_run(), small_run(torch.float16), small_run()
+    a_step(state)
+    half.load_state(state.state_dict())
+    a_step(half)
+    back.load_state(half.state_dict())
+    a_step(back)
+    assert back.step == 3 and half.scaler.get_scale() > 1
+
+
+def test_batch_norm_sees_the_images_that_training_does():
+    """Its statistics are made anew under autocast."""
+    state = small_run(torch.bfloat16)
+    pixels = torch.randint(256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    batch = {"image": pixels, "mask": pixels[:, :1] // 128}
+    seen = train.augmented(state, batch, train.draws_of(state, 0), slice(None))
+    with state.runtime.autocast():
+        again = train.augmented(state, batch, train.draws_of(state, 0), slice(None))
+    assert all(torch.equal(one, two) for one, two in zip(seen, again, strict=True))
 
 
 def test_a_run_of_eight_gpus_goes_on_where_there_is_one(monkeypatch):

@@ -31,8 +31,6 @@ def start(device):
     """Join the other processes, if there are any; all but process 0 are silenced."""
     if world_size() == 1 or dist.is_initialized():
         return
-    if device.type == "cuda":
-        torch.cuda.set_device(device)  # else threads that pin memory take some of the first GPU's
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:

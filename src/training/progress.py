@@ -8,7 +8,7 @@ import torch
 from tqdm import tqdm
 
 from training.clock import Clock
-from training.distributed import rank, world_size
+from training.distributed import gather, rank, world_size
 from training.saving import RunFiles
 from training.state import State
 from training.stop import Stop
@@ -117,8 +117,8 @@ class Monitor:
 
 
 def check_loss(state: State, loss: float, files: RunFiles):
-    """Stop a run that diverged, and say which way it went."""
-    highest = state.highest.item()
+    """Stop a run that diverged, and say which way it went. Collective: call on all ranks."""
+    highest = gather(state.highest).max().item()
     exploded = not highest < EXPLODED
     if math.isfinite(loss) and not exploded:
         return

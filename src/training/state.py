@@ -31,7 +31,7 @@ def build_optimizer(settings, parameters: Iterable[torch.nn.Parameter]) -> Optim
         groups: list[dict] = [{"params": weights}, {"params": others, "weight_decay": 0.0}]
         return AdamW(groups, fused=True, **kwargs)
     if settings.optimizer == "sgd":
-        return SGD(parameters, momentum=0.9, fused=True, **kwargs)
+        return SGD(parameters, momentum=0.9, **kwargs)  # fused, it begins with a first step that overflowed
     return RAdam(parameters, **kwargs) if settings.optimizer == "radam" else Adam(parameters, fused=True, **kwargs)
 
 
@@ -211,6 +211,10 @@ class State:
         if self.average:
             self.average.load_state_dict(state["average"])
         self.optimizer.load_state_dict(state["optimizer"])
+        for parameter, kept in self.optimizer.state.items():  # fused steps need them in the parameter's memory layout
+            for name, value in kept.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    kept[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
         self.learning_rate = state["learning_rate"]
         self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
         if self.settings.schedule == "plateau":
@@ -220,7 +224,8 @@ class State:
             self.schedule._step_count = 2  # which has it not warn that no step was taken in this process
             self.schedule.step()
             self.schedule._step_count = state["schedule"]["_step_count"]
-        self.scaler.load_state_dict(state["scaler"])
+        if state["scaler"]:  # else of a run that was not in float16
+            self.scaler.load_state_dict(state["scaler"])
         self.threshold, self.best_from = state["threshold"], index(state["best_from"])
         sums = state["sums"]  # of each process
         if len(sums) != world_size():
