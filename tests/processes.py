@@ -15,7 +15,7 @@ import conftest  # noqa: F401  # which turns the choice of precision where that 
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference"])
+FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference", "torch._dynamo"])  # for fake tensors
 
 
 def launch(name, *arguments, cwd, slow_disk=0.0, group=False, **environment):
