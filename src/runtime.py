@@ -63,7 +63,8 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     if chosen.type == "cpu":
         keep_freed_memory()
     if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)  # else threads that pin memory take some of the first GPU's
+        if chosen.index is not None:
+            torch.cuda.set_device(chosen)  # else threads that pin memory take some of the first GPU's
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32, but in training
     return Runtime(chosen, pick_precision(precision, chosen))
 

@@ -6,7 +6,7 @@ import torch
 
 import train
 from models import build_model
-from runtime import Runtime, pick_device
+from runtime import Runtime, choose_runtime, pick_device
 from training.settings import OPTIMIZERS, parse_args
 from training.state import State
 from utils import UserError
@@ -90,6 +90,15 @@ def test_a_run_of_eight_gpus_goes_on_where_there_is_one(monkeypatch):
     state.load_state(kept)
     assert [value[0].item() for value in taken] == [0]
     assert state.step == 1
+
+
+@pytest.mark.parametrize("name, chosen", [("cuda", []), ("cuda:1", [1])])
+def test_a_gpu_asked_for_by_number_is_the_current_one(name, chosen, monkeypatch):
+    seen = []
+    monkeypatch.setattr("runtime.pick_device", torch.device)
+    monkeypatch.setattr(torch._C, "_cuda_setDevice", seen.append, raising=False)
+    assert choose_runtime(name, "float32").device == torch.device(name)
+    assert seen == chosen
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
