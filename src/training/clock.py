@@ -154,7 +154,8 @@ def rehearse(
     which a step would take longer than PATIENCE are predicted from smaller ones: time grows as the number of pixels.
     """
     run = sizes(settings.start_size, settings.image_size)
-    quick = Namespace(**{**vars(settings), "compile": False, "epochs": len(run) + 1, "steps": STEPS})
+    epochs = len(run) + 1  # one for each size and the scout: one cycle refuses a step beyond its last
+    quick = Namespace(**{**vars(settings), "compile": False, "epochs": epochs, "steps": STEPS})
     patience = patience_of(settings, runtime.device)
     paces: dict[int, Pace] = {}
     files = files_time(model, now) if settings.hours else FILES
