@@ -215,7 +215,9 @@ def timed_step(state, batches, watch):
     with watch.on("data"):
         batch = next(batches)
     with watch.on("augmentation"):
-        image, mask = train.augmented(state, batch, train.draws_of(state, state.step), slice(None))
+        image, mask = train.augmented(
+            state, batch, train.draws_of(state, state.step), train.strength_of(state, state.step)
+        )
     state.optimizer.zero_grad(set_to_none=True)
     with watch.on("forward"), state.runtime.autocast():
         logits = state.forward(image)

@@ -27,14 +27,32 @@ class Strength:
     shift: float = 0.0  # share of the side, either way
     color: float = 0.0  # brightness, contrast and saturation, as a share either way
     elastic: float = 0.0  # standard deviation of a 3x3 grid of displacements, as a share of the side
+    growth: float = 0.0  # passes over the pictures in which all but the flips grow from nothing to these amounts
+
+    def after(self, passes: float) -> "Strength":
+        """How far each effect may go after so many passes over the training pictures."""
+        share = min(1.0, passes / self.growth) if self.growth else 1.0
+        return replace(
+            self,
+            rotation=share * self.rotation,
+            scale=tuple(limit**share for limit in self.scale),
+            aspect=self.aspect**share,
+            shift=share * self.shift,
+            color=share * self.color,
+            elastic=share * self.elastic,
+            growth=0.0,
+        )
 
 
 AUGMENTS = {
     "none": Strength(),
     "flips": Strength(flip_horizontal=True, flip_vertical=True),
     "light": Strength(flip_horizontal=True, rotation=20, scale=(0.8, 1.0), shift=0.1, color=0.2),
-    # large on both sides of 1 (Ghiasi et al., "Simple Copy-Paste", CVPR 2021, section 3)
-    "scale_jitter": Strength(flip_horizontal=True, rotation=20, scale=(0.65, 1.5), aspect=1.2, shift=0.1, color=0.2),
+    # large on both sides of 1 (Ghiasi et al., "Simple Copy-Paste", CVPR 2021, section 3); what has hardly been learned
+    # is not yet learned by heart
+    "scale_jitter": Strength(
+        flip_horizontal=True, rotation=20, scale=(0.65, 1.5), aspect=1.2, shift=0.1, color=0.2, growth=10
+    ),
     # elastic: 10 of the paper's 512 pixels (Ronneberger et al. 2015, section 3.1)
     "full": Strength(
         flip_horizontal=True, rotation=30, scale=(0.6, 1.6), aspect=1.25, shift=0.15, color=0.4, elastic=10 / 512

@@ -141,12 +141,12 @@ def train_one_epoch(state, batches, monitor, on_step=None):
 def train_step(state, batch):
     """Forward, backward and an optimizer step on this rank's share of a batch, in --accumulate parts."""
     settings = state.settings
-    chance = draws_of(state, state.step)
+    chance, strength = draws_of(state, state.step), strength_of(state, state.step)
     torch.manual_seed(seed_of(settings.seed, state.step, 1 + rank()))  # of dropout
     state.optimizer.zero_grad(set_to_none=True)
     for part in range(settings.accumulate):
         rows = share(len(batch["mask"]), part, settings.accumulate)
-        image, mask = augmented(state, batch, chance, rows)
+        image, mask = augmented(state, batch, chance, strength, rows)
         with nullcontext() if part + 1 == settings.accumulate else no_sync(state.forward):
             with state.runtime.autocast():
                 logits = state.forward(image)
@@ -157,13 +157,13 @@ def train_step(state, batch):
     state.end_step()
 
 
-def augmented(state, batch, chance, rows):
+def augmented(state, batch, chance, strength, rows=slice(None)):
     """The images (N, C, H, W) and masks (N, 1, H, W) of some rows of a batch, on the device, as training sees them."""
-    settings, runtime = state.settings, state.runtime
+    runtime = state.runtime
     image, mask = runtime.move(batch["image"][rows]), runtime.move(batch["mask"][rows])
     drawn = {name: values[rows] for name, values in chance.items()}
     with torch.autocast(runtime.device.type, enabled=False):  # also where batch norm's statistics are made anew
-        image, mask = augment(image, mask, AUGMENTS[settings.augment], drawn)
+        image, mask = augment(image, mask, strength, drawn)
     return runtime.layout(to_float(image, *state.scaling)), mask
 
 
@@ -175,6 +175,12 @@ def draws_of(state, step):
     return {name: values[mine] for name, values in drawn.items()}
 
 
+def strength_of(state, step):
+    """How far a step's augmentation may go."""
+    passes = step * state.settings.batch_size / state.pictures
+    return AUGMENTS[state.settings.augment].after(passes)
+
+
 def recent_images(state, dataset, indices):
     """The training images of the last RECENT steps, again."""
     steps = range(max(0, state.step - RECENT), state.step)
@@ -182,19 +188,25 @@ def recent_images(state, dataset, indices):
 
 
 def next_pictures(state, dataset, indices):
-    """The next SHOWN training pictures, on the CPU: images (N, C, H, W) of about 0 to 1, masks (N, 1, H, W)."""
+    """The next SHOWN training pictures, on the CPU: images (N, C, H, W) of about 0 to 1, masks (N, 1, H, W).
+
+    Augmented as far as it may go, also where that is still to grow.
+    """
     steps = range(state.step, state.step + math.ceil(SHOWN * world_size() / state.settings.batch_size))
-    images, masks = zip(*pictures_of(state, dataset, indices, steps), strict=True)
+    images, masks = zip(*pictures_of(state, dataset, indices, steps, AUGMENTS[state.settings.augment]), strict=True)
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in state.scaling)
     return torch.cat(images)[:SHOWN].cpu() * std + mean, torch.cat(masks)[:SHOWN].cpu()
 
 
-def pictures_of(state, dataset, indices, steps):
-    """Yield the augmented images and masks of each of a range of steps, as this rank trains on them."""
+def pictures_of(state, dataset, indices, steps, strength=None):
+    """Yield the augmented images and masks of each of a range of steps, as this rank trains on them.
+
+    strength: instead of each step's own.
+    """
     settings, device = state.settings, state.runtime.device
     loader = train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=device)
     for step, batch in zip(steps, loader, strict=True):
-        yield augmented(state, batch, draws_of(state, step), slice(None))
+        yield augmented(state, batch, draws_of(state, step), strength or strength_of(state, step))
 
 
 def seed_of(*numbers):

@@ -47,6 +47,14 @@ def test_a_mask_moves_as_its_picture_does(level, batch):
     assert torch.equal((as_image[:, :1] >= 127.5)[compared], (moved == 1)[compared])
 
 
+def test_an_augmentation_grows_with_the_passes():
+    grown = Strength(True, True, 20, (0.64, 1.44), 1.21, 0.1, 0.2, 0.02)
+    growing = Strength(True, True, 20, (0.64, 1.44), 1.21, 0.1, 0.2, 0.02, growth=10)
+    assert growing.after(0) == Strength(flip_horizontal=True, flip_vertical=True)
+    assert growing.after(5) == Strength(True, True, 10, pytest.approx((0.8, 1.2)), pytest.approx(1.1), 0.05, 0.1, 0.01)
+    assert growing.after(10) == growing.after(1000) == grown.after(0) == grown
+
+
 def test_what_a_rotation_uncovers_is_ignored():
     image, mask = torch.full((4, 3, 64, 64), 200, dtype=torch.uint8), torch.ones(4, 1, 64, 64, dtype=torch.uint8)
     _, turned = augment(image, mask, Strength(rotation=45, scale=(1.2, 1.3)), chance(4, 3))
