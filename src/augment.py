@@ -48,8 +48,8 @@ AUGMENTS = {
     "none": Strength(),
     "flips": Strength(flip_horizontal=True, flip_vertical=True),
     "light": Strength(flip_horizontal=True, rotation=20, scale=(0.8, 1.0), shift=0.1, color=0.2),
-    # large on both sides of 1 (Ghiasi et al., "Simple Copy-Paste", CVPR 2021, section 3); what has hardly been learned
-    # is not yet learned by heart
+    # large on both sides of 1 (Ghiasi et al., "Simple Copy-Paste", CVPR 2021, section 3); it grows, since a network in
+    # its first passes does not overfit yet (benchmarks/README.md)
     "scale_jitter": Strength(
         flip_horizontal=True, rotation=20, scale=(0.65, 1.5), aspect=1.2, shift=0.1, color=0.2, growth=10
     ),
