@@ -52,22 +52,18 @@ class Contender:
     def done(self):
         return self.state.step >= self.state.total_steps
 
-    def batches(self, size, steps):
-        """Batches of pictures of size x size for a range of steps, and their set."""
-        settings, device = self.settings, self.runtime.device
-        dataset = self.data.at(size)[0].to(device)
-        indices = self.data.indices
-        return dataset, train_loader(dataset, indices, settings.batch_size, settings.seed, steps, device=device)
-
     def train(self, seconds):
         """Take steps for that long, or to the end of the schedule; scored after each epoch."""
-        state, until = self.state, self.seconds + seconds
+        settings, state, until = self.settings, self.state, self.seconds + seconds
+        device, indices = self.runtime.device, self.data.indices
         while self.seconds < until and not self.done():
             if state.step % state.steps_per_epoch == 0:
                 state.begin_epoch()
             if state.size != self.size:
                 self.size = state.size
-                self.dataset, loader = self.batches(self.size, range(state.step, state.total_steps))
+                self.dataset = self.data.at(self.size)[0].to(device)
+                steps = range(state.step, state.total_steps)
+                loader = train_loader(self.dataset, indices, settings.batch_size, settings.seed, steps, device=device)
                 self.stream = iter(loader)
             start = time.perf_counter()
             state.model.train()
@@ -103,10 +99,11 @@ def table(contenders):
     yield "valid Dice" + "".join(f"{one.label:>22}" for one in contenders) + f"{'R2 / quickest':>16}"
     for goal in GOALS:
         times = [one.reached.get(goal, math.inf) for one in contenders]
-        ratio = min(times[-1], theirs.seconds) / min(times[:-1])  # 0 where the default never came there
-        over = "" if goal in theirs.reached or not ratio else "over "
+        quickest = min(times[:-1])
+        over = "" if goal in theirs.reached else "over "
+        ratio = f"{over}{min(times[-1], theirs.seconds) / quickest:.1f}" if quickest < math.inf else ""
         line = [f"{at:.0f} s" if at < math.inf else "" for at in times]
-        yield f"{goal:10.2f}" + "".join(f"{cell:>22}" for cell in line) + f"{over}{ratio:.1f}".rjust(16)
+        yield f"{goal:10.2f}" + "".join(f"{cell:>22}" for cell in line) + f"{ratio:>16}"
     yield f"{'best':>10}" + "".join(f"{f'{one.best:.4f} in {one.seconds:.0f} s':>22}" for one in contenders)
 
 
