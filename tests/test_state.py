@@ -80,6 +80,17 @@ def test_batch_norm_sees_the_images_that_training_does():
     assert all(torch.equal(one, two) for one, two in zip(seen, again, strict=True))
 
 
+def test_training_augments_as_far_as_its_passes_allow(monkeypatch):
+    state, far = small_run(), []
+    pixels = torch.randint(256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
+    batch = {"image": pixels, "mask": pixels[:, :1] // 128}
+    real = train.augment
+    monkeypatch.setattr(train, "augment", lambda *args: far.append(args[2].rotation) or real(*args))
+    for state.step in (0, 50, 100, 500):  # ten steps are a pass over its 80 pictures
+        train.train_step(state, batch)
+    assert far == [0, 10, 20, 20]
+
+
 def test_a_run_of_eight_gpus_goes_on_where_there_is_one(monkeypatch):
     saved = small_run()
     a_step(saved)
