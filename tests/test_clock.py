@@ -5,6 +5,7 @@ import math
 import shlex
 from argparse import Namespace
 from datetime import datetime
+from pathlib import Path
 
 import pytest
 import torch
@@ -35,7 +36,9 @@ class Hands:
 
 def run_at(step=0, epochs=4, start_size=0, image_size=64, history=()):
     """As much of a training.state.State as a clock reads."""
-    settings = Namespace(epochs=epochs, start_size=start_size, image_size=image_size, resume=None, model="unet")
+    settings = Namespace(
+        epochs=epochs, start_size=start_size, image_size=image_size, resume=None, model="unet", weights=None
+    )
     finished, runtime = len(history) >= epochs, Runtime()
     return Namespace(
         settings=settings, step=step, steps_per_epoch=10, history=list(history), finished=finished, runtime=runtime
@@ -204,8 +207,16 @@ def test_a_long_run_on_a_cpu_names_a_command_that_takes_an_hour(step, device, ex
     parse_args(None, ["--dataset", "shapes", *shlex.split(said.partition("src/train.py ")[2])])
 
 
+def test_the_hour_of_a_network_that_starts_from_weights_leaves_its_width():
+    state = run_at(epochs=40, image_size=256)
+    state.settings.weights, state.steps_per_epoch = Path("wide.pth"), 200
+    said = forecast(state, Clock({256: Pace(60.0, 600.0)}, Hands()), ["--weights", "wide.pth"])
+    assert said.endswith("python src/train.py --weights wide.pth --image_size 96 --hours 1")
+
+
 def test_a_command_line_without_its_epochs():
-    assert without_epochs(["-e", "3", "--name", "a", "--epochs=4", "--hours", "2"]) == ["--name", "a"]
+    words = ["-e", "3", "--name", "a b", "-lr", "1e-3", "-e5", "--epochs=4", "--tta", "--hours", "2", "-e=6"]
+    assert without_epochs(words) == ["--name", "a b", "-lr", "1e-3", "--tta"]
 
 
 def test_a_scout_too_small_for_the_network_is_no_error(tmp_path):

@@ -1,6 +1,6 @@
 """What train.py says of its length before it starts, and how --hours chooses the epochs."""
 
-from argparse import Namespace
+from argparse import ArgumentParser, Namespace
 
 from training.clock import HOUR, Clock, Pace, duration, time_of_day
 from training.distributed import agree, rank
@@ -37,12 +37,13 @@ def forecast(state: State, clock: Clock, words: list[str]) -> str:
 def shorter(state: State, clock: Clock) -> list:
     """Flags with which a run takes about an hour, and has ENOUGH epochs if any has: smaller pictures, a narrower U-Net.
 
-    A step takes as long as it has pixels, and as the width to the power 1.5.
+    A step takes as long as it has pixels, and as the width to the power 1.5. The width of --weights is left alone.
     """
     settings, largest = state.settings, state.settings.image_size
     known = clock.pace(largest)
     width = getattr(settings, "width", None) or 64
-    narrow = ["--width", NARROW] if settings.model.startswith("unet") and width > NARROW else []
+    wide = settings.model.startswith("unet") and width > NARROW and not settings.weights
+    narrow = ["--width", NARROW] if wide else []
     for flags, speed in (([], 1.0), (narrow, (NARROW / width) ** 1.5)):
         for size in (largest, *(size for size in (128, 96, 64) if size < largest)):
             planned = Namespace(start_size=settings.start_size, image_size=size)
@@ -57,11 +58,7 @@ def shorter(state: State, clock: Clock) -> list:
 
 def without_epochs(words: list[str]) -> list[str]:
     """A command line without --epochs and --hours, which the suggestion sets anew."""
-    kept, skip = [], False
-    for word in words:
-        flag, _, value = word.partition("=")
-        named = flag in ("--epochs", "-e", "--hours")
-        if not (skip or named):
-            kept.append(word)
-        skip = named and not value
-    return kept
+    parser = ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--epochs", "-e")
+    parser.add_argument("--hours")
+    return parser.parse_known_args(words)[1]
