@@ -26,6 +26,7 @@ from training.settings import OPTIMIZERS, parse_args
 from training.state import State
 
 CUDA = torch.device("cuda:0")
+GROWN = 100  # steps of 4 of 40 pictures, after which augmentation goes as far as it ever will
 
 
 class MadeUpGradients:
@@ -68,7 +69,7 @@ class NoWaits(TorchDispatchMode):
 
 
 def begin(flags):
-    """A run on the GPU, before its first step, and a batch."""
+    """A run on the GPU, its augmentation grown, and a batch."""
     settings, _ = parse_args(None, ["--dataset", "shapes", *flags])
     settings.batch_size = 4
     runtime = Runtime(CUDA, torch.bfloat16)
@@ -77,6 +78,7 @@ def begin(flags):
         model = build_model(settings.model, 3, settings.out_channels, **options)
     state = State(settings, model, 40, ([0.5] * 3, [0.5] * 3), runtime)
     state.model.train()
+    state.step = GROWN
     image = torch.zeros(4, 3, 64, 64, dtype=torch.uint8)
     mask = torch.zeros(4, 1, 64, 64, dtype=torch.uint8)
     return state, {"image": image, "mask": mask}
@@ -100,7 +102,7 @@ def fake_steps(flags):
         train.train_step(state, batch)  # in which optimizers make their state
         with NoWaits():
             train.train_step(state, on_the_gpu()[[0, 2, 4, 6]])
-    assert state.step == 2
+    assert state.step == GROWN + 2
 
 
 @pytest.mark.parametrize("flags", CASES, ids=" ".join)
