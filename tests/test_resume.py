@@ -12,6 +12,7 @@ from conftest import error_of, make_pets, script
 from processes import finish, launch_pair
 from test_faults import stop_after
 
+from checkpoint import load, save
 from reports import plots
 from training.schedule import of_largest_size
 
@@ -147,6 +148,34 @@ def test_a_finished_run_resumed_for_no_more_writes_nothing(tmp_path):
     out = script("train", "--resume", "saved_models/a.last.pth", cwd=tmp_path).stdout
     assert "nothing to train: 2 epochs are done" in out
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "saved_models").iterdir()}
+
+
+def test_one_cycle_resumed_for_fewer_epochs_than_are_done_is_not_called_damaged(tmp_path):
+    script("train", *RUN, *ONE_SIZE, "--epochs", 2, "--schedule", "onecycle", "--name", "a", cwd=tmp_path)
+    out = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 1, cwd=tmp_path).stdout
+    assert "nothing to train: 2 epochs are done" in out
+
+
+@pytest.mark.parametrize(
+    "augment, recorded, refused",
+    [
+        ("scale_jitter", "then", True),  # when augmentation did not grow, and a checkpoint did not say how far it goes
+        ("light", "then", False),
+        ("light", {"rotation": 5.0}, True),
+    ],
+)
+def test_a_run_whose_augmentation_meant_something_else_is_not_continued(augment, recorded, refused, tmp_path):
+    script("train", *RUN, *ONE_SIZE, "--epochs", 1, "--augment", augment, "--name", "a", cwd=tmp_path)
+    last = load(tmp_path / "saved_models/a.last.pth")
+    if recorded == "then":
+        del last["augmentation"]
+    else:
+        last["augmentation"] |= recorded
+    save(last, tmp_path / "saved_models/a.last.pth")
+    resume = ("--resume", "saved_models/a.last.pth", "--epochs", 2)
+    done = script("train", *resume, cwd=tmp_path, expect=2 if refused else 0)
+    if refused:
+        assert "is of another version of train.py; check out commit" in error_of(done)
 
 
 def test_a_run_goes_from_bfloat16_to_float32_and_back(tmp_path):

@@ -1,9 +1,11 @@
 """Before the first step of train.py: what its batches, pixels and checkpoints are."""
 
 import math
+from dataclasses import asdict
 
 import torch
 
+from augment import AUGMENTS
 from checkpoint import provenance
 from models import build_model
 from training.distributed import world_size
@@ -70,6 +72,7 @@ def about(settings, scaling, runtime):
         "border": settings.border,
         "precision": runtime.precision,
         "settings": recorded(settings),
+        "augmentation": asdict(AUGMENTS[settings.augment]),
         **provenance(runtime.device),
     }
 

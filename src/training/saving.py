@@ -66,9 +66,9 @@ class RunFiles:
             plot_history(history, self.name, self.path(".curve.png"))
 
     def draw_batch(self, images: torch.Tensor, masks: torch.Tensor):
-        """Show training pictures of about 0 to 1 as the network is to see them, before it does."""
+        """Show training pictures of about 0 to 1, augmented, before the network sees any."""
         if rank() == 0:
-            title = f"{self.name}, what it trains on; red: foreground, blue: ignored"
+            title = f"{self.name}, training pictures at full augmentation; red: foreground, blue: ignored"
             plot_batch(images, masks, title, self.path(".batch.png"))
 
     def draw_panels(self, state, dataset):

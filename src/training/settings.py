@@ -1,6 +1,7 @@
 """The command line of train.py: its settings, new or those of the run it resumes."""
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from augment import AUGMENTS
@@ -68,7 +69,13 @@ def add_data_flags(add):
         default="foreground",
         help="what the trimap's border counts as; default %(default)s",
     )
-    add("--augment", choices=AUGMENTS, default="scale_jitter", help="default %(default)s")
+    add(
+        "--augment",
+        choices=AUGMENTS,
+        default="scale_jitter",
+        help="how far training pictures are changed (src/augment.py); default %(default)s, which grows over the first "
+        "ten passes",
+    )
     add(
         "--mean_std",
         choices=("fixed", "train", "unit", "imagenet", "weights"),
@@ -214,9 +221,10 @@ def recorded_settings(last, args):
     """The settings that a checkpoint keeps, with paths as such. Raises UserError where they are of another version."""
     try:
         settings = argparse.Namespace(**last["settings"])
+        known = set(vars(settings)) == set(vars(args)) and augments_as_then(last, settings.augment)
     except (KeyError, TypeError):
         raise UserError(f"--resume {args.resume} is damaged; use an earlier copy, or train again") from None
-    if set(vars(settings)) != set(vars(args)):
+    if not known:
         raise UserError(
             f"--resume {args.resume} is of another version of train.py; check out commit "
             f"{(last.get('git') or {}).get('commit')} to resume it"
@@ -225,6 +233,12 @@ def recorded_settings(last, args):
         if getattr(settings, flag) is not None:
             setattr(settings, flag, Path(getattr(settings, flag)))
     return settings
+
+
+def augments_as_then(last, name):
+    """Whether --augment means what it did for a checkpoint. Those that do not say are from before augmentation grew."""
+    now = AUGMENTS[name]
+    return last.get("augmentation", asdict(replace(now, growth=0.0))) == asdict(now)
 
 
 def given_flags(parser, args, argv):

@@ -220,7 +220,8 @@ class State:
         if self.settings.schedule == "plateau":
             self.schedule.load_state_dict(state["schedule"])
         else:  # the rest follows from the settings, which may have more epochs now
-            self.schedule.last_epoch = state["schedule"]["last_epoch"] - 1
+            done = min(state["schedule"]["last_epoch"], self.total_steps)  # one cycle refuses to go beyond its end
+            self.schedule.last_epoch = done - 1
             self.schedule._step_count = 2  # which has it not warn that no step was taken in this process
             self.schedule.step()
             self.schedule._step_count = state["schedule"]["_step_count"]
