@@ -3,9 +3,10 @@ from copy import deepcopy
 
 import pytest
 import torch
+from conftest import load_shapes
 
 import train
-from augment import AUGMENTS
+from data import train_loader
 from models import build_model
 from runtime import Runtime, choose_runtime, pick_device
 from training.settings import OPTIMIZERS, parse_args
@@ -69,26 +70,29 @@ def test_a_run_goes_on_in_float16_and_back():
     assert back.step == 3 and half.scaler.get_scale() > 1
 
 
-def test_batch_norm_sees_the_images_that_training_does():
-    """Its statistics are made anew under autocast."""
-    state = small_run(torch.bfloat16)
-    pixels = torch.randint(256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
-    batch = {"image": pixels, "mask": pixels[:, :1] // 128}
-    seen = train.augmented(state, batch, train.draws_of(state, 0), AUGMENTS["full"])
+def test_batch_norm_sees_the_images_that_training_did(monkeypatch):
+    """Its statistics are made anew under autocast, from steps between which augmentation has grown."""
+    state, dataset, seen = small_run(torch.bfloat16), load_shapes("train", 32, limit=80), []
+    real = train.augmented
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "augmented", lambda *args: seen.append(real(*args)) or seen[-1])
+        for batch in train_loader(dataset, range(80), 8, state.settings.seed, range(train.RECENT + 4)):
+            train.train_step(state, batch)
     with state.runtime.autocast():
-        again = train.augmented(state, batch, train.draws_of(state, 0), AUGMENTS["full"])
-    assert all(torch.equal(one, two) for one, two in zip(seen, again, strict=True))
+        again = list(train.recent_images(state, dataset, range(80)))
+    assert all(torch.equal(image, same) for (image, _), same in zip(seen[4:], again, strict=True))
 
 
 def test_training_augments_as_far_as_its_passes_allow(monkeypatch):
-    state, far = small_run(), []
-    pixels = torch.randint(256, (8, 3, 32, 32), generator=torch.Generator().manual_seed(0)).byte()
-    batch = {"image": pixels, "mask": pixels[:, :1] // 128}
+    state, dataset, far = small_run(), load_shapes("train", 32, limit=80), []
     real = train.augment
     monkeypatch.setattr(train, "augment", lambda *args: far.append(args[2].rotation) or real(*args))
-    for state.step in (0, 50, 100, 500):  # ten steps are a pass over its 80 pictures
-        train.train_step(state, batch)
+    for state.step in (0, 50, 100, 500):  # ten steps are a pass
+        train.train_step(state, dataset[[0, 1, 2, 3]])
     assert far == [0, 10, 20, 20]
+    state.step = 0
+    images, masks = train.next_pictures(state, dataset, range(80))  # NAME.batch.png shows what is to come
+    assert far[4:] == [20, 20] and len(images) == len(masks) == 16
 
 
 def test_a_run_of_eight_gpus_goes_on_where_there_is_one(monkeypatch):
