@@ -17,6 +17,7 @@ panels.png: the best, the median and the worst pictures. In Python:
 import python_version  # noqa: F401, I001  # before what an older Python cannot read
 
 import io
+import os
 import sys
 import time
 from dataclasses import replace
@@ -26,10 +27,11 @@ from pathlib import Path
 from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
 from reports.table import describe, print_table
-from files import make_folder
+from files import CannotWrite, make_folder, printable
 from leakage import scores_apart
 from photos.budget import ends_in_time
-from photos.inputs import choose_names, find_pictures, name_outputs
+from photos.inputs import choose_names, find_pictures, labels, name_outputs
+from photos.marks import mark_of, may_write
 from photos.outputs import (
     KINDS,
     Style,
@@ -45,7 +47,7 @@ from photos.pictures import PictureError, read_picture
 from photos.pieces import SPECK
 from photos.pipeline import Job, Outcome, Pipeline, Task
 from photos.prediction import load_model, open_photo, predict, probability_at_own_size
-from photos.tables import RUNS_HEADER, former_rows, write, write_tables
+from photos.tables import RUNS_HEADER, check_tables, former_rows, write, write_tables
 from predictor import load_predictor, predictions
 from reports.plots import example_rows, plot_panels
 from runtime import choose_runtime
@@ -65,25 +67,35 @@ def predict_split(model, args):
     limit = choose_threshold(model, args)
     with first_alone():
         dataset = load_split(options_of_data(model.about, args), args.split)
+    files = {name: args.output / f"{name}.png" for name in dataset.names}
+    on_first(lambda: check_room_for(files.values()))
     loader = eval_loader(dataset, args.batch_size, args.workers, model.runtime.device)
-    tally, runs = Tally(dataset, (0.5,)), {}
+    tally, runs = Tally(dataset, (limit,)), {}
     for batch, logits in predictions(model, loader, args.split):
         tally.add(batch, logits)
         for name, one in zip(batch["name"], foreground(logits).sigmoid()[:, 0].cpu(), strict=True):
             mask = mask_of(to_size(one, dataset.original_size(name)), limit)
-            save_picture(mask, args.output / f"{name}.png")
+            save_picture(mask, files[name], mark_of(files[name]))
             runs[name] = run_lengths(mask)
-    counts = tally.at(0.5)
+    counts = tally.at(limit)
     for part in all_of(runs):
         runs |= part
     if rank() == 0:
-        apart = scores_apart(model.about, dataset, counts)
+        apart = {"scored_at": limit, **scores_apart(model.about, dataset, dice(counts))}
         print_table([{"model": str(args.model), **describe(model, args, counts), **apart}])
-        rows = example_rows(model, dataset, dice(counts))
-        plot_panels(rows, f"{args.model.name} on the {args.split} split", args.output / "panels.png")
+        rows = example_rows(model, dataset, dice(counts), limit)
+        title = f"{args.model.name} on the {args.split} split{at_threshold(args)}"
+        plot_panels(rows, title, args.output / "panels.png")
         if args.rle:
             write(args.rle, RUNS_HEADER, [(name, runs[name]) for name in dataset.names])
         print(f"wrote {len(runs):,} masks{at_threshold(args)} and panels.png into {args.output}")
+
+
+def check_room_for(files):
+    """Raise UserError where a file would be lost."""
+    kept = next((file for file in files if not may_write(file)), None)
+    if kept:
+        raise UserError(f"{kept} is there, and was not written by inference.py; name another folder with --output")
 
 
 # --------------------------------------------------------------------------------- any pictures
@@ -107,8 +119,8 @@ def predict_files(model, args):
     for part in all_of(pipeline.outcome):
         outcome.add(part)
     if rank() == 0:
-        write_tables(jobs, outcome.rows, args.csv, args.rle)
-        report(found, outcome, args, len(outcome.rows) - len(former), time.perf_counter() - began)
+        lost = write_tables(jobs, outcome.rows, args.csv, args.rle)
+        report(found, outcome, args, len(outcome.rows) - len(former), time.perf_counter() - began, lost)
     return 0
 
 
@@ -118,16 +130,23 @@ def plan(args):
     found = find_pictures(args.input, args.recursive, {args.output, *folders.values()})
     sources = choose_names(found.sources, args.names) if args.names else found.sources
     sources = sources[: args.limit]
+    tables = [path for path in (args.csv, args.rle) if path]
+    clash = {os.path.realpath(path) for path in tables} & {os.path.realpath(source.path) for source in sources}
+    if clash:
+        raise UserError(f"{clash.pop()} is one of the pictures; name another file for the table")
     endings = {**KINDS, "cutout": "/1.png"} if args.each else KINDS
-    named = zip(sources, name_outputs(sources, folders, endings), strict=True)
-    jobs = [Job(index, source, files) for index, (source, files) in enumerate(named)]
+    named = zip(sources, name_outputs(sources, folders, endings, tables), labels(sources), strict=True)
+    jobs = [
+        Job(index, source, files, mark_of(source.path), *map(printable, names))
+        for index, (source, files, names) in enumerate(named)
+    ]
     if not args.skip_existing:
         return found, jobs, {}
     return found, jobs, former_rows([job for job in jobs if job.is_done()], args.csv, args.rle)
 
 
-def report(found, outcome, args, written, seconds):
-    """Say what was done. Raises UserError where something was not."""
+def report(found, outcome, args, written, seconds, lost):
+    """Say what was done. lost: of the tables, why they were not written. Raises UserError where something was not."""
     share = outcome.network_seconds / world_size() / seconds
     kinds = f"{', '.join(args.save)}{at_threshold(args)}"
     print(
@@ -136,16 +155,15 @@ def report(found, outcome, args, written, seconds):
     )
     if args.skip_existing:
         print(f"skipped {len(outcome.rows) - written:,} pictures whose outputs exist")
-    if found.others:
+    if found.describe_others():
         print(found.describe_others())
     if outcome.warnings:
         print(f"note: {len(outcome.warnings):,} were read with warnings: {'; '.join(in_order(outcome.warnings))}")
     problems = [*found.left_out, *in_order(outcome.problems)]
     left_out = f"{len(problems)} of {written + len(problems)} were left out: {'; '.join(problems)}" if problems else ""
-    if outcome.stopped:
-        raise UserError("; ".join(filter(None, [outcome.stopped, "--skip_existing resumes the run", left_out])))
-    if problems:
-        raise UserError(left_out)
+    stopped = [outcome.stopped, "--skip_existing resumes the run"] if outcome.stopped else []
+    if stopped or left_out or lost:
+        raise UserError("; ".join(filter(None, [*stopped, left_out, *lost])))
 
 
 def in_order(lines):
@@ -177,6 +195,8 @@ def at_threshold(args):
 
 def predict_pipe(model, args):
     """Turn a picture on standard input into the one kind of output on standard output."""
+    if not (sys.stdin and sys.stdout):
+        raise UserError("--input - and --output - need a standard input and output; name a picture and a folder")
     try:
         photo = read_picture(io.BytesIO(sys.stdin.buffer.read()), keep_alpha=True)
     except PictureError as error:
@@ -185,8 +205,15 @@ def predict_pipe(model, args):
     style = choose_style(model, args)
     if style.largest:
         probability = keep_largest(probability, style.threshold)
-    encode(render(args.save[0], photo, probability, style), sys.stdout.buffer, KINDS[args.save[0]])
-    return 0
+    made = io.BytesIO()
+    encode(render(args.save[0], photo, probability, style), made, KINDS[args.save[0]])
+    try:
+        sys.stdout.buffer.write(made.getvalue())
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise CannotWrite("--output -", error) from None
 
 
 def get_args_parser():
@@ -237,6 +264,7 @@ def get_args_parser():
 
 
 FOR_CUTOUTS = ("crop", "each", "matting", "background")  # flags that go with --save cutout only
+FOR_FILES = ("each", "csv", "rle", "names", "recursive", "skip_existing", "limit")  # not for standard input
 FOR_INPUT = ("csv", "names", "recursive", "tile", "largest", "skip_existing", *FOR_CUTOUTS)
 
 
@@ -252,8 +280,9 @@ def check_flags(args):
     wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
     if wrong and "cutout" not in args.save:
         raise UserError(f"{', '.join(wrong)} are for cut-outs; add cutout to --save")
-    if args.each and piped:
-        raise UserError("--each writes several pictures; name a folder with --output")
+    wrong = [f"--{flag}" for flag in FOR_FILES if getattr(args, flag)]
+    if wrong and piped:
+        raise UserError(f"{', '.join(wrong)} are for files; name them with --input, and a folder with --output")
 
 
 def main():
@@ -263,20 +292,18 @@ def main():
     runtime = choose_runtime(args.device, args.precision)
     start(runtime.device)
     model = load_predictor(args.model, runtime, args.model_type, args.tta)
-    if args.input == ["-"]:
-        return predict_pipe(replace(model, size=args.image_size or model.size), args)
-    args.output = Path(args.output)
-    make_folder(args.output, "--output")
-    for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
-        if path:
-            make_folder(path.parent, flag)
-        if path and path.is_dir():
-            raise UserError(f"{flag} {path} is a folder; name a file")
+    piped = args.input == ["-"]
+    if not piped:
+        args.output = Path(args.output)
+        make_folder(args.output, "--output")
+        on_first(lambda: check_tables(args.csv, args.rle))
     with (
         ends_in_time(),
         when_memory_runs_out(f"use a smaller --batch_size than {args.batch_size}, --image_size or --tile"),
     ):
-        if args.input:
+        if piped:
+            predict_pipe(replace(model, size=args.image_size or model.size), args)
+        elif args.input:
             predict_files(replace(model, size=args.image_size or model.size), args)
         else:
             predict_split(model, args)

@@ -775,3 +775,200 @@ def test_hundreds_of_odd_files(tmp_path):
     failures, line = harness(tmp_path)
     print(line)
     assert not failures
+
+
+# ---------------------------------------------------------------------- what is there already is never lost
+
+
+@pytest.fixture
+def colliding(tmp_path, infer):
+    """A picture d/a.jpg whose outputs would be called like the picture d/a.png."""
+    photo().save(tmp_path / "d/a.jpg")
+    photo(31, 47, 1).save(tmp_path / "d/a.png")
+    return (tmp_path / "d/a.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "inputs, flags",
+    [
+        (["d"], ["--limit", "1"]),
+        (["d/a.jpg"], []),
+        (["d/*.jpg"], ["--save", "cutout"]),
+        (["d"], ["--names", "n.txt"]),
+        (["e", "d"], ["--save", "probability"]),
+    ],
+)
+def test_pictures_that_are_no_input_are_not_overwritten(infer, colliding, tmp_path, inputs, flags):
+    (tmp_path / "n.txt").write_text("a.jpg\n")
+    (tmp_path / "e").mkdir()
+    photo().save(tmp_path / "e/a.jpg")
+    for _ in range(2):
+        infer("--output", "d", *flags, inputs=inputs)
+        assert (tmp_path / "d/a.png").read_bytes() == colliding
+        assert (tmp_path / "d/a.jpg.png").exists()
+
+
+@pytest.mark.parametrize("save", ["mask", "cutout", "overlay", "panel"])
+def test_outputs_beside_their_pictures_are_not_taken_for_pictures(infer, tmp_path, save):
+    for name in "ab":
+        photo().save(tmp_path / f"d/{name}.bmp")
+    infer("--output", "d", "--save", save)
+    made = names(tmp_path / "d")
+    assert len(made) == 4
+    done = infer("--output", "d", "--save", save, "--skip_existing")
+    assert "of 0 pictures" in done.stdout and "skipped 2 outputs of an earlier run" in done.stdout
+    assert "of 2 pictures" in infer("--output", "d", "--save", save, inputs=("d", "d/*")).stdout
+    assert names(tmp_path / "d") == made
+
+
+def test_the_output_of_another_picture_is_not_taken_for_ones_own(infer, tmp_path):
+    photo(seed=1).save(tmp_path / "d/a.jpg")
+    infer()
+    photo(20, 20).save(tmp_path / "d/a.bmp")  # which now has the name out/a.png
+    assert "of 2 pictures" in infer("--skip_existing").stdout
+    assert Image.open(tmp_path / "out/a.png").size == (20, 20)
+    assert Image.open(tmp_path / "out/a.jpg.png").size == (50, 30)
+    (tmp_path / "e").mkdir()
+    photo(24, 24).save(tmp_path / "e/a.bmp")
+    assert "of 1 pictures" in infer("--skip_existing", inputs=("e",)).stdout
+    assert "of 0 pictures" in infer("--skip_existing", inputs=("e",)).stdout
+
+
+def test_each_animal_of_an_earlier_run_goes_and_others_files_stay(infer, tmp_path, animals):
+    photo(120, 90).save(tmp_path / "d/a.png")
+    infer("--save", "cutout", "--each")
+    assert names(tmp_path / "out/a") == ["1.png", "2.png"]
+    photo().save(tmp_path / "out/a/3.png")
+    infer("--save", "cutout", "--each", "--largest")
+    assert names(tmp_path / "out/a") == ["1.png", "3.png"]
+    photo().save(tmp_path / "out/a/2.png")
+    done = infer("--save", "cutout", "--each", expect=2)
+    assert "out/a/2.png cannot be written (it is there, and was not written by inference.py)" in error_of(done)
+
+
+def test_a_split_does_not_overwrite_pictures(model, pets, tmp_path):
+    before = {path: path.read_bytes() for path in (pets / "annotations/trimaps").iterdir()}
+    flags = ("--model", model, "--data_path", pets)
+    done = script("inference", *flags, "--output", pets / "annotations/trimaps", cwd=tmp_path, expect=2)
+    assert "was not written by inference.py; name another folder with --output" in error_of(done)
+    assert before == {path: path.read_bytes() for path in (pets / "annotations/trimaps").iterdir()}
+    for _ in range(2):
+        script("inference", *flags, "--output", "out", cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (("--csv", "d/a.png"), "d/a.png is there, and is no such table"),
+        (("--rle", "notes.txt"), "notes.txt is there, and is no such table"),
+        (("--csv", "/dev/null"), "/dev/null is there, and is no such table"),
+        (("--csv", "n.csv", "--rle", "n.csv"), "--csv and --rle are both n.csv; name two files"),
+        (("--csv", "/proc/n.csv"), "/proc"),
+    ],
+)
+def test_a_table_is_written_over_nothing_but_a_table(infer, tmp_path, flags, words):
+    photo().save(tmp_path / "d/a.png")
+    (tmp_path / "notes.txt").write_text("mine\n")
+    before = (tmp_path / "d/a.png").read_bytes()
+    done = infer(*flags, expect=2)
+    assert words in error_of(done) and not (tmp_path / "out/a.png").exists()
+    assert (tmp_path / "d/a.png").read_bytes() == before and (tmp_path / "notes.txt").read_text() == "mine\n"
+
+
+def test_a_table_that_cannot_be_written_takes_nothing_else_with_it(infer, tmp_path, monkeypatch):
+    photo().save(tmp_path / "d/a.png")
+    (tmp_path / "d/b.png").write_text("no picture")
+    save = files.write_whole
+
+    def fail(path, write, wait=True):
+        if Path(path).name == "n.csv":
+            raise CannotWrite(path, OSError(errno.ENOSPC, "disk full"))
+        save(path, write, wait)
+
+    monkeypatch.setattr("files.write_whole", fail)
+    done = infer("--csv", "n.csv", "--rle", "r.csv", expect=2)
+    assert "n.csv cannot be written (disk full)" in error_of(done) and "d/b.png is not a picture" in error_of(done)
+    assert "of 1 pictures" in done.stdout and [row["image_id"] for row in table(tmp_path / "r.csv")] == ["a"]
+
+
+def test_rows_of_pictures_of_one_name_can_be_told_apart(infer, tmp_path):
+    for place in ("x/cat.jpg", "y/cat.jpg", "y/cat.png", "y/dog.png"):
+        (tmp_path / "d" / place).parent.mkdir(exist_ok=True)
+        photo().save(tmp_path / "d" / place)
+    infer("--recursive", "--csv", "n.csv", "--rle", "r.csv")
+    assert [row["name"] for row in table(tmp_path / "n.csv")] == ["x/cat.jpg", "y/cat.jpg", "y/cat.png", "y/dog.png"]
+    assert [row["image_id"] for row in table(tmp_path / "r.csv")] == ["x/cat", "y/cat.jpg", "y/cat.png", "y/dog"]
+    infer("--csv", "m.csv", inputs=("d/x", "d/y"))
+    assert [row["name"] for row in table(tmp_path / "m.csv")] == ["d/x/cat.jpg", "d/y/cat.jpg", "cat.png", "dog.png"]
+    done = infer("--csv", "m.csv", "--skip_existing", inputs=("d/x", "d/y"))
+    assert "of 0 pictures" in done.stdout and len(table(tmp_path / "m.csv")) == 4
+
+
+@pytest.mark.parametrize(
+    "lines, chosen, words",
+    [
+        ("cat 2.jpg\ncat.jpg 1 1\n", ["cat 2.jpg", "cat.jpg"], ""),
+        ("x/cat.jpg\n#1.jpg\n# cat.jpg\n", ["x/cat.jpg", "#1.jpg"], ""),
+        ("b.jpg\nb.jpg\n", ["b.jpg"], ""),
+        ("b\n", [], "b may be d/b.jpg, d/b.png; write one of these"),
+        ("dog.jpg\n", [], "dog.jpg may be d/x/dog.jpg, d/y/dog.jpg"),
+    ],
+)
+def test_names_mean_one_picture_each(infer, tmp_path, lines, chosen, words):
+    for place in ("cat.jpg", "cat 2.jpg", "#1.jpg", "b.jpg", "b.png", "x/cat.jpg", "x/dog.jpg", "y/dog.jpg"):
+        (tmp_path / "d" / place).parent.mkdir(exist_ok=True)
+        photo().save(tmp_path / "d" / place)
+    (tmp_path / "n.txt").write_text(lines)
+    done = infer("--recursive", "--names", "n.txt", "--csv", "n.csv", expect=2 if words else 0)
+    if words:
+        assert words in error_of(done)
+    else:
+        assert [row["name"] for row in table(tmp_path / "n.csv")] == chosen
+
+
+def test_globs_reach_below_and_hidden_folders_are_left(infer, tmp_path):
+    for place in ("a.jpg", "x/b.jpg", "x/y/c.jpg", ".Trash/files/d.jpg"):
+        (tmp_path / "d" / place).parent.mkdir(exist_ok=True, parents=True)
+        photo().save(tmp_path / "d" / place)
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    assert "of 3 pictures" in infer(inputs=("d/**/*.jpg", "d/../d/a.jpg", "link/a.jpg")).stdout
+    assert "of 3 pictures" in infer("--recursive").stdout
+
+
+def test_colors_that_nobody_sees_change_no_cut_out(infer, tmp_path):
+    seen = {}
+    for hidden in ("black", "white", "lime"):
+        picture = photo(60, 40).convert("RGBA")
+        picture.paste(Image.new("RGBA", (20, 40), hidden), (40, 0))
+        alpha = Image.new("L", (60, 40), 255)
+        alpha.paste(0, (40, 0, 60, 40))
+        picture.putalpha(alpha)
+        picture.save(tmp_path / "d/a.png")
+        infer("--save", "cutout")
+        seen[hidden] = np.asarray(Image.open(tmp_path / "out/a.png"))
+    assert (seen["black"] == seen["white"]).all() and (seen["lime"] == seen["white"]).all()
+
+
+def test_a_trimap_of_another_size_costs_no_output(infer, tmp_path):
+    photo().save(tmp_path / "d/a.png")
+    (tmp_path / "trimaps").mkdir()
+    Image.new("L", (7, 7), 1).save(tmp_path / "trimaps/a.png")
+    done = infer("--csv", "n.csv")
+    assert "d/a.png (has a trimap of another size, 7x7)" in done.stdout
+    assert table(tmp_path / "n.csv")[0]["dice"] == "" and (tmp_path / "out/a.png").exists()
+    Image.new("L", (50, 30), 1).save(tmp_path / "trimaps/a.png")
+    infer("--csv", "n.csv")
+    assert table(tmp_path / "n.csv")[0]["dice"] == "1.000000"
+    script(
+        "inference",
+        "--model",
+        "../tiny.pth",
+        "--input",
+        ".",
+        "--output",
+        "../o",
+        "--csv",
+        "../m.csv",
+        cwd=tmp_path / "d",
+    )
+    assert table(tmp_path / "m.csv")[0]["dice"] == "1.000000"

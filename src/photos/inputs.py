@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path, PurePath
 
-from files import read_names
+from files import read_lines
+from photos.marks import may_write, read_mark
 from photos.pictures import kind_of_file, suffixes
 from utils import UserError
 
@@ -24,45 +25,53 @@ class Source:
 
 @dataclass
 class Found:
-    """sources: the pictures. left_out: a line for each thing that cannot be read. others: files by their ending."""
+    """sources: the pictures. left_out: a line for each thing that cannot be read. others: files by their ending.
+
+    own: how many outputs of an earlier run were not taken.
+    """
 
     sources: list[Source] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     others: Counter = field(default_factory=Counter)
+    own: int = 0
 
     def describe_others(self) -> str:
-        """How many files were not taken for pictures, and what their names end in; "" where there are none."""
-        if not self.others:
-            return ""
-        endings = ", ".join(f"{count:,} {ending}" for ending, count in self.others.most_common())
-        return f"skipped {self.others.total():,} files that are not named like pictures ({endings})"
+        """How many files were not taken, and what their names end in; "" where there are none."""
+        said = []
+        if self.others:
+            endings = ", ".join(f"{count:,} {ending}" for ending, count in self.others.most_common())
+            said.append(f"skipped {self.others.total():,} files that are not named like pictures ({endings})")
+        if self.own:
+            said.append(f"skipped {self.own:,} outputs of an earlier run")
+        return "; ".join(said)
 
 
 def find_pictures(inputs, recursive: bool = False, output_folders=()) -> Found:
     """Files, folders and globs as pictures, each once.
 
-    Of a folder, the files with a picture's suffix; with `recursive`, of its sub-folders too, but not of
-    `output_folders`, unless such a folder is all that was named. Other files are always taken. Raises UserError for an
-    input that is not found, or where there is no picture at all.
+    Of a folder, the files with a picture's suffix; with `recursive`, of its sub-folders too. Other files are always
+    taken. What an earlier run wrote into `output_folders` is not. Raises UserError for an input that is not found, or
+    where there is no picture at all.
     """
     found = Found()
-    sources: dict[Path, Source] = {}
-    outputs = {os.path.realpath(folder) for folder in output_folders}
-    if len(inputs) == 1:
-        outputs.discard(os.path.realpath(inputs[0]))
+    sources: dict[str, Source] = {}
+    outputs = [os.path.realpath(folder) for folder in output_folders]
     for text in inputs:
-        paths = [Path(text)] if os.path.lexists(text) else [Path(match) for match in sorted(glob.glob(str(text)))]
+        matches = [text] if os.path.lexists(text) else sorted(glob.glob(str(text), recursive=True))
+        paths = [Path(match) for match in matches]
         if not paths:
             raise UserError(f"--input {text} not found; name files, folders or globs of pictures")
         for path in paths:
             if not os.path.isdir(path):
                 here = [Source(path, PurePath(path.name))] if is_regular(path, found) else []
-            elif os.path.realpath(path) in outputs:
-                here = []
             else:
-                here = walk(path, PurePath(), recursive, (os.path.realpath(path),), outputs, found)
+                here = walk(path, PurePath(), recursive, (os.path.realpath(path),), found)
             for source in here:
-                sources.setdefault(source.path.absolute(), source)
+                real = os.path.realpath(source.path)
+                if any(os.path.commonpath([real, folder]) == folder for folder in outputs) and read_mark(source.path):
+                    found.own += 1
+                else:
+                    sources.setdefault(real, source)
     found.sources = list(sources.values())
     if not sources:
         reason = "; ".join([*found.left_out, *filter(None, [found.describe_others()])])
@@ -82,7 +91,7 @@ def is_regular(path, found):
     return not kind
 
 
-def walk(folder, place, recursive, above, outputs, found):
+def walk(folder, place, recursive, above, found):
     """The pictures in a folder, and with `recursive` below it; links to folders are followed, but never in a circle."""
     try:
         entries = sorted(folder.iterdir())
@@ -91,12 +100,15 @@ def walk(folder, place, recursive, above, outputs, found):
         return
     for path in entries:
         if os.path.isdir(path):
-            if not recursive or (real := os.path.realpath(path)) in outputs:
+            if not recursive:
                 continue
-            if real in above:
+            real = os.path.realpath(path)
+            if path.name.startswith("."):
+                found.others["hidden"] += 1
+            elif real in above:
                 found.left_out.append(f"{path} is a link back to a folder above it")
             else:
-                yield from walk(path, place / path.name, True, (*above, real), outputs, found)
+                yield from walk(path, place / path.name, True, (*above, real), found)
         elif is_regular(path, found):
             if path.name.startswith("."):
                 found.others["hidden"] += 1
@@ -106,21 +118,22 @@ def walk(folder, place, recursive, above, outputs, found):
                 found.others[path.suffix or "without an ending"] += 1
 
 
-def name_outputs(sources, folders, endings) -> list[dict[str, Path]]:
-    """For each source a dict of kind to file, no two alike and none of them an input.
+def name_outputs(sources, folders, endings, others=()) -> list[dict[str, Path]]:
+    """For each source a dict of kind to file, no two alike, and none that is there already, but for earlier outputs.
 
-    folders: kind to folder; endings: kind to suffix. A picture's outputs have its own name, a.png for a.jpg; where
-    another picture has taken that, a.jpg.png, then a.jpg-2.png. `beside` gives the name of a second file, a.jpg.png
-    for the overlay a.jpg, which is kept free too.
+    folders: kind to folder; endings: kind to suffix; others: files that are not to be written. A picture's outputs have
+    its own name, a.png for a.jpg; where another picture has taken that, a.jpg.png, then a.jpg-2.png. `beside` gives the
+    name of a second file, a.jpg.png for the overlay a.jpg, which is kept free too.
     """
-    taken = {os.path.realpath(source.path) for source in sources}
+    taken = {os.path.realpath(path) for path in (*others, *(source.path for source in sources))}
     outputs = []
     for source in sources:
         numbered = (with_end(source.place, f"-{number}") for number in count(2))
         for name in chain([source.place.with_suffix(""), source.place], numbered):
             files = {kind: folder / fit(name, endings[kind]) for kind, folder in folders.items()}
-            real = [os.path.realpath(path) for file in files.values() for path in {file, beside(file)}]
-            if taken.isdisjoint(real):
+            every = [path for file in files.values() for path in {file, beside(file)}]
+            real = [os.path.realpath(path) for path in every]
+            if taken.isdisjoint(real) and all(map(may_write, every)):
                 break
         taken.update(real)
         outputs.append(files)
@@ -147,14 +160,43 @@ def beside(file: Path) -> Path:
 
 
 def choose_names(sources, listing):
-    """Only the pictures that a text file names (the first word of a line, with or without suffix), in its order."""
+    """Only the pictures that a text file names, in its order, each once.
+
+    A line is a picture's path, its place in the folder, its name, or its name without suffix; else its first word is.
+    """
+    known: list[dict[str, list[Source]]] = [{}, {}, {}, {}]
+    for source in sources:
+        for names, name in zip(known, (source.path, source.place, source.path.name, source.path.stem), strict=True):
+            names.setdefault(str(name), []).append(source)
     try:
-        names = read_names(listing)
+        lines = read_lines(listing, lambda line: any(line in names for names in known))
     except (OSError, UnicodeDecodeError):
         raise UserError(f"--names {listing} is not a text file; it holds a picture's name on each line") from None
-    known = {source.path.stem: source for source in sources} | {source.path.name: source for source in sources}
-    missing = [name for name in names if name not in known]
-    if missing or not names:
+    chosen, missing = {}, []
+    for line in lines:
+        found = [names[text] for text in (line, line.split()[0]) for names in known if text in names]
+        if not found:
+            missing.append(line.split()[0])
+        elif len(found[0]) > 1:
+            several = ", ".join(str(source.path) for source in found[0][:3])
+            raise UserError(f"--names {listing}: {line} may be {several}; write one of these")
+        else:
+            chosen[found[0][0]] = None
+    if missing or not lines:
         what = f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}" if missing else "no picture"
         raise UserError(f"--names {listing} names {what}, not found in --input; correct the list or the folder")
-    return [known[name] for name in names]
+    return list(chosen)
+
+
+def labels(sources) -> list[tuple[str, str]]:
+    """The name and the image_id by which tables know each source, all different.
+
+    The name is the place; the image_id that without its suffix, or the name where that is another's too.
+    """
+    places = Counter(source.place for source in sources)
+    names = [source.place if places[source.place] == 1 else source.path for source in sources]
+    ids = Counter(name.with_suffix("") for name in names)
+    return [
+        (name.as_posix(), (name.with_suffix("") if ids[name.with_suffix("")] == 1 else name).as_posix())
+        for name in names
+    ]

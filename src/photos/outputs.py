@@ -1,7 +1,8 @@
 """From a photo and its probability of foreground to mask, overlay, cut-out, panel and rows of numbers.
 
 photo is a PIL picture in mode RGB, or RGBA where it has transparency; probability a float32 tensor (H, W) of the
-photo's own size, on the CPU. Outputs are sRGB and have no metadata: no profile, no place, no camera.
+photo's own size, on the CPU. Outputs are sRGB and have no metadata, no profile, no place, no camera, but a mark (see
+marks.py).
 """
 
 from contextlib import suppress
@@ -12,10 +13,12 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageChops, ImageColor
+from PIL.PngImagePlugin import PngInfo
 
-from files import write_whole
+from files import CannotWrite, write_whole
 from photos.colors import on_white
 from photos.inputs import beside
+from photos.marks import may_write, read_mark
 from photos.matting import compose, matte, to_bytes
 from photos.pictures import PictureError, read_picture
 from photos.pieces import SPECK, drop_specks, find_pieces, is_animal, largest, mask_of_runs
@@ -122,7 +125,9 @@ def cut_out(photo, probability, style):
     """A cut-out by `cutout` that is nowhere more opaque than the photo was."""
     if photo.mode == "RGB":
         return cutout(photo, probability, style.threshold, style.crop, style.method, style.background)
-    picture = cutout(photo.convert("RGB"), probability, style.threshold, method=style.method)
+    shown = Image.new("RGB", photo.size, "white")  # colors that nobody sees are no sample of the background
+    shown.paste(photo.convert("RGB"), mask=photo.getchannel("A").point(lambda value: 255 if value else 0))
+    picture = cutout(shown, probability, style.threshold, method=style.method)
     alpha = ImageChops.darker(picture.getchannel("A"), photo.getchannel("A"))
     colors = Image.new("RGB", photo.size)  # black where nothing is to be seen
     colors.paste(picture.convert("RGB"), mask=alpha.point(lambda value: 255 if value else 0))
@@ -194,31 +199,49 @@ def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is froz
     return {"overlay": overlay, "panel": panel}[kind](photo, probability, style.threshold)
 
 
-def save_output(kind, photo, probability, style, path):
-    """Render and write one of KINDS; with style.each, cut-outs as 1.png, which is `path` and comes last, 2.png, ..."""
-    if kind == "cutout" and style.each:
-        for number, picture in each_cut_out(photo, probability, style):
-            save_picture(picture, path.with_name(f"{number}.png"))
-    else:
-        save_picture(render(kind, photo, probability, style), path)
+def save_output(kind, photo, probability, style, path, mark):
+    """Render and write one of KINDS, with a mark; with style.each, cut-outs as 2.png, ..., and 1.png, which is `path`.
+
+    1.png comes last, once those that an earlier run had beyond are removed. Raises CannotWrite.
+    """
+    if kind != "cutout" or not style.each:
+        save_picture(render(kind, photo, probability, style), path, mark)
+        return
+    most = 1
+    for number, picture in each_cut_out(photo, probability, style):
+        file = path.with_name(f"{number}.png")
+        if not may_write(file):
+            raise CannotWrite(file, OSError("it is there, and was not written by inference.py"))
+        most = max(most, number)
+        if number == 1:
+            while read_mark(more := path.with_name(f"{most + 1}.png")):
+                more.unlink()
+                most += 1
+        save_picture(picture, file, mark)
 
 
-def save_picture(picture, path):
-    """Write a PIL picture, whole or not at all, in its suffix's format; as a PNG `beside` if JPEG cannot hold it."""
+def save_picture(picture, path, mark):
+    """Write a PIL picture, whole or not at all, in its suffix's format; as a PNG `beside` if JPEG cannot hold it.
+
+    mark: what the file says of itself (`mark_of`). Raises CannotWrite.
+    """
     path = Path(path)
     if max(picture.size) > JPEG_SIDE:
         path = beside(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, lambda file: encode(picture, file, path.suffix), wait=False)
+    write_whole(path, lambda file: encode(picture, file, path.suffix, mark), wait=False)
 
 
-def encode(picture, file, suffix=".png"):
-    """Write a PIL picture into a binary file, without metadata; as PNG where JPEG cannot hold it."""
+def encode(picture, file, suffix=".png", mark=""):
+    """Write a PIL picture into a binary file, without metadata but a mark; as PNG where JPEG cannot hold it."""
     picture.info = {}
     if suffix == ".jpg" and max(picture.size) <= JPEG_SIDE:
-        picture.save(file, "JPEG", quality=90)
+        picture.save(file, "JPEG", quality=90, comment=mark)
     else:
-        picture.save(file, "PNG", compress_level=4)
+        text = PngInfo()
+        if mark:
+            text.add_text("Comment", mark)
+        picture.save(file, "PNG", compress_level=4, pnginfo=text)
 
 
 def foreground_share(mask):

@@ -17,9 +17,10 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from files import CannotWrite, printable, write_whole
+from files import CannotWrite, write_whole
 from photos.budget import PixelBudget
 from photos.inputs import Source, beside
+from photos.marks import read_mark
 from photos.outputs import Style, box, foreground_share, keep_largest, mask_of, run_lengths, save_output
 from photos.pictures import PictureError, develop, opened, reason_of
 from photos.prediction import probability_of, tile_probability, to_input
@@ -45,19 +46,21 @@ class Task:
 
 @dataclass(frozen=True)
 class Job:
-    """A picture, its place among all, and the file of each kind of output."""
+    """A picture, its place among all, and the file of each kind of output.
+
+    mark: what its outputs hold. name, image_id: what tables call it.
+    """
 
     index: int
     source: Source
     files: dict[str, Path]
+    mark: str
+    name: str
+    image_id: str
 
     def is_done(self) -> bool:
-        """Whether each output exists and is not empty, as a power cut may leave it."""
-        return all(has_content(file) or has_content(beside(file)) for file in self.files.values())
-
-
-def has_content(file):
-    return file.exists() and file.stat().st_size > 0
+        """Whether each output exists, made of this picture; not one that a power cut left empty."""
+        return all(self.mark in (read_mark(file), read_mark(beside(file))) for file in self.files.values())
 
 
 @dataclass
@@ -222,7 +225,8 @@ class Pipeline:
     def write(self, job, size, probability, messages):
         """Write the outputs of one picture. Returns its row, and what was said about the file."""
         with warned():  # as it was by `read`
-            return self.budget.spend(size[0] * size[1], self.write_outputs, job, size, probability), messages
+            row, said = self.budget.spend(size[0] * size[1], self.write_outputs, job, size, probability)
+        return row, [*messages, *said]
 
     def write_outputs(self, job, size, probability):
         task = self.task
@@ -237,8 +241,13 @@ class Pipeline:
         if task.style.largest:
             probability = keep_largest(probability, task.style.threshold)
         for kind, path in job.files.items():
-            save_output(kind, photo, probability, task.style, path)
+            save_output(kind, photo, probability, task.style, path, job.mark)
         mask = mask_of(probability, task.style.threshold)
-        dice = dice_beside(job.source.path, mask, task.border) if task.border else ""
-        numbers = [printable(job.source.place), *size, f"{foreground_share(mask):.6f}", *box(mask), dice]
-        return numbers, run_lengths(mask) if task.runs else ""
+        said, dice = [], ""
+        if task.border:
+            try:
+                dice = dice_beside(job.source.path, mask, task.border)
+            except PictureError as error:
+                said.append(str(error))
+        numbers = [job.name, *size, f"{foreground_share(mask):.6f}", *box(mask), dice]
+        return (numbers, run_lengths(mask) if task.runs else ""), said

@@ -1,25 +1,57 @@
 """The tables of a folder's pictures: --csv with numbers, --rle with run lengths; written, and read again to resume."""
 
 import csv
+import os
+from collections import Counter
 from pathlib import Path
 
-from files import printable, write_table
+from files import CannotWrite, make_folder, write_table, write_whole
+from utils import UserError
 
 HEADER = ["name", "width", "height", "foreground", "left", "top", "right", "bottom", "dice"]
 RUNS_HEADER = ["image_id", "encoded_mask"]
 
 
 def write_tables(jobs, rows: dict[int, tuple[list, str]], csv_path: Path | None, rle_path: Path | None):
-    """Write the tables that were asked for, in the order of the jobs. rows: by a job's index. Raises CannotWrite."""
+    """Write the tables that were asked for, in the order of the jobs. rows: by a job's index.
+
+    Returns a line for each that cannot be written.
+    """
     done = [(job, *rows[job.index]) for job in jobs if job.index in rows]
-    if csv_path:
-        write(csv_path, HEADER, [numbers for _, numbers, _ in done])
-    if rle_path:
-        write(rle_path, RUNS_HEADER, [(image_id(job), runs) for job, _, runs in done])
+    lost = []
+    for path, header, lines in (
+        (csv_path, HEADER, [numbers for _, numbers, _ in done]),
+        (rle_path, RUNS_HEADER, [(job.image_id, runs) for job, _, runs in done]),
+    ):
+        try:
+            if path:
+                write(path, header, lines)
+        except CannotWrite as error:
+            lost.append(str(error))
+    return lost
 
 
-def image_id(job) -> str:
-    return printable(job.source.path.stem)
+def check_tables(csv_path: Path | None, rle_path: Path | None):
+    """Make the tables' folders. Raises UserError for a path that is not a table's, or cannot be written."""
+    for flag, path, header in (("--csv", csv_path, HEADER), ("--rle", rle_path, RUNS_HEADER)):
+        if not path:
+            continue
+        make_folder(path.parent, flag)
+        if path.is_dir():
+            raise UserError(f"{flag} {path} is a folder; name a file")
+        if os.path.lexists(path) and not (path.is_file() and begins(path, header)):
+            raise UserError(f"{flag} {path} is there, and is no such table of inference.py; name another file")
+        write_whole(path.with_name(".probe"), lambda file: None, wait=False)
+        path.with_name(".probe").unlink(missing_ok=True)
+    if csv_path and rle_path and os.path.realpath(csv_path) == os.path.realpath(rle_path):
+        raise UserError(f"--csv and --rle are both {csv_path}; name two files")
+
+
+def begins(path, header):
+    """Whether a file is empty, or begins as a table of ours does."""
+    with open(path, "rb") as file:
+        line = file.readline(1000)
+    return not line or line.decode(errors="replace").strip() == ",".join(header)
 
 
 def write(path, header, rows):
@@ -32,9 +64,8 @@ def former_rows(jobs, csv_path: Path | None, rle_path: Path | None) -> dict[int,
     runs = read(rle_path, RUNS_HEADER) if rle_path else None
     rows = {}
     for job in jobs:
-        name = printable(job.source.place)
-        own_numbers = [name] if numbers is None else numbers.get(name)
-        own_runs = [name, ""] if runs is None else runs.get(image_id(job))
+        own_numbers = [job.name] if numbers is None else numbers.get(job.name)
+        own_runs = [job.image_id, ""] if runs is None else runs.get(job.image_id)
         if own_numbers and own_runs:
             rows[job.index] = own_numbers, own_runs[1]
     return rows
@@ -50,6 +81,5 @@ def read(path, header):
         return {}
     if not lines or lines[0] != header:
         return {}
-    names = [line[0] for line in lines[1:] if line]
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
-    return {line[0]: line for line in lines[1:] if len(line) == len(header) and line[0] not in repeated}
+    times = Counter(line[0] for line in lines[1:] if line)
+    return {line[0]: line for line in lines[1:] if len(line) == len(header) and times[line[0]] == 1}

@@ -15,7 +15,8 @@ def dice_beside(path, mask, border):
     mask: PIL picture of mode L, upright. A trimap labels the pixels as they are stored, so it is turned as the photo
     is; one that fits the upright photo alone labels that. Raises PictureError.
     """
-    for folder in (path.parent.parent / "trimaps", path.parent.parent / "annotations" / "trimaps"):
+    above = path.absolute().parent.parent
+    for folder in (above / "trimaps", above / "annotations" / "trimaps"):
         if (folder / f"{path.stem}.png").exists():
             break
     else:
