@@ -212,7 +212,7 @@ def main():
                 footer_links=[],
             )
         except OSError as error:
-            raise UserError(f"--port {args.port} cannot be used ({error}); choose another") from None
+            raise UserError(f"--host {args.host} --port {args.port} cannot be used ({error}); choose another") from None
     return 0
 
 

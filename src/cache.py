@@ -228,6 +228,7 @@ def fingerprint(pairs, *settings):
 def fill(packed, pairs, read_pair, split, grey, source):
     """Fill the array on all cores. Raises UserError that names the files that cannot be used."""
     size = packed.shape[-1]
+    emptied = np.zeros(len(pairs), dtype=bool)  # masks whose foreground is so small that it is gone at this size
 
     def work(index):
         try:
@@ -237,6 +238,7 @@ def fill(packed, pairs, read_pair, split, grey, source):
         pixels = np.asarray(resize(picture.convert("L") if grey else picture, size))
         packed[index, :-1] = pixels.reshape(size, size, -1).transpose(2, 0, 1)
         packed[index, -1] = np.asarray(resize(label, size, Image.Resampling.NEAREST))
+        emptied[index] = not (packed[index, -1] == 1).any() and (np.asarray(label) == 1).any()
         return None
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the GIL
@@ -256,4 +258,11 @@ def fill(packed, pairs, read_pair, split, grey, source):
         raise UserError(
             f"{len(problems)} of {len(pairs)} pictures of the {split} split in {source} cannot be used: "
             f"{'; '.join(problems[:5])}{more}; restore these files, or take them out of the data"
+        )
+    if emptied.any():
+        first = pairs[int(emptied.argmax())].name
+        print(
+            f"note: {emptied.sum():,} of {len(pairs):,} masks of the {split} split, such as {first}, lose all of their "
+            f"foreground at {size}x{size} pixels; a larger --image_size keeps it",
+            file=sys.stderr,
         )

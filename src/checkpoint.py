@@ -49,12 +49,14 @@ def load(path, model_type=None):
     checkpoint = read(path)
     if not isinstance(checkpoint, dict):
         raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth")
-    if model_type:
-        return describe_weights(checkpoint, model_type, path)
     if not describes_itself(checkpoint, path):
+        if model_type:
+            return describe_weights(checkpoint, model_type, path)
         plain = all(isinstance(value, torch.Tensor) for value in checkpoint.values())
         hint = "; for a plain state_dict say which network it is of, by --model_type" if plain else ""
         raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth{hint}")
+    if model_type not in (None, checkpoint["name"]):
+        raise UserError(f"{path} does not fit --model_type {model_type}: it is a {checkpoint['name']}; leave that out")
     return checkpoint
 
 
@@ -136,7 +138,7 @@ def first_difference(weights: dict, model_type: str) -> str:
 def check_description(checkpoint, path):
     """Raise UserError if the metadata is invalid."""
     options, size = checkpoint["options"], checkpoint["image_size"]
-    channels = options.get("in_channels", 3) if isinstance(options, dict) else None
+    channels = options.get("in_channels") if isinstance(options, dict) else None
     lists = [checkpoint["mean"], checkpoint["std"]]
     if not (
         isinstance(channels, int)

@@ -98,7 +98,10 @@ class TrainingData:
         self.train, self.valid = self._load(options)
         self.indices = with_foreground(self.train) if options.dataset != "shapes" else list(range(len(self.train)))
         if not self.indices:
-            raise UserError(f"no training picture in {options.path} has any foreground; look at its masks")
+            raise UserError(
+                f"no training picture in {options.path} has any foreground at {options.image_size} pixels; "
+                f"look at its masks, or use a larger --image_size"
+            )
 
     def at(self, size: int) -> tuple[SegmentationDataset, SegmentationDataset]:
         """Both sets with pictures of size x size pixels. Collective: call on all ranks."""

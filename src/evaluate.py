@@ -98,7 +98,7 @@ def score_checkpoint(path, checkpoint, args, runtime):
     tally = evaluate(predictor, loader, Tally(dataset, thresholds, own_size=args.own_size), f"{args.split} {path.stem}")
     counts, seconds = tally.at(used), time.perf_counter() - began
     result = {"model": str(path), **describe(predictor, args, counts), "seconds": round(seconds, 2)}
-    result |= {"scored_at": used, **scores_apart(checkpoint, dataset, counts)}
+    result |= {"scored_at": used, **scores_apart(checkpoint, dataset, dice(counts))}
     if chosen:
         result |= {"threshold": chosen, "dice_at_threshold": dice(tally.at(chosen)).mean().item()}
     per_picture = zip(dataset.names, counts.tolist(), dice(counts).tolist(), jaccard(counts).tolist(), strict=True)

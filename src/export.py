@@ -138,10 +138,12 @@ def main():
     parser = Parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint")
     parser.add_argument("--format", nargs="+", choices=FORMATS, required=True, help="one or several")
-    parser.add_argument("--output", type=Path, help="path without its suffix; default: the checkpoint's")
+    parser.add_argument("--output", type=Path, help="folder, or path without its suffix; default: the checkpoint's")
     args = parser.parse_args()
     checkpoint = load(args.model)
     output = args.output or args.model.with_suffix("")
+    if output.is_dir():
+        output = output / args.model.stem
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: {output.parent} is not a folder; make it or choose another")
     for kind in args.format:

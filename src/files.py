@@ -6,6 +6,7 @@ import io
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -141,16 +142,16 @@ def make_folder(path, flag):
         raise UserError(f"{flag} {path} cannot be made ({error.strerror}); choose another folder") from None
 
 
-def read_lines(path: Path) -> list[str]:
+def read_lines(path: Path, known: Callable[[str], bool] = lambda line: False) -> list[str]:
     """The lines of a text file without blank ones, comments and surrounding blanks; UTF-8, or UTF-16 with its mark.
 
-    Raises OSError, UnicodeDecodeError.
+    A comment begins with #, and is no line that is `known`. Raises OSError, UnicodeDecodeError.
     """
     content = Path(path).read_bytes()
     marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))  # as PowerShell's > writes
     text = content.decode("utf-16" if marked else "utf-8-sig").replace("\r", "\n")
     lines = [line.strip() for line in text.split("\n")]
-    return [line for line in lines if line and not line.startswith("#")]
+    return [line for line in lines if line and (known(line) or not line.startswith("#"))]
 
 
 def read_names(path: Path) -> list[str]:

@@ -1,5 +1,6 @@
 """What evaluate.py, inference.py and report.py share: their data flags, and the data a checkpoint is scored on."""
 
+import os
 from pathlib import Path
 
 from data import choose_dataset
@@ -30,7 +31,7 @@ def options_of_data(about: dict, args) -> DataOptions:
 def split_options(about: dict, args, dataset: str, path: Path | None) -> dict:
     """Mask values, lists and fold: the flags', else those of the checkpoint's own run where they are of this data."""
     recorded = recorded_settings(about)
-    same = dataset == about["dataset"] and (dataset != "folder" or str(path) == recorded.get("data_path"))
+    same = dataset == about["dataset"] and (dataset != "folder" or is_same_path(path, recorded.get("data_path")))
     options: dict = {}
     for name in (f"{split}_list" for split in SPLITS):
         listing = recorded.get(name) if same else None
@@ -40,6 +41,11 @@ def split_options(about: dict, args, dataset: str, path: Path | None) -> dict:
     cut = recorded.get("fold") if same and not (options["train_list"] or options["valid_list"]) else None
     options["fold"] = cut if isinstance(cut, str) else None
     return options
+
+
+def is_same_path(path: Path | None, recorded) -> bool:
+    """Whether a path means the folder or file that a checkpoint recorded."""
+    return isinstance(recorded, str) and path is not None and os.path.realpath(path) == os.path.realpath(recorded)
 
 
 def recorded_settings(about: dict) -> dict:
@@ -80,5 +86,5 @@ def choose_data(about: dict, data_path: Path | None) -> tuple[str, Path | None]:
     recorded = recorded_settings(about).get("data_path")
     if data_path is None and about["dataset"] != "shapes" and isinstance(recorded, str) and Path(recorded).is_dir():
         data_path = Path(recorded)
-    same = data_path is None or str(data_path) == recorded
+    same = data_path is None or is_same_path(data_path, recorded)
     return choose_dataset(about["dataset"] if same else None, data_path)

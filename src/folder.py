@@ -153,10 +153,18 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
 
 
 def pictures_in(folder: Path) -> dict[str, list[Path]]:
-    """The picture files in a folder and its sub-folders, by name: the place in the folder, without the suffix."""
+    """The picture files in a folder and its sub-folders, by name: the place in the folder, without the suffix.
+
+    Links to folders are followed, but for those that lead back to a folder above.
+    """
     suffixes = Image.registered_extensions()
     found = defaultdict(list)
-    for place, _, files in os.walk(folder):
+    for place, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        below = [os.path.realpath(os.path.join(place, name)) for name in folders]
+        folders[:] = [
+            name for name, real in zip(folders, below, strict=True) if os.path.commonpath([real, here]) != real
+        ]
         for file in files:
             path = Path(place, file)
             if path.suffix.lower() in suffixes and not file.startswith(".") and path.is_file():

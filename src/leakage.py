@@ -12,7 +12,6 @@ import torch
 
 from cache import PackedDataset
 from shapes import Shapes
-from utils import dice
 
 
 def hashes(dataset: PackedDataset | Shapes, indices: Iterable[int] | None = None) -> list[str]:
@@ -21,10 +20,10 @@ def hashes(dataset: PackedDataset | Shapes, indices: Iterable[int] | None = None
     return [hashlib.sha256(os.fsencode(identity)).hexdigest()[:12] for identity in identities]
 
 
-def scores_apart(about: dict, dataset: PackedDataset | Shapes, counts: torch.Tensor) -> dict:
+def scores_apart(about: dict, dataset: PackedDataset | Shapes, scores: torch.Tensor) -> dict:
     """Entries of a row of scores: how many of a split's pictures the checkpoint was trained on, and the Dice apart.
 
-    about: the checkpoint's entries. counts: int64 (N, 4), pixel counts of the dataset's pictures, in order. Returns
+    about: the checkpoint's entries. scores: Dice (N,) of the dataset's pictures, in order. Returns
     `trained_on`, `dice_trained_on` and `dice_new` (None where there are no such pictures); nothing where the checkpoint
     has no record of its training pictures.
     """
@@ -32,7 +31,6 @@ def scores_apart(about: dict, dataset: PackedDataset | Shapes, counts: torch.Ten
         return {}
     trained = set(about["trained_on"])
     seen = torch.tensor([key in trained for key in hashes(dataset)], dtype=torch.bool)
-    scores = dice(counts)
     names = {"dice_trained_on": seen, "dice_new": ~seen}
     apart = {name: scores[which].mean().item() if which.any() else None for name, which in names.items()}
     return {"trained_on": int(seen.sum()), **apart}

@@ -25,6 +25,15 @@ def targets(logits, mask):
     return truth, (mask != 255).float()
 
 
+def of_channels(first, second, logits):
+    """Two weights, each as (1, C, 1, 1): exchanged for the background's channel, where there is one.
+
+    What the foreground wrongly has, the background misses.
+    """
+    pairs = ((second, first), (first, second)) if logits.shape[1] == 2 else ((first, second),)
+    return logits.new_tensor(pairs, dtype=torch.float32).T.reshape(2, 1, -1, 1, 1)
+
+
 def mean_of_known(loss, known):
     """The mean of a loss (N, C, H, W) over the known pixels of each picture, then over the pictures."""
     return ((loss * known).sum((1, 2, 3)) / (known.sum((1, 2, 3)) * loss.shape[1]).clamp(min=1)).mean()
@@ -45,7 +54,8 @@ def focal(logits, mask, alpha=0.25, gamma=2.0):
     cross_entropy = binary_cross_entropy_with_logits(logits.float(), truth, reduction="none")
     probability = logits.float().sigmoid()
     wrong = probability + truth - 2 * probability * truth  # probability of the wrong class
-    weight = alpha * truth + (1 - alpha) * (1 - truth)
+    alpha, beta = of_channels(alpha, 1 - alpha, logits)
+    weight = alpha * truth + beta * (1 - truth)
     return mean_of_known(weight * wrong**gamma * cross_entropy, known)
 
 
@@ -72,9 +82,10 @@ def jaccard(logits, mask):
 def tversky(logits, mask, alpha=0.3, beta=0.7):
     """1 - Tversky index per picture, smoothed by 1 (Salehi et al., MLMI 2017, equation 2 and section 3).
 
-    alpha weighs false positives, beta false negatives; 1/2 and 1/2 give Dice.
+    alpha weighs foreground that is not there, beta foreground that was missed; 1/2 and 1/2 give Dice.
     """
     both, predicted, truth = overlap(logits, mask)
+    alpha, beta = (weight.flatten() for weight in of_channels(alpha, beta, logits))
     return 1 - ((both + SMOOTH) / (both + alpha * (predicted - both) + beta * (truth - both) + SMOOTH)).mean()
 
 

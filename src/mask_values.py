@@ -1,7 +1,8 @@
 """What the values in a person's masks mean: 0/1, 0/255, palette, RGB, boolean, 16 bit; which are foreground.
 
-A mask's pixels are read as whole numbers: grey levels; of a palette, its greys where it has nothing else, else the
-index; of RGB, the grey level where the channels agree, else a number above COLOR. 0, or black, is background.
+A mask's pixels are read as whole numbers: grey levels; of a palette whose first color is black and that has others than
+greys, the index; of RGB and any other palette, the grey level where the channels agree, else a number above COLOR; of
+transparency over a single color, the opacity. 0, or black, is background.
 """
 
 import hashlib
@@ -24,7 +25,7 @@ from utils import UserError
 
 COLOR = 1 << 40  # + 65536 red + 256 green + blue
 MOST_VALUES = 2**16  # more in all masks of a folder: they are no masks
-SCANNING = 1  # part of the name of a kept count: raise it when what is counted changes
+SCANNING = 2  # part of the name of a kept count: raise it when what is counted changes
 scans: dict[str, dict[int, int]] = {}  # counts of this process, for a folder that cannot be written
 
 
@@ -54,7 +55,9 @@ def values_of(mask: Image.Image) -> np.ndarray:
         indices, palette = np.asarray(mask), np.zeros((256, 3), dtype=np.uint8)
         colors = np.array(mask.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         palette[: len(colors)] = colors
-        return palette[indices, 0] if (palette == palette[:, :1]).all() else indices
+        if (palette == palette[:, :1]).all():
+            return palette[indices, 0]
+        return indices if not palette[0].any() else numbers_of(palette[indices])
     if mask.mode == "1":
         return np.asarray(mask).astype(np.uint8)
     if mask.mode == "F":
@@ -62,11 +65,20 @@ def values_of(mask: Image.Image) -> np.ndarray:
         if not (np.isfinite(values) & (values == np.rint(values))).all():
             raise ValueError("its values are no whole numbers")
         return values.astype(np.int64)
+    if mask.mode in ("LA", "RGBA"):
+        *shades, opacity = (np.asarray(mask.getchannel(band)) for band in mask.getbands())
+        if not any(np.ptp(values) for values in shades) and np.ptp(opacity):
+            return opacity
     if mask.mode == "LA":
         return np.asarray(mask.getchannel(0))
     if mask.mode == "L" or mask.mode.startswith("I"):
         return np.asarray(mask)
-    red, green, blue = np.asarray(mask.convert("RGB")).astype(np.int64).transpose(2, 0, 1)
+    return numbers_of(np.asarray(mask.convert("RGB")))
+
+
+def numbers_of(colors: np.ndarray) -> np.ndarray:
+    """uint8 (H, W, 3) as numbers (H, W): the grey level, or for other colors one above COLOR."""
+    red, green, blue = colors.astype(np.int64).transpose(2, 0, 1)
     return np.where((red == green) & (green == blue), red, COLOR + (red << 16) + (green << 8) + blue)
 
 
@@ -87,7 +99,7 @@ def choose_foreground(given: tuple[str, ...], values: dict[int, int], masks: lis
             )
         return ranges
     if len(others) > 1:
-        many = len(others) > 8 and others[-1] < 256
+        many = others[-1] < 256 and (len(others) > 8 or any(240 <= value < 255 for value in others))
         example = "128-255 (a lossy format such as JPEG blurs two values into many)" if many else text_of(others[0])
         rarest = min(others, key=values.__getitem__)
         where = "" if many else f" ({text_of(rarest)} is in {first_with(rarest, masks)})"
@@ -131,6 +143,11 @@ def text_of(value: int) -> str:
     return ",".join(str(value - COLOR >> shift & 255) for shift in (16, 8, 0))
 
 
+def text_of_range(ends: tuple[int, int]) -> str:
+    low, high = ends
+    return text_of(low) if low == high else f"{low} to {high}"
+
+
 def listed(values: dict[int, int]) -> str:
     """ "the values 0, 1 and 255", or how many there are."""
     texts = [text_of(value) for value in sorted(values)]
@@ -146,8 +163,11 @@ def describe_values(values: dict[int, int], foreground: tuple) -> str:
     total = max(1, sum(values.values()))
     inside = [value for value in values if is_in(value, foreground)]
     share = sum(values[value] for value in inside) / total
-    named = " and ".join(text_of(low) if low == high else f"{low} to {high}" for low, high in foreground) or "nothing"
-    return f"the masks have {listed(values)}: {named} is foreground, {100 * share:.1f} % of the pixels; the rest is not"
+    named = " and ".join(map(text_of_range, foreground)) or "nothing"
+    idle = [(low, high) for low, high in foreground if values and not any(low <= value <= high for value in values)]
+    absent = f"; no mask has {' or '.join(map(text_of_range, idle))}" if idle else ""
+    rest = f"{100 * share:.1f} % of the pixels; the rest is not{absent}"
+    return f"the masks have {listed(values)}: {named} is foreground, {rest}"
 
 
 # --------------------------------------------------------------------------------- what is there

@@ -14,11 +14,13 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from checkpoint import load
 from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
 from files import make_folder
+from leakage import scores_apart, warning
 from predictor import make_predictor
 from reports import page as sections
 from reports import statistics
@@ -38,8 +40,15 @@ def main() -> int:
     checkpoints = [load(path, args.model_type) for path in args.model]
     predictors = [make_predictor(c, path, runtime, args.tta) for c, path in zip(checkpoints, args.model, strict=True)]
     datasets = [load_split(options_of_data(checkpoint, args), args.split) for checkpoint in checkpoints]
-    if any(dataset.names != datasets[0].names for dataset in datasets):
-        raise UserError("--model names checkpoints of different datasets; compare those of one at a time")
+    if any(dataset.identities != datasets[0].identities for dataset in datasets):
+        raise UserError(
+            "--model names checkpoints of different pictures; give --data_path, or compare those of one set"
+        )
+    borders = {args.border or checkpoint["border"] for checkpoint in checkpoints}
+    if len(borders) > 1:
+        raise UserError(
+            f"--model names checkpoints of the border rules {', '.join(sorted(borders))}; give --border one"
+        )
     make_folder(args.output, "--output")
     side = datasets[0][0]["mask"].shape[-1]
 
@@ -63,21 +72,30 @@ def make_page(args, runtime, checkpoints, predictors, datasets, results) -> sect
         return [panel_rows(predictor, dataset, places) for predictor, dataset in pairs]
 
     page = sections.Page(args.output)
+    mirrored = ", predictions averaged with the mirror image's" if args.tta else ""
     settings = (
-        f"{r.label}: {c['image_size']} pixels, border {c['border']}" for r, c in zip(results, checkpoints, strict=True)
+        f"{r.label}: {args.image_size or c['image_size']} pixels, border {args.border or c['border']}{mirrored}"
+        for r, c in zip(results, checkpoints, strict=True)
     )
-    page.text(f"Each network at its own input size and mask rule. {'; '.join(settings)}.")
+    page.text(f"{'; '.join(settings)}.")
+    for result, checkpoint, dataset in zip(results, checkpoints, datasets, strict=True):
+        apart = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
+        said = warning({"pictures": len(dataset), **apart})
+        if said:
+            page.text(f"{result.label}: {said}.")
+            print(f"{result.label}: {said}")
     sections.add_scores(page, results, args.model, args.split, runtime.precision)
     seeds = [checkpoint.get("settings", {}).get("seed") for checkpoint in checkpoints]
     sections.add_seeds(page, results, recipes_of(checkpoints), seeds)
     sections.add_curves(page, results, [read_history(path) for path in args.model])
     sections.add_histogram(page, results)
     described = statistics.properties(datasets[0])
-    sections.add_groups(page, results, described)
+    pets = options_of_data(checkpoints[0], args).dataset == "pets"
+    sections.add_groups(page, results, described, pets)
     sections.add_thresholds(page, results)
     chosen = best_median_worst(np.mean([result.dice for result in results], axis=0), best=2, median=2, worst=4)
     sections.add_examples(page, results, chosen, rows_of([place for _, place in chosen]))
-    sections.add_worst(page, results, described)
+    sections.add_worst(page, results, described, pets)
     doubtful = statistics.doubtful(results)
     shown = doubtful[:DOUBTFUL]
     sections.add_doubtful(page, results, shown, rows_of(shown) if shown else [], len(doubtful))
@@ -85,7 +103,7 @@ def make_page(args, runtime, checkpoints, predictors, datasets, results) -> sect
 
 
 def recipes_of(checkpoints: list[dict]) -> list[list[int]]:
-    """Group checkpoints whose settings differ in nothing but the seed: lists of their indices.
+    """Group checkpoints whose settings and pictures differ in nothing but the seed: lists of their indices.
 
     One without settings is a group of its own, and so is a second one of the same seed.
     """
@@ -93,7 +111,8 @@ def recipes_of(checkpoints: list[dict]) -> list[list[int]]:
     seen = set()
     for index, checkpoint in enumerate(checkpoints):
         settings = checkpoint.get("settings") or {}
-        recipe = repr(sorted((flag, value) for flag, value in settings.items() if flag not in NOT_RECIPE))
+        flags = sorted((flag, value) for flag, value in settings.items() if flag not in NOT_RECIPE)
+        recipe = repr((flags, checkpoint.get("augmentation"), checkpoint.get("trained_on")))
         run_of = (recipe, settings.get("seed"))
         groups.setdefault(recipe if settings and run_of not in seen else f"alone {index}", []).append(index)
         seen.add(run_of)
@@ -106,7 +125,8 @@ def read_history(path: Path) -> list[dict] | None:
     if not file.exists():
         return None
     with open(file, newline="") as lines:
-        return list(csv.DictReader(lines))
+        rows = list(csv.DictReader(lines))
+    return rows if rows and {"epoch", "valid_dice", "image_size"} <= rows[0].keys() else None
 
 
 def labels_of(paths: list[Path]) -> list[str]:

@@ -93,8 +93,10 @@ def pick_device(name: str) -> torch.device:
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         device = torch.device(name)
+        if device.type == "meta":
+            raise ValueError("it holds no values")
         torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(f"--device {name} cannot be used ({reason}); use --device cpu") from None
     return device

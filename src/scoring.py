@@ -80,8 +80,10 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
 
 
 def best_threshold(counts: torch.Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """The threshold of the highest mean Dice. counts: int64 (thresholds, N, 4)."""
-    return thresholds[int(torch.stack([dice(part).mean() for part in counts]).argmax())]
+    """The threshold of the highest mean Dice, of several the nearest to .5. counts: int64 (thresholds, N, 4)."""
+    means = [dice(part).mean().item() for part in counts]
+    best = [threshold for threshold, mean in zip(thresholds, means, strict=True) if mean == max(means)]
+    return min(best, key=lambda threshold: abs(threshold - 0.5))
 
 
 def evaluate(predictor: Predictor, loader: DataLoader, tally: Tally, title: str = "evaluate") -> Tally:

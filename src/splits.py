@@ -109,7 +109,7 @@ def read_list(path: Path, known: Callable, flag: str = "") -> list[str]:
     """
     label = f"{flag} {path}".strip()
     try:
-        lines = read_lines(path)
+        lines = read_lines(path, lambda line: find_name(line, known) is not None)
     except FileNotFoundError:
         raise UserError(f"{label} not found; it holds a picture's name on each line") from None
     except (OSError, UnicodeDecodeError):
@@ -160,6 +160,7 @@ class SegmentationDataset(Protocol):
     """What every dataset answers: see cache.PackedDataset."""
 
     names: list[str]
+    identities: list[str]
 
     def __len__(self) -> int: ...
 

@@ -82,7 +82,9 @@ def main(argv=None, on_step=None):
                     print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
                     return 0
             print(forecast(state, clock, sys.argv[1:] if argv is None else argv), flush=True)
-            files.about = {**about(settings, scaling, runtime), "trained_on": data.hashes()}
+            former = (checkpoint or {}).get("trained_on", [])  # of --weights, or of the run before it was resumed
+            trained_on = list(dict.fromkeys([*former, *data.hashes()]))
+            files.about = {**about(settings, scaling, runtime), "trained_on": trained_on}
             return fit(state, data, files, clock, on_step)
     finally:
         files.release()

@@ -147,6 +147,11 @@ def never_fail_to_print():
             stream.reconfigure(errors="backslashreplace")
 
 
+def one_line(text) -> str:
+    """Text in which what would end the line or steer a terminal, as in a file's name, is shown as \\n or \\x1b."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
+
+
 def run(main):
     """Call `main`; a UserError becomes one line on stderr and exit status 2, SIGTERM an exit that cleans up."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
@@ -155,7 +160,7 @@ def run(main):
         sys.exit(main())
     except UserError as error:
         if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,10 +1,11 @@
 import csv
 import json
+import re
 
 import numpy as np
 import pytest
 import torch
-from conftest import error_of, make_checkpoint, script
+from conftest import error_of, make_checkpoint, make_folder, script
 from PIL import Image
 
 import losses
@@ -79,6 +80,35 @@ def test_the_threshold_of_the_flag_or_the_checkpoint(pets, tmp_path):
     assert "threshold .3, chosen on valid" in out and "at its threshold" not in out
     for value in ("0", "1", "half"):
         assert "--threshold" in error_of(script("evaluate", *flags, value, cwd=tmp_path, expect=2))
+
+
+def test_of_thresholds_that_are_equal_the_one_nearest_to_half_is_best():
+    counts = torch.tensor([[[4, 0, 4, 0]], [[6, 0, 2, 0]], [[6, 0, 2, 0]], [[6, 0, 2, 0]]])
+    assert best_threshold(counts, (0.1, 0.2, 0.45, 0.9)) == 0.45
+
+
+def test_inference_scores_and_draws_a_split_at_its_threshold(pets, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("inference.plot_panels", lambda rows, title, path: drawn.append((rows, title)))
+    make_checkpoint(tmp_path / "a.pth", seed=1)
+    for limit in (0.1, 0.5, 0.9):
+        flags = ("--model", "a.pth", "--data_path", pets, "--threshold", limit, "--precision", "float32")
+        out = script("inference", *flags, "--output", f"{limit}", cwd=tmp_path).stdout
+        scored = script("evaluate", *flags, cwd=tmp_path).stdout
+        assert re.findall(r"a.pth +32 .*", out) == re.findall(r"a.pth +32 .*", scored)
+        assert ("scored at threshold" in out) == (limit != 0.5)
+        for row in drawn[-1][0]:
+            assert torch.equal(row["predicted"], row["probability"] >= limit)
+        assert ("at threshold" in drawn[-1][1]) == (limit != 0.5)
+
+
+def test_a_split_of_empty_masks_is_valid_json(tmp_path):
+    data = make_folder(tmp_path / "data", 6, lambda mask: Image.fromarray(mask * 0))
+    make_checkpoint(tmp_path / "a.pth")
+    out = script("evaluate", "--model", "a.pth", "--data_path", data, "--output", "e", cwd=tmp_path).stdout
+    assert "nothing without its 1 empty masks" in out
+    [result] = json.loads((tmp_path / "e.json").read_text(), parse_constant=lambda text: pytest.fail(text))
+    assert result["dice_without_empty"] is None
 
 
 def test_a_checkpoint_without_a_threshold_has_none_to_choose():

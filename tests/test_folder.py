@@ -8,7 +8,7 @@ from PIL import Image
 
 import folder
 import mask_values
-from data import choose_dataset
+from data import TrainingData, choose_dataset
 from splits import SPLITS, DataOptions
 from utils import UserError
 
@@ -105,6 +105,84 @@ def test_foreground_of_more_than_two_values(given, inside, tmp_path):
     expected = np.isin(np.array([0, 1, 3, 7]).repeat(15), inside)
     assert (dataset[0]["mask"][0].numpy() == expected).all()
     assert f"{25 * len(inside)}.0 % of the pixels" in folder.describe(DataOptions("folder", data, foreground=given))[1]
+
+
+def palette(*colors):
+    def encode(mask):
+        picture = Image.fromarray(mask if colors[0] == (0, 0, 0) else 1 - mask, "P")
+        picture.putpalette([level for color in colors for level in color])
+        return picture
+
+    return encode
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif"])
+def test_a_palette_whose_first_color_is_not_black_is_read_by_color(suffix, tmp_path):
+    """Pillow's quantize puts the most frequent color first, which may be the foreground's."""
+    red = palette((255, 0, 0), (0, 0, 0))
+    data = make_folder(tmp_path / "data", 6, red, suffix=suffix)
+    dataset = load_folder(data, image_size=60)
+    for name in dataset.names:
+        assert np.array_equal(dataset.original_mask(name)[0].numpy(), drawn_mask(int(name)))
+    draw_folder(20, folder=data, name=20, encode=palette((0, 0, 0), (255, 0, 0)))
+    with pytest.raises(UserError, match="the values 0, 1 and 255,0,0 .*; say which are foreground"):
+        load_folder(data)
+    assert load_folder(data, foreground=("1", "255,0,0")).names
+
+
+def test_a_mask_in_the_alpha_channel(tmp_path):
+    def encode(mask):
+        picture = Image.new("RGBA", mask.shape[::-1], "white")
+        picture.putalpha(Image.fromarray(mask * 255))
+        return picture
+
+    dataset = load_folder(make_folder(tmp_path / "data", 6, encode), image_size=60)
+    for name in dataset.names:
+        assert np.array_equal(dataset.original_mask(name)[0].numpy(), drawn_mask(int(name)))
+
+
+def test_a_value_of_foreground_that_no_mask_has_is_said(tmp_path):
+    data = labelled(tmp_path, 0, 1, 3)
+    said = folder.describe(DataOptions("folder", data, foreground=("3", "33", "40-50")))[1]
+    assert said.endswith("the rest is not; no mask has 33 or 40 to 50")
+
+
+def test_noise_of_two_values_is_not_taken_for_classes(tmp_path):
+    data = labelled(tmp_path, 0, 1, 2, 254, 255)
+    with pytest.raises(UserError, match=r"such as --foreground 128-255 \(a lossy format"):
+        load_folder(data)
+
+
+def test_foreground_that_is_lost_at_the_networks_size_is_noted(tmp_path, capsys):
+    def speck(mask):
+        small = np.zeros_like(mask)
+        small[0, 0] = 255
+        return Image.fromarray(small)
+
+    data = make_folder(tmp_path / "data", 6, speck)
+    load_folder(data, image_size=16)
+    assert "masks of the train split, such as" in (said := capsys.readouterr().err)
+    assert "lose all of their foreground at 16x16 pixels; a larger --image_size keeps it" in said
+    with pytest.raises(
+        UserError, match="no training picture in .* has any foreground at 16 pixels; look at its masks, or"
+    ):
+        TrainingData(DataOptions("folder", data, 16))
+
+
+def test_linked_folders_are_followed_and_circles_are_not(tmp_path):
+    data = make_folder(tmp_path / "data", 4)
+    make_folder(tmp_path / "other", 3)
+    for part in ("images", "masks"):
+        (data / part / "more").symlink_to(tmp_path / "other" / part)
+        (data / part / "round").symlink_to(data / part)
+    assert sorted(folder.Folder(data).pairs) == ["0", "1", "2", "3", "more/0", "more/1", "more/2"]
+
+
+def test_a_picture_whose_name_looks_like_a_comment_can_be_listed(tmp_path):
+    data = make_folder(tmp_path / "data", 4)
+    draw_folder(20, folder=data, name="#1")
+    (data / "train.txt").write_text("# of the first day\n#1.png\n0\n")
+    assert load_folder(data).names == ["#1", "0"]
 
 
 def test_the_packed_array_follows_foreground(tmp_path):

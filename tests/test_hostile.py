@@ -50,8 +50,9 @@ def spoil(checkpoint, part, value):
         (lambda c: spoil(c, "model", plain(depth=3)), "does not fit the network it names"),
         (lambda c: spoil(c, "model", build_model("resnet34_unet").state_dict()), "does not fit the network"),
         (lambda c: spoil(c, "model", {k: v * torch.nan for k, v in c["model"].items()}), "not finite numbers"),
-        (lambda c: spoil(c, "options", {"width": 10**12}), "is not 1 to 32,768 channels"),
-        (lambda c: spoil(c, "options", {"depth": 10**12}), "is not 1 to 32,768 channels"),
+        (lambda c: spoil(c, "options", {**c["options"], "width": 10**12}), "is not 1 to 32,768 channels"),
+        (lambda c: spoil(c, "options", {**c["options"], "depth": 10**12}), "is not 1 to 32,768 channels"),
+        (lambda c: spoil(c, "options", {"width": 4}), "is damaged"),
         (lambda c: spoil(c, "image_size", 10**9), "is damaged"),
         (lambda c: spoil(c, "std", [0.0, 0.0, 0.0]), "is damaged"),
         (lambda c: c["model"], "for a plain state_dict say which network it is of, by --model_type"),
@@ -123,6 +124,16 @@ def test_a_plain_state_dict_is_taken_with_its_networks_name(name, options, tmp_p
     image = torch.randn(1, options.get("in_channels", 3), 48, 48)
     with torch.inference_mode():
         torch.testing.assert_close(restored(image), model(image))
+
+
+def test_a_checkpoint_that_describes_itself_is_not_described_by_model_type(tmp_path):
+    path = make_checkpoint(tmp_path / "own.pth", image_size=96)
+    checkpoint = torch.load(path, weights_only=True) | {"mean": [0.4] * 3, "std": [0.2] * 3, "threshold": 0.3}
+    torch.save(checkpoint, path)
+    found = load(path, "unet")
+    assert all(found[key] == checkpoint[key] for key in ("image_size", "mean", "std", "threshold"))
+    with pytest.raises(UserError, match="does not fit --model_type resnet34_unet: it is a unet; leave that out"):
+        load(path, "resnet34_unet")
 
 
 def test_a_state_dict_in_half_precision_predicts(tmp_path):

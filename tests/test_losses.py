@@ -81,6 +81,27 @@ def test_focal_is_torchvisions(batch):
     torch.testing.assert_close(focal(logits, mask), sigmoid_focal_loss(logits, mask.float(), reduction="mean"))
 
 
+@pytest.mark.parametrize("loss", [tversky, focal])
+def test_two_channels_weigh_mistakes_as_one_does(loss):
+    """The background's channel says the opposite of the foreground's: its false positive is a missed foreground."""
+    mask = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
+    mask[..., :4] = 1
+    right = torch.where(mask == 1, 9.0, -9.0)
+    invented, missed = right.clone(), right.clone()
+    invented[:, :, 0, 4], missed[:, :, 0, 0] = 9.0, -9.0
+    one, two = ([loss(part(logits), mask) for logits in (invented, missed)] for part in (alone, both_channels))
+    assert abs(math.log(one[0] / one[1])) > 0.5
+    assert two[0] / two[1] == pytest.approx((one[0] / one[1]).item(), rel=0.1)
+
+
+def alone(logits):
+    return logits
+
+
+def both_channels(logits):
+    return torch.cat([-logits, logits], 1)
+
+
 def test_tversky_of_a_known_picture():
     logits = torch.tensor([[[[100.0, 100, 100, -100, -100]]]])
     mask = torch.tensor([[[[1, 0, 0, 1, 0]]]], dtype=torch.uint8)  # 1 true positive, 2 false ones, 1 false negative

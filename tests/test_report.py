@@ -4,7 +4,7 @@ import re
 import numpy as np
 import pytest
 import torch
-from conftest import error_of, make_checkpoint, make_pets, script
+from conftest import error_of, make_checkpoint, make_folder, make_pets, script
 from PIL import Image
 
 from models import build_model
@@ -90,7 +90,35 @@ def test_checkpoints_of_different_datasets_are_refused(tmp_path):
     other = torch.load(make_checkpoint(tmp_path / "b.pth"), weights_only=True)
     torch.save({**other, "dataset": "shapes"}, tmp_path / "b.pth")
     done = script("report", "--model", "a.pth", "b.pth", cwd=tmp_path, expect=2)
-    assert "different datasets" in error_of(done)
+    assert "of different pictures" in error_of(done)
+
+
+def test_pictures_of_other_folders_are_not_compared(tmp_path):
+    for index, name in enumerate("AB"):
+        make_folder(tmp_path / name, 12 + index)
+        (tmp_path / name / "images/0.png").write_bytes((tmp_path / name / "images/0.png").read_bytes() + bytes(index))
+        flags = ("--width", 2, "--image_size", 32, "--batch_size", 4, "--steps", 2, "--epochs", 1)
+        script("train", "--data_path", name, *flags, "--seed", index, "--name", name.lower(), cwd=tmp_path)
+    models = ("--model", "saved_models/a.pth", "saved_models/b.pth", "--split", "train")
+    done = script("report", *models, cwd=tmp_path, expect=2)
+    assert "checkpoints of different pictures" in error_of(done)
+    out = script("evaluate", *models, "--output", "e", cwd=tmp_path).stdout
+    assert "train split, of several sets of pictures" in out and "saved_models/b.pth  scored on " in out
+    done = script("report", *models, "--data_path", "A", "--image_size", 16, "--tta", cwd=tmp_path)
+    page = (tmp_path / "report/index.html").read_text()
+    assert "a: 16 pixels, border foreground, predictions averaged with the mirror image" in page
+    assert "a: " in done.stdout and "pictures were trained on: the Dice says little about new ones" in page
+    assert "By size and position" in page and "breed" not in page and "dogs" not in page and "<h2>Seeds" not in page
+
+
+def test_a_history_is_not_overwritten_by_scores_and_another_table_is_no_history(pets, tmp_path):
+    make_checkpoint(tmp_path / "a.pth")
+    (tmp_path / "a.csv").write_text("epoch,valid_dice\n1,.5\n")
+    flags = ("--model", "a.pth", "--data_path", pets)
+    done = script("evaluate", *flags, "--output", "a", cwd=tmp_path, expect=2)
+    assert "a.csv is the history of a.pth; name another file" in error_of(done)
+    script("report", *flags, cwd=tmp_path)
+    assert "a has no history" in (tmp_path / "report/index.html").read_text()
 
 
 def test_bootstrap_covers_the_mean_as_often_as_it_says():

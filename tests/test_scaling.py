@@ -2,6 +2,7 @@ from argparse import Namespace
 
 import numpy as np
 import pytest
+import torch
 from conftest import load_shapes
 
 from train import mean_and_std
@@ -15,6 +16,21 @@ def test_mean_and_std_are_numpys(channels):
     mean, std = mean_and_std(settings, dataset)
     np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-9)
+
+
+def test_a_channel_that_is_the_same_everywhere_is_scaled_by_one():
+    pixels = torch.arange(3 * 2 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
+    pixels[:, 2] = 7
+
+    class Dataset:
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, indices):
+            return {"image": pixels[indices]}
+
+    mean, std = mean_and_std(Namespace(mean_std="train", in_channels=3), Dataset())
+    assert std[2] == 1 and mean[2] == pytest.approx(7 / 255) and 0 < std[0] < 1
 
 
 def test_fixed_scalings():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -191,14 +192,42 @@ def test_the_guards_figures_are_those_of_a_count_by_hand(tmp_path):
     assert said in script("inference", *flags, "--precision", "float32", cwd=tmp_path).stdout
 
 
+def test_the_guard_remembers_what_earlier_runs_were_trained_on(tmp_path):
+    make_folder(tmp_path / "A", 12)
+    script("train", "--data_path", "A", *TINY, "--fold", "2/3", "--name", "a", cwd=tmp_path)
+    flags = ("--weights", "saved_models/a.pth", "--data_path", "A", *TINY[2:], "--fold", "1/3", "--name", "fine")
+    script("train", *flags, cwd=tmp_path)
+    out = script("evaluate", "--model", "saved_models/fine.pth", "--split", "valid", cwd=tmp_path).stdout
+    assert re.search(r"(\d+) of \1 pictures were trained on", out)
+    first, second = (load_folder(tmp_path / "A", split).names for split in ("train", "valid"))
+    write(tmp_path / "one", first), write(tmp_path / "two", second)
+    lists = ("--valid_list", "two", "--test_list", "two")
+    script("train", "--data_path", "A", *TINY, "--train_list", "one", *lists, "--name", "b", cwd=tmp_path)
+    resume = ("--resume", "saved_models/b.last.pth", "--epochs", 2, "--train_list", "one2")
+    write(tmp_path / "one2", [*first[1:], second[0]])
+    script("train", *resume, cwd=tmp_path)
+    scored = script("evaluate", "--model", "saved_models/b.pth", "--test_list", "one", cwd=tmp_path).stdout
+    assert f"{len(first)} of {len(first)} pictures were trained on" in scored
+
+
+def test_a_folder_spelled_another_way_is_the_same_folder(tmp_path):
+    make_folder(tmp_path / "A", 12)
+    script("train", "--data_path", "A", *TINY, "--fold", "2/3", "--name", "a", cwd=tmp_path)
+    for number, path in enumerate(("A", tmp_path / "A", "./A/../A")):
+        flags = ("--split", "valid", "--output", f"s{number}", "--data_path", path)
+        script("evaluate", "--model", "saved_models/a.pth", *flags, cwd=tmp_path)
+    one, *others = ((tmp_path / f"s{number}.csv").read_bytes() for number in range(3))
+    assert one.count(b"\n") > 3 and others == [one, one]
+
+
 def test_the_guard_says_nothing_where_it_knows_nothing(pets, tmp_path):
-    dataset, counts = load_pets(pets, "test", 32), torch.ones(6, 4, dtype=torch.int64)
+    dataset, scores = load_pets(pets, "test", 32), torch.ones(6)
     make_checkpoint(tmp_path / "old.pth")
-    assert scores_apart(load(tmp_path / "old.pth"), dataset, counts) == {}
+    assert scores_apart(load(tmp_path / "old.pth"), dataset, scores) == {}
     assert warning({"pictures": 6}) == ""
-    none = scores_apart({"trained_on": hashes(load_pets(pets, "train", 32))}, dataset, counts)
+    none = scores_apart({"trained_on": hashes(load_pets(pets, "train", 32))}, dataset, scores)
     assert none["trained_on"] == 0 and warning({"pictures": 6, **none}) == ""
-    whole = scores_apart({"trained_on": hashes(dataset)}, dataset, counts)
+    whole = scores_apart({"trained_on": hashes(dataset)}, dataset, scores)
     assert warning({"pictures": 6, **whole}) == "6 of 6 pictures were trained on: the Dice says little about new ones"
 
 
@@ -207,11 +236,10 @@ def test_other_pictures_of_the_same_names_are_not_mistaken_for_them(tmp_path):
     second = make_folder(tmp_path / "second", 6)
     for path in (second / "images").iterdir():
         path.write_bytes(path.read_bytes() + b"\0")
-    counts = torch.ones(1, 4, dtype=torch.int64)
     everything = [text for split in SPLITS for text in hashes(load_folder(first, split))]
     for data, expected in ((first, 1), (second, 0)):
         [only] = [load_folder(data, "valid", limit=1)]
-        assert scores_apart({"trained_on": everything}, only, counts)["trained_on"] == expected
+        assert scores_apart({"trained_on": everything}, only, torch.ones(1))["trained_on"] == expected
 
 
 def test_a_damaged_record_is_refused_in_one_line(tmp_path):

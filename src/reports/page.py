@@ -157,11 +157,12 @@ def add_histogram(page: Page, results: list[Result]):
     page.figure(charts.histogram(results), "histogram", f"Pictures with a Dice below .8: {below}.")
 
 
-def add_groups(page: Page, results: list[Result], described: dict[str, np.ndarray]):
-    page.heading("By breed, size and position")
+def add_groups(page: Page, results: list[Result], described: dict[str, np.ndarray], pets: bool):
+    """pets: whether names tell breed and species."""
+    page.heading("By breed, size and position" if pets else "By size and position")
     names = results[0].names
     breeds = [statistics.breed(name) for name in names]
-    if len(set(breeds)) > 1:
+    if pets and len(set(breeds)) > 1:
         order = [name.replace("_", " ") for name in statistics.group_means(results[0].dice, breeds)]
         text = f"Hardest for {results[0].label}: {order[0]}; easiest: {order[-1]}. In brackets the number of pictures."
         page.figure(charts.breeds(results, breeds), "breeds", text)
@@ -227,11 +228,12 @@ def add_doubtful(page: Page, results: list[Result], chosen: list[int], shown: li
     page.figure(charts.examples(results, notes, shown), "doubtful", text)
 
 
-def add_worst(page: Page, results: list[Result], described: dict[str, np.ndarray]):
+def add_worst(page: Page, results: list[Result], described: dict[str, np.ndarray], pets: bool):
+    """pets: whether names tell the species."""
     page.heading("What the worst pictures have in common")
     mean = np.mean([result.dice for result in results], axis=0)
     cats = np.array([statistics.species(name) == "cats" for name in results[0].names], dtype=float)
-    described = {**described, "is a cat": cats} if 0 < cats.mean() < 1 else described
+    described = {**described, "is a cat": cats} if pets and 0 < cats.mean() < 1 else described
     rows = statistics.what_the_worst_share(mean, described)
     if not rows:
         page.text("There are too few pictures to compare.")

@@ -1,5 +1,6 @@
 """The pictures that training and inference write: the curve of a run, and panels of predictions."""
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -63,23 +64,25 @@ def plot_history(history: list[dict], title: str, path: Path):
     save_figure(figure, path)
 
 
-def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int]) -> list[dict]:
-    """Predict a few pictures of a dataset, for `plot_panels`."""
+def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], threshold: float = 0.5) -> list[dict]:
+    """Predict a few pictures of a dataset, for `plot_panels`. threshold: probability of the prediction."""
     batch = dataset[list(indices)]
     logits = foreground(predictor.logits(batch["image"]))
-    dices = dice(confusion(logits.cpu() >= 0, batch["mask"].cpu())).tolist()
-    columns = (batch["name"], batch["image"].cpu(), batch["mask"][:, 0].cpu(), logits.sigmoid()[:, 0].cpu(), dices)
-    names = ("name", "image", "mask", "probability", "dice")
+    predicted = logits.cpu() >= math.log(threshold / (1 - threshold))
+    dices = dice(confusion(predicted, batch["mask"].cpu())).tolist()
+    masks = (batch["mask"][:, 0].cpu(), logits.sigmoid()[:, 0].cpu(), predicted[:, 0])
+    columns = (batch["name"], batch["image"].cpu(), *masks, dices)
+    names = ("name", "image", "mask", "probability", "predicted", "dice")
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers) -> list[dict]:
+def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, threshold: float = 0.5) -> list[dict]:
     """The `panel_rows` of the three best, median and worst pictures, with the group as their note.
 
     dices: of every picture, (N,) numbers, on the CPU.
     """
     chosen = best_median_worst(dices)
-    rows = panel_rows(predictor, dataset, [index for _, index in chosen])
+    rows = panel_rows(predictor, dataset, [index for _, index in chosen], threshold)
     return [{**row, "note": f"{group}: "} for row, (group, _) in zip(rows, chosen, strict=True)]
 
 
@@ -108,7 +111,7 @@ def plot_panels(rows: list[dict], title: str, path: Path):
     """A grid with a row per picture: picture, truth, probability, prediction.
 
     rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float
-    (H, W) and `dice`; arrays or tensors on the CPU. An optional `note` is put before the name.
+    (H, W), `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. An optional `note` is put before the name.
     """
     figure, axes = plt.subplots(len(rows), 4, figsize=(9, 2.35 * len(rows) + 0.5), layout="constrained", squeeze=False)
     for row, line in zip(rows, axes, strict=True):
@@ -117,7 +120,7 @@ def plot_panels(rows: list[dict], title: str, path: Path):
         line[0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
         line[1].imshow(np.where(mask == 255, 0.5, mask), cmap="gray", vmin=0, vmax=1)
         line[2].imshow(probability, cmap="magma", vmin=0, vmax=1)
-        line[3].imshow(probability >= 0.5, cmap="gray", vmin=0, vmax=1)
+        line[3].imshow(np.asarray(row["predicted"]), cmap="gray", vmin=0, vmax=1)
         line[0].set_title(f"{row.get('note', '')}{row['name']}", fontsize=9)
         line[1].set_title("truth", fontsize=9)
         line[2].set_title("probability, 0 black to 1 bright", fontsize=9)

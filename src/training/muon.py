@@ -5,8 +5,8 @@ Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
 Training", 2025 (arXiv 2502.16982), section 2.2, which gives updates the root mean square of AdamW's,
 so that both kinds of parameters share one learning rate.
 
-A matrix of more than WHOLE rows is made orthogonal in blocks of BLOCK rows, each on its own: ResNet34-UNet's update takes
-a sixth of the time, at the same Dice (benchmarks/README.md has the measurements).
+A matrix of more than WHOLE rows is made orthogonal in blocks of BLOCK rows, each on its own: ResNet34-UNet's update
+takes a sixth of the time, at the same Dice (benchmarks/README.md has the measurements).
 
 `torch.optim.Muon` takes two-dimensional parameters only, and multiplies in bfloat16, which is slow on many CPUs.
 """

@@ -58,7 +58,9 @@ def mean_and_std(settings, dataset, checkpoint=None):
         total, squares = total + pixels.sum((0, 2, 3)), squares + (pixels**2).sum((0, 2, 3))
         count += pixels.numel() // pixels.shape[1]
     mean = total / count
-    return mean.tolist(), (squares / count - mean**2).sqrt().tolist()
+    std = (squares / count - mean**2).clamp(min=0).sqrt()
+    std[std == 0] = 1  # of a channel that is the same everywhere
+    return mean.tolist(), std.tolist()
 
 
 def about(settings, scaling, runtime):
