@@ -55,6 +55,14 @@ def test_the_script(tmp_path):
     assert "no is not a folder" in error_of(done)
 
 
+def test_an_output_that_is_a_folder(tmp_path):
+    make_checkpoint(tmp_path / "a.pth")
+    (tmp_path / "exp").mkdir()
+    for output in ("exp", "."):
+        script("export", "--model", "a.pth", "--format", "half", "--output", output, cwd=tmp_path)
+        assert (tmp_path / output / "a.half.pth").is_file()
+
+
 def test_a_wrong_export_is_not_written(tmp_path, monkeypatch):
     import export
     from checkpoint import load

@@ -173,13 +173,26 @@ def test_mistakes(call, tmp_path):
         (("--input", "nowhere/*.jpg"), "--input nowhere/*.jpg not found"),
         (("--input", "empty"), "has no picture in it"),
         (("--input", "-", "--output", "x"), "--input - goes with --output -"),
+        (
+            ("--input", "-", "--output", "-", "--csv", "n.csv", "--recursive", "--limit", "3"),
+            "--csv, --recursive, --limit are for files; name them with --input",
+        ),
         (("--save", "overlay"), "are for --input"),
+        (
+            ("--input", "a.png", "--device", "meta"),
+            "--device meta cannot be used (it holds no values); use --device cpu",
+        ),
+        (("--input", "a.png", "--device", "hpu"), "--device hpu cannot be used"),
+        (("--input", "a.png", "--device", "privateuseone"), "--device privateuseone cannot be used"),
         (("--input", "a.png", "--names", "a.png"), "--names a.png is not a text file"),
         (("--input", "a.png", "--output", "a.png"), "--output a.png cannot be made"),
         (("--input", "a.png", "--save", "statue"), "invalid choice: 'statue'"),
     ):
         status, _, err = call(*arguments)
         assert status == 2 and words in err and len(err.strip().splitlines()) == 1, err
+    (tmp_path / "two\nlines\x1b[31m.png").write_text("no picture")
+    status, _, err = call("--input", "two\nlines\x1b[31m.png", "a.png")
+    assert status == 2 and len(err.strip().splitlines()) == 1 and r"two\nlines\x1b[31m.png is not a picture" in err
 
 
 # ------------------------------------------------------------------------------------ the parts
