@@ -2,8 +2,8 @@
 
 A checkpoint is one dict: `model` (the weights), `name` and `options` of the network, `dataset`, `image_size`,
 `mean`, `std`, `border`, `epoch`, `scores`, `threshold` (where the valid Dice is highest), and where it came from:
-`command`, `settings` (every flag of train.py with its value), `versions`, `device`, `git`, and `trained_on`, hashes of
-the training pictures' names.
+`command`, `settings` (every flag of train.py with its value), `augmentation` (what --augment meant), `versions`,
+`device`, `git`, and `trained_on`, hashes of the pictures that this run and those it came from were trained on.
 NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
 """
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from checkpoint import load
 from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
-from reports.table import write_files, describe, print_table, write_results
+from reports.table import check_output, write_files, describe, print_table, write_results
 from leakage import scores_apart
 from predictor import make_predictor
 from reports import protocols
@@ -68,6 +68,8 @@ def main():
         return 0
     if args.protocols and (args.own_size or args.border):
         raise UserError("--protocols covers every size and border rule; leave out --own_size and --border")
+    if args.output:
+        check_output(args.output)
     results, pictures = [], []
     with when_memory_runs_out(f"use a smaller --batch_size than {args.batch_size}, or a smaller --image_size"):
         if args.protocols:
@@ -97,7 +99,7 @@ def score_checkpoint(path, checkpoint, args, runtime):
     thresholds = sorted({used, chosen or used})
     tally = evaluate(predictor, loader, Tally(dataset, thresholds, own_size=args.own_size), f"{args.split} {path.stem}")
     counts, seconds = tally.at(used), time.perf_counter() - began
-    result = {"model": str(path), **describe(predictor, args, counts), "seconds": round(seconds, 2)}
+    result = {"model": str(path), **describe(predictor, dataset, args, counts), "seconds": round(seconds, 2)}
     result |= {"scored_at": used, **scores_apart(checkpoint, dataset, dice(counts))}
     if chosen:
         result |= {"threshold": chosen, "dice_at_threshold": dice(tally.at(chosen)).mean().item()}

@@ -142,7 +142,7 @@ def main():
     args = parser.parse_args()
     checkpoint = load(args.model)
     output = args.output or args.model.with_suffix("")
-    if output.is_dir():
+    if args.output and output.is_dir():
         output = output / args.model.stem
     if not output.parent.is_dir():
         raise UserError(f"--output {output}: {output.parent} is not a folder; make it or choose another")

@@ -71,6 +71,17 @@ def make_temporary(path):
     return handle, temporary
 
 
+def check_can_write(path: Path):
+    """Raise CannotWrite, a UserError, where no file can be made beside `path`."""
+    try:
+        handle, temporary = make_temporary(path)
+    except OSError as error:
+        raise CannotWrite(path, error) from None
+    os.close(handle)
+    os.unlink(temporary)
+    UNFINISHED.discard(temporary)
+
+
 def remove_unfinished():
     """Remove the files that other threads are writing. Nothing can be written afterwards: end the process."""
     MAKING.acquire()

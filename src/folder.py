@@ -153,23 +153,21 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
 
 
 def pictures_in(folder: Path) -> dict[str, list[Path]]:
-    """The picture files in a folder and its sub-folders, by name: the place in the folder, without the suffix.
-
-    Links to folders are followed, but for those that lead back to a folder above.
-    """
+    """The picture files in a folder and its sub-folders, by name: the place in the folder, without the suffix."""
     suffixes = Image.registered_extensions()
     found = defaultdict(list)
-    for place, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(place)
-        below = [os.path.realpath(os.path.join(place, name)) for name in folders]
-        folders[:] = [
-            name for name, real in zip(folders, below, strict=True) if os.path.commonpath([real, here]) != real
-        ]
+    for place, _, files in os.walk(folder):
         for file in files:
             path = Path(place, file)
             if path.suffix.lower() in suffixes and not file.startswith(".") and path.is_file():
                 found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
     return {name: sorted(found[name]) for name in sorted(found)}
+
+
+def linked_folders(folder: Path) -> list[Path]:
+    """The links to folders below a folder, which `pictures_in` does not follow: a picture would be in two splits."""
+    below = (Path(place, name) for place, folders, _ in os.walk(folder) for name in folders)
+    return sorted(path for path in below if path.is_symlink())
 
 
 def find_pairs(images: Path, masks: Path) -> tuple[dict[str, Pair], list[str]]:
@@ -195,7 +193,10 @@ def find_pairs(images: Path, masks: Path) -> tuple[dict[str, Pair], list[str]]:
     if not pairs:
         first = f"; {places(lonely[:1], root)} needs {masks.name}/{lonely[0].stem}.png or the like" if lonely else ""
         raise UserError(f"{root}: no picture in {images.name}/ has a mask in {masks.name}/{first}")
+    linked = [path for part in (images, masks) for path in linked_folders(part)]
     notes = []
+    if linked:
+        notes.append(f"left out, links to folders: {some([places([path], root) for path in linked])}")
     if lonely:
         notes.append(f"left out, no mask in {masks}: {some([places([path], images) for path in lonely])}")
     if orphans:

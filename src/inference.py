@@ -31,7 +31,7 @@ from files import CannotWrite, make_folder, printable
 from leakage import scores_apart
 from photos.budget import ends_in_time
 from photos.inputs import choose_names, find_pictures, labels, name_outputs
-from photos.marks import mark_of, may_write
+from photos.marks import mark, mark_of, may_write
 from photos.outputs import (
     KINDS,
     Style,
@@ -68,34 +68,35 @@ def predict_split(model, args):
     with first_alone():
         dataset = load_split(options_of_data(model.about, args), args.split)
     files = {name: args.output / f"{name}.png" for name in dataset.names}
-    on_first(lambda: check_room_for(files.values()))
+    panels = args.output / ("panels.png" if "panels" not in files else "panels-2.png")
+    on_first(lambda: check_room_for([*files.values(), panels]))
     loader = eval_loader(dataset, args.batch_size, args.workers, model.runtime.device)
     tally, runs = Tally(dataset, (limit,)), {}
     for batch, logits in predictions(model, loader, args.split):
         tally.add(batch, logits)
         for name, one in zip(batch["name"], foreground(logits).sigmoid()[:, 0].cpu(), strict=True):
             mask = mask_of(to_size(one, dataset.original_size(name)), limit)
-            save_picture(mask, files[name], mark_of(files[name]))
+            save_picture(mask, files[name], mark(f"{args.split} {name}"))
             runs[name] = run_lengths(mask)
     counts = tally.at(limit)
     for part in all_of(runs):
         runs |= part
     if rank() == 0:
         apart = {"scored_at": limit, **scores_apart(model.about, dataset, dice(counts))}
-        print_table([{"model": str(args.model), **describe(model, args, counts), **apart}])
+        print_table([{"model": str(args.model), **describe(model, dataset, args, counts), **apart}])
         rows = example_rows(model, dataset, dice(counts), limit)
         title = f"{args.model.name} on the {args.split} split{at_threshold(args)}"
-        plot_panels(rows, title, args.output / "panels.png")
+        plot_panels(rows, title, panels, mark(args.split))
         if args.rle:
             write(args.rle, RUNS_HEADER, [(name, runs[name]) for name in dataset.names])
-        print(f"wrote {len(runs):,} masks{at_threshold(args)} and panels.png into {args.output}")
+        print(f"wrote {len(runs):,} masks{at_threshold(args)} and {panels.name} into {args.output}")
 
 
 def check_room_for(files):
     """Raise UserError where a file would be lost."""
     kept = next((file for file in files if not may_write(file)), None)
     if kept:
-        raise UserError(f"{kept} is there, and was not written by inference.py; name another folder with --output")
+        raise UserError(f"{kept} is there, without the mark of inference.py; remove it, or name another --output")
 
 
 # --------------------------------------------------------------------------------- any pictures

@@ -25,13 +25,15 @@ def targets(logits, mask):
     return truth, (mask != 255).float()
 
 
-def of_channels(first, second, logits):
-    """Two weights, each as (1, C, 1, 1): exchanged for the background's channel, where there is one.
+def of_channels(first, second, values):
+    """Two weights for values (N, C, ...), exchanged for the background's channel, where there is one.
 
     What the foreground wrongly has, the background misses.
     """
-    pairs = ((second, first), (first, second)) if logits.shape[1] == 2 else ((first, second),)
-    return logits.new_tensor(pairs, dtype=torch.float32).T.reshape(2, 1, -1, 1, 1)
+    if values.shape[1] == 1:
+        return first, second
+    background = torch.arange(2, device=values.device).view(2, *[1] * (values.dim() - 2)) == 0
+    return torch.where(background, second, first), torch.where(background, first, second)
 
 
 def mean_of_known(loss, known):
@@ -85,7 +87,7 @@ def tversky(logits, mask, alpha=0.3, beta=0.7):
     alpha weighs foreground that is not there, beta foreground that was missed; 1/2 and 1/2 give Dice.
     """
     both, predicted, truth = overlap(logits, mask)
-    alpha, beta = (weight.flatten() for weight in of_channels(alpha, beta, logits))
+    alpha, beta = of_channels(alpha, beta, both)
     return 1 - ((both + SMOOTH) / (both + alpha * (predicted - both) + beta * (truth - both) + SMOOTH)).mean()
 
 

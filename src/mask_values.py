@@ -1,8 +1,8 @@
 """What the values in a person's masks mean: 0/1, 0/255, palette, RGB, boolean, 16 bit; which are foreground.
 
-A mask's pixels are read as whole numbers: grey levels; of a palette whose first color is black and that has others than
-greys, the index; of RGB and any other palette, the grey level where the channels agree, else a number above COLOR; of
-transparency over a single color, the opacity. 0, or black, is background.
+A mask's pixels are read as whole numbers: grey levels; of a palette that has others than greys, the index; of RGB, and
+of a palette where black is another index than 0, the grey level where the channels agree, else a number above COLOR; of
+a single color that is transparent somewhere, the opacity. 0, or black, is background.
 """
 
 import hashlib
@@ -57,7 +57,8 @@ def values_of(mask: Image.Image) -> np.ndarray:
         palette[: len(colors)] = colors
         if (palette == palette[:, :1]).all():
             return palette[indices, 0]
-        return indices if not palette[0].any() else numbers_of(palette[indices])
+        black = [index for index in np.unique(indices) if not palette[index].any()]
+        return numbers_of(palette[indices]) if any(black) else indices
     if mask.mode == "1":
         return np.asarray(mask).astype(np.uint8)
     if mask.mode == "F":
@@ -67,7 +68,7 @@ def values_of(mask: Image.Image) -> np.ndarray:
         return values.astype(np.int64)
     if mask.mode in ("LA", "RGBA"):
         *shades, opacity = (np.asarray(mask.getchannel(band)) for band in mask.getbands())
-        if not any(np.ptp(values) for values in shades) and np.ptp(opacity):
+        if not any(np.ptp(values) for values in shades) and opacity.min() < 255:
             return opacity
     if mask.mode == "LA":
         return np.asarray(mask.getchannel(0))

@@ -89,7 +89,7 @@ def test_of_thresholds_that_are_equal_the_one_nearest_to_half_is_best():
 
 def test_inference_scores_and_draws_a_split_at_its_threshold(pets, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("inference.plot_panels", lambda rows, title, path: drawn.append((rows, title)))
+    monkeypatch.setattr("inference.plot_panels", lambda rows, title, path, mark: drawn.append((rows, title)))
     make_checkpoint(tmp_path / "a.pth", seed=1)
     for limit in (0.1, 0.5, 0.9):
         flags = ("--model", "a.pth", "--data_path", pets, "--threshold", limit, "--precision", "float32")

@@ -91,7 +91,13 @@ def on_the_gpu():
 
 
 CASES = [("--model", name) for name in MODELS] + [("--optimizer", name) for name in OPTIMIZERS]
-CASES += [("--augment", name) for name in AUGMENTS] + [("--out_channels", "2"), ("--loss", "jaccard"), ("--ema", "0")]
+CASES += [("--augment", name) for name in AUGMENTS] + [
+    ("--out_channels", "2"),
+    ("--loss", "jaccard"),
+    ("--loss", "tversky"),
+    ("--loss", "focal,dice"),
+    ("--ema", "0"),
+]
 
 
 def fake_steps(flags):

@@ -18,9 +18,10 @@ def test_mean_and_std_are_numpys(channels):
     np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-9)
 
 
-def test_a_channel_that_is_the_same_everywhere_is_scaled_by_one():
+@pytest.mark.parametrize("value", [5, 7, 10, 77])
+def test_a_channel_that_is_the_same_everywhere_is_scaled_by_one(value):
     pixels = torch.arange(3 * 2 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
-    pixels[:, 2] = 7
+    pixels[:, 2] = value
 
     class Dataset:
         def __len__(self):
@@ -30,7 +31,7 @@ def test_a_channel_that_is_the_same_everywhere_is_scaled_by_one():
             return {"image": pixels[indices]}
 
     mean, std = mean_and_std(Namespace(mean_std="train", in_channels=3), Dataset())
-    assert std[2] == 1 and mean[2] == pytest.approx(7 / 255) and 0 < std[0] < 1
+    assert std[2] == 1 and mean[2] == pytest.approx(value / 255) and 0 < std[0] < 1
 
 
 def test_fixed_scalings():

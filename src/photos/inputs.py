@@ -3,6 +3,7 @@
 import glob
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path, PurePath
@@ -49,13 +50,13 @@ class Found:
 def find_pictures(inputs, recursive: bool = False, output_folders=()) -> Found:
     """Files, folders and globs as pictures, each once.
 
-    Of a folder, the files with a picture's suffix; with `recursive`, of its sub-folders too. Other files are always
-    taken. What an earlier run wrote into `output_folders` is not. Raises UserError for an input that is not found, or
-    where there is no picture at all.
+    Of a folder, the files with a picture's suffix; with `recursive`, of its sub-folders too, but not of
+    `output_folders`. Other files are always taken; of those in `output_folders`, not what an earlier run wrote. Raises
+    UserError for an input that is not found, or where there is no picture at all.
     """
     found = Found()
     sources: dict[str, Source] = {}
-    outputs = [os.path.realpath(folder) for folder in output_folders]
+    outputs = {os.path.realpath(folder) for folder in output_folders}
     for text in inputs:
         matches = [text] if os.path.lexists(text) else sorted(glob.glob(str(text), recursive=True))
         paths = [Path(match) for match in matches]
@@ -65,13 +66,12 @@ def find_pictures(inputs, recursive: bool = False, output_folders=()) -> Found:
             if not os.path.isdir(path):
                 here = [Source(path, PurePath(path.name))] if is_regular(path, found) else []
             else:
-                here = walk(path, PurePath(), recursive, (os.path.realpath(path),), found)
+                here = walk(path, PurePath(), recursive, (os.path.realpath(path),), outputs, found)
             for source in here:
-                real = os.path.realpath(source.path)
-                if any(os.path.commonpath([real, folder]) == folder for folder in outputs) and read_mark(source.path):
+                if os.path.realpath(source.path.parent) in outputs and read_mark(source.path):
                     found.own += 1
                 else:
-                    sources.setdefault(real, source)
+                    sources.setdefault(os.path.abspath(source.path), source)
     found.sources = list(sources.values())
     if not sources:
         reason = "; ".join([*found.left_out, *filter(None, [found.describe_others()])])
@@ -91,7 +91,7 @@ def is_regular(path, found):
     return not kind
 
 
-def walk(folder, place, recursive, above, found):
+def walk(folder, place, recursive, above, outputs, found):
     """The pictures in a folder, and with `recursive` below it; links to folders are followed, but never in a circle."""
     try:
         entries = sorted(folder.iterdir())
@@ -107,8 +107,8 @@ def walk(folder, place, recursive, above, found):
                 found.others["hidden"] += 1
             elif real in above:
                 found.left_out.append(f"{path} is a link back to a folder above it")
-            else:
-                yield from walk(path, place / path.name, True, (*above, real), found)
+            elif real not in outputs:
+                yield from walk(path, place / path.name, True, (*above, real), outputs, found)
         elif is_regular(path, found):
             if path.name.startswith("."):
                 found.others["hidden"] += 1
@@ -166,8 +166,9 @@ def choose_names(sources, listing):
     """
     known: list[dict[str, list[Source]]] = [{}, {}, {}, {}]
     for source in sources:
-        for names, name in zip(known, (source.path, source.place, source.path.name, source.path.stem), strict=True):
-            names.setdefault(str(name), []).append(source)
+        spelled = (str(source.path), source.place.as_posix(), source.path.name, source.path.stem)
+        for names, name in zip(known, spelled, strict=True):
+            names.setdefault(name, []).append(source)
     try:
         lines = read_lines(listing, lambda line: any(line in names for names in known))
     except (OSError, UnicodeDecodeError):
@@ -191,12 +192,23 @@ def choose_names(sources, listing):
 def labels(sources) -> list[tuple[str, str]]:
     """The name and the image_id by which tables know each source, all different.
 
-    The name is the place; the image_id that without its suffix, or the name where that is another's too.
+    The name is the place, the image_id that without its suffix; where these are another's too, they are longer.
     """
-    places = Counter(source.place for source in sources)
-    names = [source.place if places[source.place] == 1 else source.path for source in sources]
-    ids = Counter(name.with_suffix("") for name in names)
-    return [
-        (name.as_posix(), (name.with_suffix("") if ids[name.with_suffix("")] == 1 else name).as_posix())
-        for name in names
-    ]
+    names = [(source.place.as_posix(), source.path.as_posix()) for source in sources]
+    ids = [(source.place.with_suffix("").as_posix(), *name) for source, name in zip(sources, names, strict=True)]
+    return list(zip(distinct(names), distinct(ids), strict=True))
+
+
+def distinct(choices: Sequence[tuple[str, ...]]) -> list[str]:
+    """Of each of several lists of texts the first that no other takes; the last is not asked."""
+    chosen = [0] * len(choices)
+    while True:
+        texts = [texts[index] for texts, index in zip(choices, chosen, strict=True)]
+        times = Counter(texts)
+        further = [
+            times[text] > 1 and index + 1 < len(choice)
+            for text, index, choice in zip(texts, chosen, choices, strict=True)
+        ]
+        if not any(further):
+            return texts
+        chosen = [index + more for index, more in zip(chosen, further, strict=True)]

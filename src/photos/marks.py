@@ -9,14 +9,18 @@ from PIL import Image
 MARK = "written by inference.py from "
 
 
+def mark(identity: str) -> str:
+    """The mark of outputs of what is so identified: a hash, which tells nothing of it."""
+    return MARK + hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
+
+
 def mark_of(source: Path) -> str:
-    """The mark of outputs of a picture file: a hash of its name, its bytes' number and its time."""
+    """The mark of outputs of a picture file, which goes by its path, its size and its time."""
     try:
         status = os.stat(source)
-        identity = f"{status.st_size} {int(status.st_mtime)} {source.name}"
     except OSError:  # reading it says why
-        identity = source.name
-    return MARK + hashlib.sha256(os.fsencode(identity)).hexdigest()[:16]
+        return mark(source.name)
+    return mark(f"{status.st_size} {status.st_mtime_ns} {os.path.realpath(source)}")
 
 
 def read_mark(path: Path) -> str | None:
@@ -33,8 +37,11 @@ def read_mark(path: Path) -> str | None:
 
 
 def may_write(path: Path) -> bool:
-    """Whether nothing is lost by writing there: an output of ours, or nothing yet, in what is or can be a folder."""
+    """Whether nothing is lost by writing there: an output of ours, or nothing yet, in what is or can be a folder.
+
+    An empty file, as a power cut may leave one of ours, is nothing.
+    """
     if os.path.lexists(path):
-        return read_mark(path) is not None
+        return os.path.isfile(path) and (os.path.getsize(path) == 0 or read_mark(path) is not None)
     above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
     return os.path.isdir(above)

@@ -199,7 +199,7 @@ def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is froz
     return {"overlay": overlay, "panel": panel}[kind](photo, probability, style.threshold)
 
 
-def save_output(kind, photo, probability, style, path, mark):
+def save_output(kind, photo, probability, style, path, mark=""):
     """Render and write one of KINDS, with a mark; with style.each, cut-outs as 2.png, ..., and 1.png, which is `path`.
 
     1.png comes last, once those that an earlier run had beyond are removed. Raises CannotWrite.
@@ -211,7 +211,7 @@ def save_output(kind, photo, probability, style, path, mark):
     for number, picture in each_cut_out(photo, probability, style):
         file = path.with_name(f"{number}.png")
         if not may_write(file):
-            raise CannotWrite(file, OSError("it is there, and was not written by inference.py"))
+            raise CannotWrite(file, OSError("it is there, without the mark of inference.py"))
         most = max(most, number)
         if number == 1:
             while read_mark(more := path.with_name(f"{most + 1}.png")):
@@ -220,7 +220,7 @@ def save_output(kind, photo, probability, style, path, mark):
         save_picture(picture, file, mark)
 
 
-def save_picture(picture, path, mark):
+def save_picture(picture, path, mark=""):
     """Write a PIL picture, whole or not at all, in its suffix's format; as a PNG `beside` if JPEG cannot hold it.
 
     mark: what the file says of itself (`mark_of`). Raises CannotWrite.

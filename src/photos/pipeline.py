@@ -54,12 +54,12 @@ class Job:
     index: int
     source: Source
     files: dict[str, Path]
-    mark: str
-    name: str
-    image_id: str
+    mark: str = ""
+    name: str = ""
+    image_id: str = ""
 
     def is_done(self) -> bool:
-        """Whether each output exists, made of this picture; not one that a power cut left empty."""
+        """Whether each output exists, made of this picture."""
         return all(self.mark in (read_mark(file), read_mark(beside(file))) for file in self.files.values())
 
 

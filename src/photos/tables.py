@@ -5,7 +5,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from files import CannotWrite, make_folder, write_table, write_whole
+from files import CannotWrite, check_can_write, make_folder, write_table
 from utils import UserError
 
 HEADER = ["name", "width", "height", "foreground", "left", "top", "right", "bottom", "dice"]
@@ -41,8 +41,7 @@ def check_tables(csv_path: Path | None, rle_path: Path | None):
             raise UserError(f"{flag} {path} is a folder; name a file")
         if os.path.lexists(path) and not (path.is_file() and begins(path, header)):
             raise UserError(f"{flag} {path} is there, and is no such table of inference.py; name another file")
-        write_whole(path.with_name(".probe"), lambda file: None, wait=False)
-        path.with_name(".probe").unlink(missing_ok=True)
+        check_can_write(path)
     if csv_path and rle_path and os.path.realpath(csv_path) == os.path.realpath(rle_path):
         raise UserError(f"--csv and --rle are both {csv_path}; name two files")
 

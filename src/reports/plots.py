@@ -26,9 +26,9 @@ TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
 FOREGROUND, IGNORED = "red", "blue"
 
 
-def save_figure(figure: Figure, path: Path):
+def save_figure(figure: Figure, path: Path, comment: str = ""):
     """Write a figure as PNG, whole or not at all, and close it. Raises UserError where it cannot be written."""
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100, metadata={"Comment": comment}))
     plt.close(figure)
 
 
@@ -107,7 +107,7 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
     save_figure(figure, path)
 
 
-def plot_panels(rows: list[dict], title: str, path: Path):
+def plot_panels(rows: list[dict], title: str, path: Path, comment: str = ""):
     """A grid with a row per picture: picture, truth, probability, prediction.
 
     rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float
@@ -128,4 +128,4 @@ def plot_panels(rows: list[dict], title: str, path: Path):
         for axis in line:
             axis.set_axis_off()
     figure.suptitle(title)
-    save_figure(figure, path)
+    save_figure(figure, path, comment)

@@ -1,20 +1,23 @@
 """The table of evaluate.py: what was scored and how, and the scores."""
 
+import hashlib
 import json
+import os
 
 from files import write_table, write_whole
 from flags import options_of_data
-from leakage import warning
+from leakage import hashes, warning
 from scoring import describe_threshold
 from utils import UserError, dice, scores
 
 
-def describe(predictor, args, counts):
+def describe(predictor, dataset, args, counts):
     """What was scored and how, and the scores: a row of the table without its model."""
     empty = counts[:, 0] + counts[:, 2] == 0
     data = options_of_data(predictor.about, args)
     return {
-        "data": "shapes" if data.dataset == "shapes" else str(data.folder),
+        "data": "shapes" if data.dataset == "shapes" else os.path.realpath(data.folder),
+        "set": mark_of_set(dataset),
         "split": args.split,
         "pictures": len(counts),
         "image_size": args.image_size or predictor.size,
@@ -28,9 +31,22 @@ def describe(predictor, args, counts):
     }
 
 
+def mark_of_set(dataset):
+    """A short hash of which pictures a set holds."""
+    return hashlib.sha256(" ".join(hashes(dataset)).encode()).hexdigest()[:12]
+
+
+def check_output(output):
+    """Raise UserError where OUTPUT.csv would be written over the history of a run."""
+    for ending in (".pth", ".last.pth"):
+        checkpoint = output.with_name(output.name + ending)
+        if checkpoint.exists():
+            raise UserError(f"--output {output}: {output}.csv is the history of {checkpoint}; name another file")
+
+
 def print_table(results):
     first = results[0]
-    alike = all(result["data"] == first["data"] and result["pictures"] == first["pictures"] for result in results)
+    alike = all(result["set"] == first["set"] for result in results)
     mirrored = ", with mirror images (--tta)" if first["tta"] else ""
     own = ", at their own sizes (--own_size)" if first["own_size"] else ""
     pictures = f"{first['pictures']:,} pictures" if alike else "of several sets of pictures"
@@ -63,10 +79,6 @@ def write_results(results, pictures, output):
 
 def write_files(records, header, rows, output):
     """Write records to OUTPUT.json and a table to OUTPUT.csv. Raises UserError where they cannot be written."""
-    for ending in (".pth", ".last.pth"):
-        checkpoint = output.with_name(output.name + ending)
-        if checkpoint.exists():
-            raise UserError(f"--output {output}: {output}.csv is the history of {checkpoint}; name another file")
     output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(records, indent=2) + "\n"
     write_whole(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
