@@ -20,7 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from throughput import draw_dataset
 
-from utils import Parser, UserError, positive, run
+from utils import Parser, UserError, number, positive, run
+
+at_least_two = number(int, lambda n: n >= 2, "a whole number of at least 2")  # the first step is timed apart
 
 
 def measure(args, folder, image_size, processes=1):
@@ -65,7 +67,7 @@ def main():
     add("--image_size", type=positive, default=128, help="of the first and the last table; default %(default)s")
     add("--pictures", type=positive, default=250, help="of the smallest dataset; default %(default)s")
     add("--batch_size", "-b", type=positive, default=16, help="default %(default)s")
-    add("--steps", type=positive, default=9, help="of a row; default %(default)s")
+    add("--steps", type=at_least_two, default=9, help="of a row; default %(default)s")
     add("--rounds", type=positive, default=3, help="default %(default)s")
     add("--device", default="auto", help="cpu for the table of processes where there is one GPU; default %(default)s")
     args = parser.parse_args()

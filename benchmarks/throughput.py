@@ -155,8 +155,10 @@ def serve(name, args, pipe):
                 torch.cuda.synchronize(device)
             pipe.send(time.perf_counter() - start)
         pipe.send(peak_memory(device))
-    except (UserError, RuntimeError) as error:
+    except (UserError, RuntimeError, SystemExit) as error:
         pipe.send(str(error))
+    except EOFError:  # the race was called off
+        pass
 
 
 def peak_memory(device):
@@ -173,11 +175,15 @@ def race(names, args):
     pipes = {}
     for name in names:
         pipes[name], other = context.Pipe()
-        context.Process(target=serve, args=(name, args, other)).start()
+        context.Process(target=serve, args=(name, args, other), daemon=True).start()
+        other.close()
 
     def ask(name, what):
-        pipes[name].send(what)
-        answer = pipes[name].recv()
+        try:
+            pipes[name].send(what)
+            answer = pipes[name].recv()
+        except (EOFError, BrokenPipeError):
+            answer = "it ended"
         if isinstance(answer, str):
             raise UserError(f"{name}: {answer}")
         return answer

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 import folder
 import oxford_pet
 import shapes
-from leakage import hashes
+from leakage import hash_of_set, hashes
 from splits import DataOptions, SegmentationDataset
 from training.distributed import first_alone, rank, share, world_size
 from utils import UserError
@@ -124,6 +124,10 @@ class TrainingData:
         """Of the pictures that are trained on; what a checkpoint keeps as `trained_on`."""
         return hashes(self.train, self.indices)
 
+    def valid_set(self) -> str:
+        """A short hash of which pictures are validated with; what a checkpoint keeps as `validated_on`."""
+        return hash_of_set(self.valid)
+
     @staticmethod
     def _load(options):
         with first_alone():
@@ -168,6 +172,9 @@ def make_loader(dataset, workers, device, **batches):
 
 
 def leave_signals_to_the_parent(worker):
-    """Ctrl-C reaches every process of the terminal; the parent alone answers it, and ends its workers."""
+    """Ctrl-C reaches every process of the terminal, and SIGTERM of torchrun or Slurm every process of a run.
+
+    The parent alone answers them, once it has saved, and ends its workers.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

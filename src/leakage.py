@@ -20,6 +20,11 @@ def hashes(dataset: PackedDataset | Shapes, indices: Iterable[int] | None = None
     return [hashlib.sha256(os.fsencode(identity)).hexdigest()[:12] for identity in identities]
 
 
+def hash_of_set(dataset: PackedDataset | Shapes) -> str:
+    """A short hash of which pictures a set holds."""
+    return hashlib.sha256(" ".join(hashes(dataset)).encode()).hexdigest()[:12]
+
+
 def scores_apart(about: dict, dataset: PackedDataset | Shapes, scores: torch.Tensor) -> dict:
     """Entries of a row of scores: how many of a split's pictures the checkpoint was trained on, and the Dice apart.
 

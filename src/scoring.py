@@ -31,12 +31,14 @@ class Tally:
         self.dataset, self.thresholds, self.criterion, self.own_size = dataset, thresholds, criterion, own_size
         self.histograms: list[torch.Tensor] = []
         self.losses: list[torch.Tensor] = []
+        self.broken: list[torch.Tensor] = []  # of each batch: whether an output was not a number
 
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions`: its mask and names, and the logits (N, C, H, W)."""
         if self.criterion:
             self.losses.append(self.criterion(logits, batch["mask"]) * len(logits))
         logits = foreground(logits)
+        self.broken.append(logits.isnan().any())
         if not self.own_size:
             edges = torch.logit(torch.tensor(self.thresholds, dtype=torch.float64)).tolist()
             self.histograms.append(histogram(logits, batch["mask"], edges))
@@ -47,7 +49,16 @@ class Tally:
             self.histograms.append(histogram(scaled, mask[None], self.thresholds))
 
     def counts(self) -> torch.Tensor:
-        """int64 (thresholds, N, 4) as `utils.confusion` has them, on the CPU. Collective: call on all ranks."""
+        """int64 (thresholds, N, 4) as `utils.confusion` has them, on the CPU. Collective: call on all ranks.
+
+        Raises UserError where the network's output was not a number.
+        """
+        broken = torch.stack(self.broken).sum().cpu().double() if self.broken else torch.zeros((), dtype=torch.float64)
+        if gather(broken).sum():
+            raise UserError(
+                "what the network predicts is not a number; train it with a lower --learning_rate, or use --precision "
+                "float32; what was saved before is as it was"
+            )
         shape = (0, 2, len(self.thresholds) + 1)
         rows = torch.cat(self.histograms) if self.histograms else torch.zeros(shape, dtype=torch.int64)
         background, true = gather_rows(rows, len(self.dataset)).unbind(1)

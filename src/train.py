@@ -60,7 +60,7 @@ def main(argv=None, on_step=None):
     model = build(settings, checkpoint)
     files = reserve(settings.save_dir, settings.name, settings.model, settings.resume)
     try:
-        check_room(settings.save_dir, model)
+        on_first(lambda: check_room(settings.save_dir, model))
         print(opening(settings, model, runtime), flush=True)
         data = TrainingData(data_options(settings))
         check_batch_size(settings, data)
@@ -77,14 +77,18 @@ def main(argv=None, on_step=None):
             state = State(settings, model, len(data.indices), scaling, runtime)
             print(plan(state, data), flush=True)
             if settings.resume:
-                resume(state, checkpoint, files)
+                resume(state, checkpoint, files, data)
                 if state.finished:
                     print(f"nothing to train: {len(state.history)} epochs are done; raise --epochs above that")
                     return 0
             print(forecast(state, clock, sys.argv[1:] if argv is None else argv), flush=True)
             former = (checkpoint or {}).get("trained_on", [])  # of --weights, or of the run before it was resumed
             trained_on = list(dict.fromkeys([*former, *data.hashes()]))
-            files.about = {**about(settings, scaling, runtime), "trained_on": trained_on}
+            files.about = {
+                **about(settings, scaling, runtime),
+                "trained_on": trained_on,
+                "validated_on": data.valid_set(),
+            }
             return fit(state, data, files, clock, on_step)
     finally:
         files.release()
@@ -120,7 +124,7 @@ def fit(state, data, files, clock, on_step=None):
         if state.is_best():
             files.save_best(state)
         files.save_last(state)
-        files.write_history(state.history)
+        files.write_history(state)
         files.draw_panels(state, valid_set)
         monitor.report_epoch(counts)
     return monitor.report_end()
@@ -259,13 +263,18 @@ def rehearsed(settings, model, data, scaling, runtime):
     return Clock(rehearse(settings, model, scaling, runtime, train_step, passes))
 
 
-def resume(state, last, files):
+def resume(state, last, files, data):
     """Continue from the checkpoint `last`, and say from where."""
     state.load_state(last["training"])
     found = on_first(lambda: files.adopt_best(state.settings.resume))
     if state.history and not found:
         state.forget_best()
         print(f"note: the best weights so far are not beside {state.settings.resume}; the best from here on are kept")
+    elif last.get("validated_on", data.valid_set()) != data.valid_set():
+        state.forget_best()
+        print("note: the valid split has other pictures than before; the best from here on are kept")
+    if state.history:
+        on_first(lambda: files.complete_history(state))
     print(f"resuming after step {state.step} of {state.total_steps}, best valid Dice {state.best:.4f}")
     before, after = state.learning_rate, state.optimizer.param_groups[0]["lr"]
     if not math.isclose(before, after, rel_tol=0.5) and not state.finished:

@@ -41,7 +41,13 @@ def run_at(step=0, epochs=4, start_size=0, image_size=64, history=()):
     )
     finished, runtime = len(history) >= epochs, Runtime()
     return Namespace(
-        settings=settings, step=step, steps_per_epoch=10, history=list(history), finished=finished, runtime=runtime
+        settings=settings,
+        reached=0,
+        step=step,
+        steps_per_epoch=10,
+        history=list(history),
+        finished=finished,
+        runtime=runtime,
     )
 
 

@@ -8,16 +8,25 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import error_of, make_pets, script
+from conftest import error_of, make_folder, make_pets, script
 from processes import finish, launch_pair
 from test_faults import stop_after
 
 from checkpoint import load, save
+from models import build_model
 from reports import plots
+from runtime import Runtime
 from training.schedule import of_largest_size
+from training.settings import parse_args
+from training.state import State
 
 RUN = ("--dataset", "shapes", "--width", 2, "--limit", 8, "--batch_size", 4, "--steps", 3, "--precision", "float32")
 GROWING, ONE_SIZE = ("--start_size", 32, "--image_size", 64), ("--image_size", 32)
+
+
+def small_state(*flags):
+    settings, _ = parse_args(None, ["--dataset", "shapes", "--width", "2", *flags])
+    return State(settings, build_model("unet", width=2), 8, ([0.5] * 3, [0.5] * 3), Runtime())
 
 
 def history_of(folder, name="a"):
@@ -148,6 +157,58 @@ def test_a_finished_run_resumed_for_no_more_writes_nothing(tmp_path):
     out = script("train", "--resume", "saved_models/a.last.pth", cwd=tmp_path).stdout
     assert "nothing to train: 2 epochs are done" in out
     assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "saved_models").iterdir()}
+
+
+def test_pictures_do_not_shrink_within_an_epoch_that_was_cut_off(tmp_path):
+    flags = (*RUN, *GROWING, "--epochs", 2, "--name", "a")
+    train(tmp_path, *flags, expect=143, on_step=stop_after(5))  # in the epoch of 64x64
+    sides = []
+    on_step = {"on_step": lambda state: sides.append(state.size)}
+    script("train", "--resume", "saved_models/a.last.pth", "--epochs", 6, cwd=tmp_path, **on_step)
+    assert set(sides) == {64} and [row["image_size"] for row in history_of(tmp_path)] == ["32", *5 * ["64"]]
+
+
+def test_the_rate_does_not_rise_again_when_a_short_run_gets_many_epochs(tmp_path):
+    script("train", *RUN, *ONE_SIZE, "--epochs", 4, "--name", "a", cwd=tmp_path)
+    rates, stop = [], stop_after(20)
+    resume = ("--resume", "saved_models/a.last.pth", "--epochs", 400)  # 1,200 steps, whose warm-up would take 120
+    on_step = {"on_step": lambda state: rates.append(state.learning_rate) or stop(state)}
+    script("train", *resume, cwd=tmp_path, expect=143, **on_step)
+    assert rates == 8 * [0.008]
+
+
+def test_plateau_does_not_compare_losses_of_different_sizes(tmp_path):
+    state = small_state("--schedule", "plateau", "--start_size", "32", "--image_size", "64", "--epochs", "8")
+    rates = []
+    for loss in (1.0, 0.9, 0.8, 0.7, 0.95, 0.9, 0.85, 0.8):  # grows after four
+        state.begin_epoch()
+        state.sums += 1
+        state.end_epoch({"dice": 0.5, "jaccard": 0.4}, 0.5, loss)
+        rates.append(state.optimizer.param_groups[0]["lr"])
+    assert len({row["image_size"] for row in state.history}) == 2 and len(set(rates)) == 1
+
+
+def test_a_history_that_a_kill_left_short_is_written_on_resume(tmp_path, monkeypatch):
+    script("train", *RUN, *ONE_SIZE, "--epochs", 2, "--name", "a", cwd=tmp_path)
+    whole = (tmp_path / "saved_models/a.csv").read_bytes()
+    (tmp_path / "saved_models/a.csv").write_bytes(b"".join(whole.splitlines(keepends=True)[:2]))
+    assert "nothing to train" in script("train", "--resume", "saved_models/a.last.pth", cwd=tmp_path).stdout
+    assert (tmp_path / "saved_models/a.csv").read_bytes() == whole
+
+
+def test_other_valid_pictures_begin_a_new_search_for_the_best(tmp_path):
+    data = make_folder(tmp_path / "data", 14)
+    lists = {name: tmp_path / f"{name}.txt" for name in ("train", "old", "new")}
+    for path, numbers in zip(lists.values(), (range(8), (8, 9), (10, 11, 12)), strict=True):
+        path.write_text("".join(f"{number}\n" for number in numbers))
+    flags = ("--width", 2, "--batch_size", 4, *ONE_SIZE, "--steps", 2, "--mean_std", "train")
+    chosen = ("--train_list", lists["train"], "--valid_list", lists["old"], "--epochs", 2, "--name", "a")
+    script("train", "--data_path", data, *flags, *chosen, cwd=tmp_path)
+    resume = ("--resume", "saved_models/a.last.pth", "--valid_list", lists["new"], "--epochs", 3)
+    assert "the valid split has other pictures than before" in script("train", *resume, cwd=tmp_path).stdout
+    kept = load(tmp_path / "saved_models/a.pth")
+    assert kept["epoch"] == 3
+    assert "other pictures" not in script("train", *resume[:-1], 4, cwd=tmp_path).stdout
 
 
 def test_one_cycle_resumed_for_fewer_epochs_than_are_done_is_not_called_damaged(tmp_path):

@@ -156,6 +156,14 @@ def test_a_loss_that_explodes_stops_the_run_and_keeps_the_best(tmp_path):
     assert (tmp_path / "saved_models/a.pth").read_bytes() == before
 
 
+def test_a_run_that_diverges_in_its_last_step_saves_nothing_of_it(tmp_path):
+    flags = ("--dataset", "shapes", "--width", 4, "--depth", 2, "--image_size", 32, "--limit", 4, "--batch_size", 4)
+    flags = (*flags, "--norm", "none", "--optimizer", "sgd", "--schedule", "none", "--ema", 0, "--learning_rate", 1e10)
+    done = script("train", *flags, "--steps", 1, "--epochs", 1, cwd=tmp_path, expect=2)
+    assert "what the network predicts is not a number" in error_of(done)
+    assert not [*(tmp_path / "saved_models").glob("*.pth")]
+
+
 def test_a_loss_that_is_not_a_number_is_told_from_one_that_explodes(tmp_path):
     done = script("train", *UNSTEADY, "-lr", 1e30, cwd=tmp_path, expect=2)
     assert "the loss is not a number in epoch 1" in error_of(done) and "nothing was saved yet" in done.stderr
@@ -264,7 +272,7 @@ def test_inference_names_an_input_that_is_not_there(trained):
 def test_weights_of_another_network_are_refused(trained, tmp_path):
     folder, _ = trained
     checkpoint = torch.load(folder / "saved_models/unet.pth", weights_only=True)
-    torch.save({**checkpoint, "name": "resnet34_unet", "options": {}}, tmp_path / "swapped.pth")
+    torch.save({**checkpoint, "name": "resnet34_unet", "options": {"in_channels": 3}}, tmp_path / "swapped.pth")
     done = script("evaluate", "--model", tmp_path / "swapped.pth", cwd=folder, expect=2)
     assert "does not fit the network it names" in error_of(done)
     checkpoint["model"]["head.bias"].fill_(float("nan"))

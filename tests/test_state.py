@@ -9,6 +9,7 @@ import train
 from data import train_loader
 from models import build_model
 from runtime import Runtime, choose_runtime, pick_device
+from scoring import Tally
 from training.settings import OPTIMIZERS, parse_args
 from training.state import State
 from utils import UserError
@@ -130,3 +131,15 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(name, monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match="2 processes for 1 GPUs; lower --nproc_per_node"):
         pick_device(name)
+
+
+def test_what_is_not_a_number_is_never_scored_as_foreground():
+    tally = Tally(range(2))
+    logits = torch.zeros(2, 1, 4, 4)
+    tally.add({"mask": torch.ones(2, 1, 4, 4, dtype=torch.uint8)}, logits)
+    assert tally.at(0.5)[:, 0].tolist() == [16, 16]
+    logits[1, 0, 2, 2] = torch.nan
+    broken = Tally(range(2))
+    broken.add({"mask": torch.ones(2, 1, 4, 4, dtype=torch.uint8)}, logits)
+    with pytest.raises(UserError, match="what the network predicts is not a number"):
+        broken.at(0.5)

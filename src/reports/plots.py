@@ -32,9 +32,10 @@ def save_figure(figure: Figure, path: Path, comment: str = ""):
     plt.close(figure)
 
 
-def plot_history(history: list[dict], title: str, path: Path):
+def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0):
     """Loss and Dice of train and valid, and the learning rate, by epoch. history: the rows of NAME.csv.
 
+    best_from: the epochs whose best weights are lost.
     Dotted lines mark where the pictures grow: losses and Dice on either side are not comparable.
     """
     figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
@@ -49,7 +50,7 @@ def plot_history(history: list[dict], title: str, path: Path):
     line(axes[1], "train_dice", TRAIN, "train")
     line(axes[1], "valid_dice", VALID, "valid")
     line(axes[2], "learning_rate", RATE, "learning rate")
-    best = max(of_largest_size(history), key=lambda row: row["valid_dice"])
+    best = max(of_largest_size(history[best_from:]) or of_largest_size(history), key=lambda row: row["valid_dice"])
     grown = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
     names = ("loss", f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", "learning rate, last step")
     for axis, name in zip(axes, names, strict=True):

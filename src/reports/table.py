@@ -1,12 +1,11 @@
 """The table of evaluate.py: what was scored and how, and the scores."""
 
-import hashlib
 import json
 import os
 
 from files import write_table, write_whole
 from flags import options_of_data
-from leakage import hashes, warning
+from leakage import hash_of_set, warning
 from scoring import describe_threshold
 from utils import UserError, dice, scores
 
@@ -17,7 +16,7 @@ def describe(predictor, dataset, args, counts):
     data = options_of_data(predictor.about, args)
     return {
         "data": "shapes" if data.dataset == "shapes" else os.path.realpath(data.folder),
-        "set": mark_of_set(dataset),
+        "set": hash_of_set(dataset),
         "split": args.split,
         "pictures": len(counts),
         "image_size": args.image_size or predictor.size,
@@ -29,11 +28,6 @@ def describe(predictor, dataset, args, counts):
         "empty_masks": int(empty.sum()),
         "dice_without_empty": None if empty.all() else dice(counts[~empty]).mean().item(),
     }
-
-
-def mark_of_set(dataset):
-    """A short hash of which pictures a set holds."""
-    return hashlib.sha256(" ".join(hashes(dataset)).encode()).hexdigest()[:12]
 
 
 def check_output(output):

@@ -21,7 +21,7 @@ from reports.plots import plot_batch
 from runtime import Runtime
 from scoring import Tally
 from training.distributed import agree, rank, share, world_size
-from training.schedule import size_of, sizes
+from training.schedule import epochs_of_sizes, size_of, sizes
 from training.state import State
 
 STEPS = 3  # rehearsed at each size; the first is warm-up
@@ -79,7 +79,7 @@ class Clock:
         if state.finished:
             return 0.0
         planned = sizes_of_epochs(settings.epochs, settings.start_size, settings.image_size)[done:]
-        largest = max([0, *(row["image_size"] for row in state.history)])
+        largest = max([state.reached, *(row["image_size"] for row in state.history)])
         rest = [max(size, largest) for size in planned]
         steps_done = state.step - done * state.steps_per_epoch
         return self.total(rest, state.steps_per_epoch) - steps_done * self.pace(rest[0]).step
@@ -93,8 +93,8 @@ class Clock:
         """How many epochs fit into a time; their pictures grow as schedule.size_of says."""
 
         def fits(epochs):
-            planned = sizes_of_epochs(epochs, settings.start_size, settings.image_size)
-            return self.total(planned, steps_per_epoch) <= seconds
+            shares = epochs_of_sizes(epochs, settings.start_size, settings.image_size)
+            return sum(times * self.total([size], steps_per_epoch) for size, times in shares.items()) <= seconds
 
         low, high = 0, 1
         while fits(high):

@@ -48,7 +48,7 @@ def mean_and_std(settings, dataset, checkpoint=None):
 
     checkpoint: of --weights, or of the run to resume.
     """
-    if settings.mean_std == "weights":
+    if settings.mean_std == "weights" or (checkpoint and settings.resume):
         return checkpoint["mean"], checkpoint["std"]
     if settings.mean_std != "train":
         return tuple(values[: settings.in_channels] for values in MEAN_STD[settings.mean_std])

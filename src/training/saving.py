@@ -60,10 +60,20 @@ class RunFiles:
         if rank() == 0:
             save({**self.about, **scored, "model": state.weights.state_dict(), **more}, self.path(ending))
 
-    def write_history(self, history: list[dict]):
+    def write_history(self, state):
         if rank() == 0:
+            history = state.history
             write_table(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
-            plot_history(history, self.name, self.path(".curve.png"))
+            plot_history(history, self.name, self.path(".curve.png"), state.best_from)
+
+    def complete_history(self, state):
+        """Write the history of a resumed run where NAME.csv lacks its last epoch, as after a kill between two files."""
+        try:
+            lines = self.path(".csv").read_bytes().count(b"\n")
+        except OSError:
+            lines = 0
+        if lines != 1 + len(state.history):
+            self.write_history(state)
 
     def draw_batch(self, images: torch.Tensor, masks: torch.Tensor):
         """Show training pictures of about 0 to 1, augmented, before the network sees any."""

@@ -1,6 +1,7 @@
 """What follows from how far a run is: the learning rate, and the size of the pictures."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from torch.optim import Optimizer
@@ -11,8 +12,15 @@ WARMUP_STEPS = 200  # of wsd; a tenth of the steps where that is less
 COOLDOWN = 1 / 3  # share of the steps of wsd in which the rate falls
 
 
-def build_schedule(name: str, optimizer: Optimizer, learning_rate: float, steps: int):
+def warmup_steps(steps: int) -> int:
+    """Of `wsd`, for a run of that many steps."""
+    return min(WARMUP_STEPS, steps // 10)
+
+
+def build_schedule(name: str, optimizer: Optimizer, learning_rate: float, steps: int, warmup: Callable[[], int]):
     """A schedule over that many optimizer steps; `plateau` alone steps by epoch, on the valid loss.
+
+    warmup: gives the steps in which the rate of `wsd` rises.
 
     No schedule moves momentum or beta1: OneCycleLR's own cycle of it was not found to help.
     """
@@ -21,19 +29,18 @@ def build_schedule(name: str, optimizer: Optimizer, learning_rate: float, steps:
     if name == "onecycle":
         return OneCycleLR(optimizer, learning_rate, steps, cycle_momentum=False)
     if name == "wsd":
-        return LambdaLR(optimizer, lambda step: warmup_stable_decay(step, steps))
+        return LambdaLR(optimizer, lambda step: warmup_stable_decay(step, steps, warmup()))
     if name == "cosine":
         return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
     return LambdaLR(optimizer, lambda step: 1.0)
 
 
-def warmup_stable_decay(step: int, steps: int) -> float:
+def warmup_stable_decay(step: int, steps: int, warmup: int) -> float:
     """Share of the highest learning rate: a short linear rise, constant, then linear to 0 over the last third.
 
     Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024 (arXiv
     2405.18392), section 3. A run resumed for more epochs returns to the constant part, and cools down again.
     """
-    warmup = min(WARMUP_STEPS, steps // 10)
     return min((step + 1) / (warmup + 1), 1, max(0.0, (steps - step) / (steps * COOLDOWN)))
 
 
@@ -55,6 +62,19 @@ def size_of(epoch: int, epochs: int, start_size: int, image_size: int) -> int:
     shares = np.cumsum([size**-0.5 for size in steps])
     reached = (epoch + 1) / epochs * shares[-1]
     return steps[int(np.searchsorted(shares, reached - 1e-9))]
+
+
+def epochs_of_sizes(epochs: int, start_size: int, image_size: int) -> dict[int, int]:
+    """How many of the epochs have pictures of each side, as `size_of` says."""
+    steps = sizes(start_size, image_size)
+    shares = np.cumsum([size**-0.5 for size in steps])
+    low, found = 0, {}
+    for size, share in zip(steps, shares, strict=True):
+        high = min(epochs, int((share + 1e-9) / shares[-1] * epochs))
+        found[size] = high - low
+        low = high
+    found[image_size] += epochs - low
+    return found
 
 
 def of_largest_size(history: list[dict]) -> list[dict]:

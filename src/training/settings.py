@@ -17,6 +17,7 @@ from training.schedule import SCHEDULES
 from utils import Parser, UserError, count, fraction, number, positive, rate, seed, side, workers
 
 hours = number(float, lambda x: 0 < x <= 10_000, "a number of hours above 0, at most 10,000")
+file_name = number(str, bool, "a name")
 DEFAULTS = {  # of flags whose best value depends on the data
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
@@ -145,7 +146,9 @@ def add_run_flags(add):
     add("--compile", action="store_true", help="compile the network; benchmarks/README.md says when that pays")
     add("--deterministic", action="store_true", help="deterministic algorithms only; slower on a GPU")
     add("--workers", type=workers, default=0, help="processes that read data; default %(default)s")
-    add("--name", help="of the files written; default: the network's, with a number where that is taken")
+    add(
+        "--name", type=file_name, help="of the files written; default: the network's, with a number where that is taken"
+    )
     add("--save_dir", type=Path, default=Path("saved_models"), help="default %(default)s")
     add(
         "--save_every",

@@ -1,5 +1,6 @@
 """Mutable training state: what changes during a run of train.py, and comes back with --resume."""
 
+import math
 import random
 from collections.abc import Iterable
 from operator import index
@@ -14,7 +15,7 @@ from runtime import Runtime
 from training.averaging import Average
 from training.distributed import gather, rank, world_size, wrap
 from training.muon import Muon, is_matrix
-from training.schedule import build_schedule, of_largest_size, size_of
+from training.schedule import build_schedule, of_largest_size, size_of, warmup_steps
 from utils import UserError, dice
 
 
@@ -53,13 +54,16 @@ class State:
         self.criterion = build_loss(settings.loss)
         self.steps_per_epoch = steps_per_epoch(settings, pictures)
         self.optimizer = build_optimizer(settings, model.parameters())
-        self.schedule = build_schedule(settings.schedule, self.optimizer, settings.learning_rate, self.total_steps)
+        self.warmup = warmup_steps(self.total_steps)  # stays when a run is resumed for more epochs
+        rate, steps = settings.learning_rate, self.total_steps
+        self.schedule = build_schedule(settings.schedule, self.optimizer, rate, steps, lambda: self.warmup)
         self.scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
         self.average = Average(model, settings.ema) if settings.ema else None
         self.forward = wrap(model, runtime.device, settings.batch_size // world_size() // settings.accumulate)
         if settings.compile:
             self.forward = torch.compile(self.forward)
         self.size = settings.image_size  # side of the pictures in this epoch
+        self.reached = 0  # the largest side so far, also of an epoch that was cut off
         self.step = 0  # optimizer steps since the run began
         self.learning_rate = self.optimizer.param_groups[0]["lr"]  # of the last step
         self.sums = torch.zeros(3, dtype=torch.float64)  # of this epoch: loss, Dice, pictures
@@ -81,9 +85,11 @@ class State:
 
     def begin_epoch(self):
         """Choose the side of the epoch's pictures: never below one that the run has reached."""
-        settings = self.settings
+        settings, before = self.settings, self.reached
         planned = size_of(len(self.history), settings.epochs, settings.start_size, settings.image_size)
-        self.size = max([planned, *(row["image_size"] for row in self.history)])
+        self.size = self.reached = max([planned, before, *(row["image_size"] for row in self.history)])
+        if self.size > before and settings.schedule == "plateau":  # a loss at another size is another measure
+            self.schedule.best, self.schedule.num_bad_epochs = math.inf, 0
 
     @property
     def weights(self) -> torch.nn.Module:
@@ -177,6 +183,8 @@ class State:
             "scaler": self.scaler.state_dict(),
             "pictures": self.pictures,
             "step": self.step,
+            "reached": self.reached,
+            "warmup": self.warmup,
             "learning_rate": self.learning_rate,
             "sums": gather(self.sums),
             "history": self.history,
@@ -215,7 +223,8 @@ class State:
             for name, value in kept.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:
                     kept[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
-        self.learning_rate = state["learning_rate"]
+        self.learning_rate, self.reached = state["learning_rate"], index(state.get("reached", 0))
+        self.warmup = index(state.get("warmup", self.warmup))
         self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
         if self.settings.schedule == "plateau":
             self.schedule.load_state_dict(state["schedule"])
