@@ -133,7 +133,8 @@ def name_outputs(sources, folders, endings, others=()) -> list[dict[str, Path]]:
             files = {kind: folder / fit(name, endings[kind]) for kind, folder in folders.items()}
             every = [path for file in files.values() for path in {file, beside(file)}]
             real = [os.path.realpath(path) for path in every]
-            if taken.isdisjoint(real) and all(map(may_write, every)):
+            folders_of_each = [files[kind].parent for kind in files if "/" in endings[kind]]
+            if taken.isdisjoint(real) and all(map(may_write, every)) and not any(map(os.path.isfile, folders_of_each)):
                 break
         taken.update(real)
         outputs.append(files)

@@ -37,11 +37,10 @@ def read_mark(path: Path) -> str | None:
 
 
 def may_write(path: Path) -> bool:
-    """Whether nothing is lost by writing there: an output of ours, or nothing yet, in what is or can be a folder.
+    """Whether nothing is lost by writing there: an output of ours, or nothing yet.
 
     An empty file, as a power cut may leave one of ours, is nothing.
     """
-    if os.path.lexists(path):
-        return os.path.isfile(path) and (os.path.getsize(path) == 0 or read_mark(path) is not None)
-    above = next(folder for folder in path.absolute().parents if os.path.lexists(folder))
-    return os.path.isdir(above)
+    if not os.path.lexists(path):
+        return True
+    return os.path.isfile(path) and (os.path.getsize(path) == 0 or read_mark(path) is not None)
