@@ -102,7 +102,7 @@ MISTAKES = [
     (blurred, (), "say which are foreground, such as --foreground 128-255 (a lossy format such as JPEG blurs"),
     (two_without_zero, (), "is in data/masks/0.png); say which are foreground, such as --foreground 1"),
     (fractions, (), "masks/0.tif cannot be decoded (its values are no whole numbers)"),
-    (all_empty, (), "no training picture in data has any foreground; look at its masks"),
+    (all_empty, (), "no training picture in data has any foreground at 32 pixels; look at its masks"),
     (no_masks, (), "no picture in images/ has a mask in masks/; images/0.png needs masks/0.png or the like"),
     (two_mask_folders, (), "--data_path data has labels/ and masks/; it must hold one folder of pictures"),
     (no_mask_folder, (), "--data_path data must hold images/ and masks/ of your own, or images/ and annotations/"),

@@ -834,6 +834,15 @@ def test_the_output_of_another_picture_is_not_taken_for_ones_own(infer, tmp_path
     assert "of 0 pictures" in infer("--skip_existing", inputs=("e",)).stdout
 
 
+def test_folders_of_each_animal_beside_pictures_of_their_names(infer, tmp_path, animals):
+    for ending in ("jpg", "png"):
+        photo(120, 90).save(tmp_path / f"d/a.{ending}")
+    for _ in range(2):
+        infer("--save", "cutout", "--each", "--output", "d")
+        assert names(tmp_path / "d") == ["a", "a.jpg", "a.png", "a.png-2"]
+        assert names(tmp_path / "d/a") == names(tmp_path / "d/a.png-2") == ["1.png", "2.png"]
+
+
 def test_pictures_of_one_name_size_and_time_are_told_apart(infer, tmp_path):
     for folder in "xy":
         (tmp_path / folder).mkdir()
