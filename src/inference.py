@@ -115,7 +115,8 @@ def predict_files(model, args):
     except BaseException:  # a signal, or no memory for the network
         outcome.add(pipeline.outcome)
         if rank() == 0:
-            write_tables(jobs, outcome.rows, args.csv, args.rle)
+            for line in write_tables(jobs, outcome.rows, args.csv, args.rle):
+                print(f"note: {line}", file=sys.stderr)
         raise
     for part in all_of(pipeline.outcome):
         outcome.add(part)

@@ -165,7 +165,7 @@ def describe_values(values: dict[int, int], foreground: tuple) -> str:
     inside = [value for value in values if is_in(value, foreground)]
     share = sum(values[value] for value in inside) / total
     named = " and ".join(map(text_of_range, foreground)) or "nothing"
-    idle = [(low, high) for low, high in foreground if values and not any(low <= value <= high for value in values)]
+    idle = [ends for ends in foreground if values and not any(is_in(value, (ends,)) for value in values)]
     absent = f"; no mask has {' or '.join(map(text_of_range, idle))}" if idle else ""
     rest = f"{100 * share:.1f} % of the pixels; the rest is not{absent}"
     return f"the masks have {listed(values)}: {named} is foreground, {rest}"

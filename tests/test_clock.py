@@ -42,7 +42,7 @@ def run_at(step=0, epochs=4, start_size=0, image_size=64, history=()):
     finished, runtime = len(history) >= epochs, Runtime()
     return Namespace(
         settings=settings,
-        reached=0,
+        reached=max([0, *(row["image_size"] for row in history)]),
         step=step,
         steps_per_epoch=10,
         history=list(history),

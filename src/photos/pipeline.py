@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from files import CannotWrite, write_whole
+from files import CannotWrite, check_can_write
 from photos.budget import PixelBudget
 from photos.inputs import Source, beside
 from photos.marks import read_mark
@@ -195,11 +195,9 @@ class Pipeline:
         """Whether what one write failed by makes all others fail."""
         if error.errno in FULL:
             return True
-        probe = self.folder / ".probe"
         try:
-            write_whole(probe, lambda file: None, wait=False)
-            probe.unlink(missing_ok=True)
-        except (CannotWrite, OSError):
+            check_can_write(self.folder / "probe")
+        except CannotWrite:
             return True
         return False
 

@@ -79,8 +79,7 @@ class Clock:
         if state.finished:
             return 0.0
         planned = sizes_of_epochs(settings.epochs, settings.start_size, settings.image_size)[done:]
-        largest = max([state.reached, *(row["image_size"] for row in state.history)])
-        rest = [max(size, largest) for size in planned]
+        rest = [max(size, state.reached) for size in planned]
         steps_done = state.step - done * state.steps_per_epoch
         return self.total(rest, state.steps_per_epoch) - steps_done * self.pace(rest[0]).step
 

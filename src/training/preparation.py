@@ -52,13 +52,14 @@ def mean_and_std(settings, dataset, checkpoint=None):
         return checkpoint["mean"], checkpoint["std"]
     if settings.mean_std != "train":
         return tuple(values[: settings.in_channels] for values in MEAN_STD[settings.mean_std])
-    total, squares, count, low, high = 0, 0, 0, torch.inf, -torch.inf
+    total, squares, count = 0, 0, 0
+    low, high = torch.tensor(torch.inf), torch.tensor(-torch.inf)
     for first in range(0, len(dataset), 64):
         pixels = dataset[list(range(first, min(first + 64, len(dataset))))]["image"].double() / 255
         total, squares = total + pixels.sum((0, 2, 3)), squares + (pixels**2).sum((0, 2, 3))
         count += pixels.numel() // pixels.shape[1]
-        low = torch.minimum(torch.as_tensor(low), pixels.amin((0, 2, 3)))
-        high = torch.maximum(torch.as_tensor(high), pixels.amax((0, 2, 3)))
+        low = torch.minimum(low, pixels.amin((0, 2, 3)))
+        high = torch.maximum(high, pixels.amax((0, 2, 3)))
     mean = total / count
     std = (squares / count - mean**2).clamp(min=0).sqrt()
     std[low == high] = 1  # of a channel that is the same everywhere

@@ -56,24 +56,27 @@ def sizes(start_size: int, image_size: int) -> list[int]:
     return sorted({size for size in growing if size < image_size} | {image_size})
 
 
-def size_of(epoch: int, epochs: int, start_size: int, image_size: int) -> int:
-    """Side of the training pictures in an epoch, counted from 0; each side's share of the epochs is as 1/sqrt(side)."""
+def sizes_and_shares(start_size: int, image_size: int) -> tuple[list[int], np.ndarray]:
+    """`sizes`, and the sum of the shares up to each: a side's share of the epochs is as 1/sqrt(side)."""
     steps = sizes(start_size, image_size)
-    shares = np.cumsum([size**-0.5 for size in steps])
+    return steps, np.cumsum([size**-0.5 for size in steps])
+
+
+def size_of(epoch: int, epochs: int, start_size: int, image_size: int) -> int:
+    """Side of the training pictures in an epoch, counted from 0."""
+    steps, shares = sizes_and_shares(start_size, image_size)
     reached = (epoch + 1) / epochs * shares[-1]
     return steps[int(np.searchsorted(shares, reached - 1e-9))]
 
 
 def epochs_of_sizes(epochs: int, start_size: int, image_size: int) -> dict[int, int]:
     """How many of the epochs have pictures of each side, as `size_of` says."""
-    steps = sizes(start_size, image_size)
-    shares = np.cumsum([size**-0.5 for size in steps])
+    steps, shares = sizes_and_shares(start_size, image_size)
     low, found = 0, {}
     for size, share in zip(steps, shares, strict=True):
         high = min(epochs, int((share + 1e-9) / shares[-1] * epochs))
         found[size] = high - low
         low = high
-    found[image_size] += epochs - low
     return found
 
 

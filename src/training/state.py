@@ -87,7 +87,7 @@ class State:
         """Choose the side of the epoch's pictures: never below one that the run has reached."""
         settings, before = self.settings, self.reached
         planned = size_of(len(self.history), settings.epochs, settings.start_size, settings.image_size)
-        self.size = self.reached = max([planned, before, *(row["image_size"] for row in self.history)])
+        self.size = self.reached = max(planned, before)
         if self.size > before and settings.schedule == "plateau":  # a loss at another size is another measure
             self.schedule.best, self.schedule.num_bad_epochs = math.inf, 0
 
@@ -223,9 +223,10 @@ class State:
             for name, value in kept.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:
                     kept[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
-        self.learning_rate, self.reached = state["learning_rate"], index(state.get("reached", 0))
+        self.learning_rate = state["learning_rate"]
         self.warmup = index(state.get("warmup", self.warmup))
         self.step, self.history, self.scores = index(state["step"]), state["history"], state["scores"]
+        self.reached = index(max([state.get("reached", 0), *(row["image_size"] for row in self.history)]))
         if self.settings.schedule == "plateau":
             self.schedule.load_state_dict(state["schedule"])
         else:  # the rest follows from the settings, which may have more epochs now
