@@ -12,9 +12,15 @@ Each contender is a process of its own; they take turns, so that a machine whose
 Pictures are the pets where --data_path has them, else drawn ones of 500x375 pixels.
 """
 
+if __name__ in ("__main__", "__mp_main__"):
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+    import startup  # noqa: F401  # before torch is imported
+
 import contextlib
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -28,12 +34,13 @@ from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-from turns import in_turns, ratios_to, refuse_noise
+from turns import BUSY, busy_cores, in_turns, ratios_to, refuse_noise
 
 import losses
 import oxford_pet
 import shapes
 import train
+from cores import available_cores
 from data import TrainingData, train_loader
 from models import build_model
 from runtime import choose_runtime, pick_device, seed_everything
@@ -115,7 +122,7 @@ def plain_step(args, model):
     dataset = PlainPets(args.data_path, args.image_size)
     sampler = torch.utils.data.RandomSampler(dataset, replacement=True, num_samples=10**6)
     loader = DataLoader(
-        dataset, args.batch_size, sampler=sampler, num_workers=os.cpu_count(), pin_memory=device.type == "cuda"
+        dataset, args.batch_size, sampler=sampler, num_workers=available_cores(), pin_memory=device.type == "cuda"
     )
     batches, total = iter(loader), 0.0
 
@@ -157,7 +164,7 @@ def serve(name, args, pipe):
         pipe.send(peak_memory(device))
     except (UserError, RuntimeError, SystemExit) as error:
         pipe.send(str(error))
-    except EOFError:  # the race was called off
+    except (EOFError, KeyboardInterrupt):  # the race was called off
         pass
 
 
@@ -175,7 +182,7 @@ def race(names, args):
     pipes = {}
     for name in names:
         pipes[name], other = context.Pipe()
-        context.Process(target=serve, args=(name, args, other), daemon=True).start()
+        context.Process(target=serve, args=(name, args, other)).start()  # not daemons, which may have no workers
         other.close()
 
     def ask(name, what):
@@ -327,14 +334,21 @@ def report(args):
         import segmentation_models_pytorch  # noqa: F401
 
         names.append("smp")
+    busy = busy_cores()
     seconds, memory = race(names, args)
+    busy = max(busy, busy_cores())
     ratios, medians = ratios_to("plain", seconds), {name: statistics.median(values) for name, values in seconds.items()}
     print(f"{'':26}{'pictures/s':>12}{'ms/picture':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
     for name in names:
         spread = f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}"
         speed = args.batch_size / medians[name]
-        ratio = medians["plain"] / medians[name]
-        print(f"{name:26}{speed:12.2f}{1e3 / speed:12.1f}{ratio:12.2f}{spread:>16}{memory[name]:10.2f}")
+        ratio = f"{medians['plain'] / medians[name]:.2f}"
+        if busy > BUSY:
+            ratio = spread = "-"
+        print(f"{name:26}{speed:12.2f}{1e3 / speed:12.1f}{ratio:>12}{spread:>16}{memory[name]:10.2f}")
+    if busy > BUSY:
+        print(f"warning: other processes use {busy:.1f} cores; repeat this on a quiet machine", file=sys.stderr)
+        return
     parts, speed = shares(args)
     print("our step: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in parts.items()))
     flops = training_flops(args) * speed

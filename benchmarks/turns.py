@@ -1,9 +1,12 @@
 """Contenders take turns, so that a machine whose speed drifts slows all of them; what is compared is turn with turn."""
 
 import statistics
+import time
+from pathlib import Path
 
 from utils import UserError
 
+BUSY = 0.2  # cores that other processes may use while speeds are compared
 NOISY = 1.5  # largest ratio over smallest of a row's turns above which its median says nothing
 
 
@@ -35,3 +38,18 @@ def refuse_noise(spreads, limit=NOISY):
     names = ", ".join(name for name, (low, high) in spreads.items() if high > limit * low)
     if names:
         raise UserError(f"the machine is too noisy to tell: turns of {names} differ by more than {limit}x; repeat it")
+
+
+def busy_cores(seconds=1.0):
+    """Return how many cores are in use by others while this process sleeps, or 0 on systems that do not tell."""
+
+    def used():
+        try:
+            user, nice, system, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+        except OSError:
+            return 0
+        return (user + nice + system) / 100  # in ticks of 10 ms
+
+    before = used()
+    time.sleep(seconds)
+    return (used() - before) / seconds

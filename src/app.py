@@ -6,7 +6,8 @@
 The page is served to this machine alone unless --host says otherwise.
 """
 
-import python_version  # noqa: F401, I001  # before what an older Python cannot read
+if __name__ == "__main__":
+    import startup  # noqa: F401  # before torch is imported
 
 import os
 import tempfile

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from cores import available_cores
 from photos.pictures import PictureError, decode, resize, to_rgb
 from utils import UserError
 
@@ -241,7 +242,7 @@ def fill(packed, pairs, read_pair, split, grey, source):
         emptied[index] = not (packed[index, -1] == 1).any() and (np.asarray(label) == 1).any()
         return None
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # Pillow decodes without holding the GIL
+    with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes without holding the GIL
         results = pool.map(work, range(len(pairs)))
         results = tqdm(results, f"decoding {split}", len(pairs), unit="picture", disable=not sys.stderr.isatty())
         problems = []

@@ -10,7 +10,8 @@ empty masks score 1. They are computed in float32 unless --precision says otherw
 every machine.
 """
 
-import python_version  # noqa: F401, I001  # before what an older Python cannot read
+if __name__ == "__main__":
+    import startup  # noqa: F401  # before torch is imported
 
 import time
 from dataclasses import replace
@@ -19,10 +20,10 @@ from pathlib import Path
 from checkpoint import load
 from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
-from reports.table import check_output, write_files, describe, print_table, write_results
 from leakage import scores_apart
 from predictor import make_predictor
 from reports import protocols
+from reports.table import check_output, describe, print_table, write_files, write_results
 from runtime import choose_runtime
 from scoring import Tally, add_threshold_flag, describe_threshold, evaluate, resolve_threshold
 from splits import SPLITS
@@ -57,7 +58,7 @@ def get_args_parser():
 def main():
     args = get_args_parser().parse_args()
     runtime = choose_runtime(args.device, args.precision)
-    start(runtime.device)
+    runtime = start(runtime)
     checkpoints = [load(path, args.model_type) for path in args.model]
     if args.provenance:
         for path, checkpoint in zip(args.model, checkpoints, strict=True):

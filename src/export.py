@@ -12,7 +12,8 @@ half: a checkpoint for the scripts of this repo, with the convolutions' weights 
 A file is written only after it gave what the checkpoint gives on random pictures of several sizes.
 """
 
-import python_version  # noqa: F401, I001  # before what an older Python cannot read
+if __name__ == "__main__":
+    import startup  # noqa: F401  # before torch is imported
 
 import tempfile
 import warnings

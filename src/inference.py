@@ -14,7 +14,8 @@ panels.png: the best, the median and the worst pictures. In Python:
     probability = predict(model, "cat.jpg")      # float32 (H, W); a list of pictures gives a list
 """
 
-import python_version  # noqa: F401, I001  # before what an older Python cannot read
+if __name__ == "__main__":
+    import startup  # noqa: F401  # before torch is imported
 
 import io
 import os
@@ -25,9 +26,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from data import eval_loader, load_split
-from flags import add_data_flags, options_of_data
-from reports.table import describe, print_table
 from files import CannotWrite, make_folder, printable
+from flags import add_data_flags, options_of_data
 from leakage import scores_apart
 from photos.budget import ends_in_time
 from photos.inputs import choose_names, find_pictures, labels, name_outputs
@@ -50,6 +50,7 @@ from photos.prediction import load_model, open_photo, predict, probability_at_ow
 from photos.tables import RUNS_HEADER, check_tables, former_rows, write, write_tables
 from predictor import load_predictor, predictions
 from reports.plots import example_rows, plot_panels
+from reports.table import describe, print_table
 from runtime import choose_runtime
 from scoring import Tally
 from splits import SPLITS
@@ -292,7 +293,7 @@ def main():
     args.save = list(dict.fromkeys(args.save))
     check_flags(args)
     runtime = choose_runtime(args.device, args.precision)
-    start(runtime.device)
+    runtime = start(runtime)
     model = load_predictor(args.model, runtime, args.model_type, args.tta)
     piped = args.input == ["-"]
     if not piped:

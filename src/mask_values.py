@@ -7,7 +7,6 @@ a single color that is transparent somewhere, the opacity. 0, or black, is backg
 
 import hashlib
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -19,6 +18,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from cores import available_cores
 from files import write_whole
 from photos.pictures import PictureError, decode
 from utils import UserError
@@ -206,7 +206,7 @@ def new_count(masks: list[Path], kept: Path) -> dict[int, int]:
         return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
 
     total: Counter[int] = Counter()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         counts = pool.map(count, masks)
         counts = tqdm(counts, "reading masks", len(masks), unit="mask", disable=not sys.stderr.isatty())
         for path, pixels in zip(masks, counts, strict=True):

@@ -4,7 +4,8 @@ python src/oxford_pet.py                       # download into dataset/oxford-ii
 python src/oxford_pet.py --data_path ~/pets    # ... or elsewhere
 """
 
-import python_version  # noqa: F401, I001  # before what an older Python cannot read
+if __name__ == "__main__":
+    import startup  # noqa: F401  # before torch is imported
 
 import os
 import shutil

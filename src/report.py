@@ -8,7 +8,8 @@ NAME.csv beside each checkpoint. The first two checkpoints are compared; picture
 another, but not with the mask, are shown in a section of their own.
 """
 
-import python_version  # noqa: F401, I001  # before what an older Python cannot read
+if __name__ == "__main__":
+    import startup  # noqa: F401  # before torch is imported
 
 import csv
 from pathlib import Path
@@ -18,8 +19,8 @@ import torch
 
 from checkpoint import load
 from data import eval_loader, load_split
-from flags import add_data_flags, options_of_data
 from files import make_folder
+from flags import add_data_flags, options_of_data
 from leakage import scores_apart, warning
 from predictor import make_predictor
 from reports import page as sections

@@ -1,32 +1,46 @@
 """Where and how a network computes: device, precision and memory layout, chosen once."""
 
-import ctypes
+import math
 import os
 import random
-from contextlib import suppress
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
 
 from utils import UserError
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
+TURNS = 5  # of each precision, when their speeds are measured
+WORTH_IT = 1.2  # bfloat16 rounds: it must be this many times as fast as float32
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """device: where a network computes. dtype: of its convolutions and products. memory_format: of its weights."""
+    """device: where a network computes. dtype: of its convolutions and products. memory_format: of its weights.
+
+    speeds: GFLOP/s of each precision on one core, if they were measured to choose the dtype.
+    """
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32
     memory_format: torch.memory_format = torch.channels_last
+    speeds: dict[str, float] = field(default_factory=dict, compare=False)
 
     @property
     def precision(self) -> str:
         """The name of the dtype, as --precision has it."""
         return str(self.dtype).removeprefix("torch.")
+
+    def describe(self) -> str:
+        """Return device and precision in words, such as "cpu in bfloat16 (590 GFLOP/s a core, float32 85)"."""
+        text = f"{self.device} in {self.precision}"
+        if not self.speeds:
+            return text
+        other = "float32" if self.precision == "bfloat16" else "bfloat16"
+        return f"{text} ({self.speeds[self.precision]:.0f} GFLOP/s a core, {other} {self.speeds[other]:.0f})"
 
     def autocast(self) -> torch.autocast:
         """A context in which a network computes in `dtype`."""
@@ -60,13 +74,12 @@ class Runtime:
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     """The runtime of --device and --precision. Raises UserError for a device that cannot be used."""
     chosen = pick_device(device)
-    if chosen.type == "cpu":
-        keep_freed_memory()
     if chosen.type == "cuda":
         if chosen.index is not None:
             torch.cuda.set_device(chosen)  # else threads that pin memory take some of the first GPU's
         torch.backends.cudnn.allow_tf32 = False  # float32 is float32, but in training
-    return Runtime(chosen, pick_precision(precision, chosen))
+    speeds = convolution_speeds() if precision == "auto" and chosen.type == "cpu" else {}
+    return Runtime(chosen, pick_precision(precision, chosen), speeds=speeds)
 
 
 def add_runtime_flags(parser, precision="auto"):
@@ -77,8 +90,8 @@ def add_runtime_flags(parser, precision="auto"):
         "--precision",
         default=precision,
         choices=PRECISIONS,
-        help="of the network's arithmetic; auto: bfloat16 where the hardware multiplies in it, "
-        "float16 on older GPUs, else float32; default %(default)s",
+        help="of the network's arithmetic; auto: bfloat16 if it is measured to be faster on this CPU or the GPU "
+        "supports it, float16 on older GPUs, else float32; default %(default)s",
     )
 
 
@@ -103,29 +116,47 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """A --precision value as the dtype for autocast."""
+    """Return a --precision value as the dtype for autocast; "auto" is what computes fastest on the device."""
     if name != "auto":
         return getattr(torch, name)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
     if device.type == "cpu":
-        # Private, so looked up: torch has no public question for "multiplies in bfloat16".
-        for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
-            if getattr(torch.cpu, check, bool)():
-                return torch.bfloat16
+        speeds = convolution_speeds()
+        return torch.bfloat16 if speeds["bfloat16"] >= WORTH_IT * speeds["float32"] else torch.float32
     return torch.float32
 
 
-def keep_freed_memory():
-    """Have the C library keep freed memory for the next batch: glibc only; does nothing elsewhere.
+@lru_cache
+def convolution_speeds() -> dict[str, float]:
+    """Measure a convolution's forward and backward pass on one core: GFLOP/s by precision.
 
-    By default it returns large blocks to the system, which then clears every page of the next batch's activations:
-    a tenth of a training step on the CPU, a quarter of a small network's prediction.
+    A processor's flags do not tell: some have bfloat16 instructions and multiply in it at half the speed of float32.
+    The two precisions take turns and the best turn counts. One thread, because a barrier between several measures how
+    busy the machine is.
     """
-    with suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_MAX, 0)
-        libc.mallopt(M_TRIM_THRESHOLD, -1)
+    n, channels, size = 2, 64, 32
+    flops = 3 * 2 * n * size**2 * 9 * channels**2
+    image = torch.ones(n, channels, size, size).contiguous(memory_format=torch.channels_last)
+    weight = torch.ones(channels, channels, 3, 3).contiguous(memory_format=torch.channels_last)
+    inputs = {
+        str(dtype).removeprefix("torch."): [value.to(dtype).requires_grad_() for value in (image, weight)]
+        for dtype in (torch.float32, torch.bfloat16)
+    }
+    best = dict.fromkeys(inputs, math.inf)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.enable_grad(), torch.inference_mode(False):
+            for _ in range(TURNS):
+                for name, (images, weights) in inputs.items():
+                    start = time.perf_counter()
+                    output = torch.nn.functional.conv2d(images, weights, padding=1)
+                    torch.autograd.grad(output, (images, weights), torch.ones_like(output))
+                    best[name] = min(best[name], time.perf_counter() - start)
+    finally:
+        torch.set_num_threads(threads)
+    return {name: flops / seconds / 1e9 for name, seconds in best.items()}
 
 
 def seed_everything(seed: int, deterministic: bool = False):

@@ -16,7 +16,8 @@ augmented training pictures with their masks, before the first step and when the
 valid Dice among the epochs at the largest picture size that the run has reached.
 """
 
-import python_version  # noqa: F401, I001  # before what an older Python cannot read
+if __name__ == "__main__":
+    import startup  # noqa: F401  # before torch is imported
 
 import itertools
 import math
@@ -55,7 +56,7 @@ def main(argv=None, on_step=None):
     begun = time.perf_counter()
     settings, checkpoint = parse_args(__doc__, argv)
     runtime = choose_runtime(settings.device, settings.precision)
-    start(runtime.device)
+    runtime = start(runtime)
     seed_everything(settings.seed, settings.deterministic)
     model = build(settings, checkpoint)
     files = reserve(settings.save_dir, settings.name, settings.model, settings.resume)
@@ -240,7 +241,7 @@ def opening(settings, model, runtime):
     """The first line of a run: network, device, precision, data."""
     source = settings.data_path or "drawn shapes (python src/oxford_pet.py downloads the pets)"
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return f"{settings.model}, {parameters:,} parameters, on {runtime.device} in {runtime.precision}; data: {source}"
+    return f"{settings.model}, {parameters:,} parameters, on {runtime.describe()}; data: {source}"
 
 
 def plan(state, data):

@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from cores import available_cores
 from files import CannotWrite, check_can_write
 from photos.budget import PixelBudget
 from photos.inputs import Source, beside
@@ -110,7 +111,7 @@ class Pipeline:
         # a thread for each picture where there are many: small operations that are shared out take longer
         threads = max(1, torch.get_num_threads() // max(1, pictures))
         self.readers = ThreadPoolExecutor(initializer=torch.set_num_threads, initargs=(threads,))
-        workers = os.cpu_count()  # writers compute: more would hinder one another
+        workers = available_cores()  # writers compute: more would hinder one another
         self.writers = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(threads,))
         patient = True
         try:

@@ -6,12 +6,14 @@ Process 0 alone prints and writes. Small values go over gloo, gradients over NCC
 import os
 import sys
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from runtime import Runtime
 from utils import UserError
 
 SMALL_SHARE = 16  # pictures per process below which batch norm takes its statistics over all processes
@@ -27,17 +29,21 @@ def world_size():
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def start(device):
-    """Join the other processes, if there are any; all but process 0 are silenced."""
+def start(runtime: Runtime) -> Runtime:
+    """Join the other processes, if there are any; all but process 0 are silenced.
+
+    Returns the runtime in the precision of process 0, since each measured for itself which is fastest.
+    """
     if world_size() == 1 or dist.is_initialized():
-        return
+        return runtime
     try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo")
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the processes did not find each other ({reason}); start them with torchrun") from None
     if rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return replace(runtime, dtype=getattr(torch, on_first(lambda: runtime.precision)))
 
 
 def finish():

@@ -76,6 +76,7 @@ def about(settings, scaling, runtime):
         "std": scaling[1],
         "border": settings.border,
         "precision": runtime.precision,
+        "speeds": runtime.speeds,
         "settings": recorded(settings),
         "augmentation": asdict(AUGMENTS[settings.augment]),
         **provenance(runtime.device),

@@ -208,6 +208,7 @@ def resumed_settings(parser, args, argv):
     settings = recorded_settings(last, args)
     settings.resume, settings.save_dir = args.resume, args.resume.parent
     settings.name = args.resume.name.removesuffix(".last.pth")
+    settings.precision = last.get("precision", settings.precision)  # so that it goes on exactly
     for flag, value in given_flags(parser, args, argv).items():
         old = getattr(settings, flag, None)
         if flag == "resume" or str(value) == str(old):
