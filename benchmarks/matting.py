@@ -1,26 +1,26 @@
-"""Error of cut-outs against a known alpha, by method.
+"""Measure the error of cutouts against a known alpha, by method.
 
-    python benchmarks/matting.py                                     # drawn fur on drawn backgrounds
+    python benchmarks/matting.py                                     # synthetic fur and backgrounds
     pip install -r requirements-matting.txt                          # then three more rows, with PyMatting
     python benchmarks/matting.py --photos photos --model saved_models/resnet34_unet_pets.pth
 
-Foregrounds are drawn: a body, and thousands of fine hairs over its edge, at three times the size, so that alpha and
-the foreground's colours are known exactly when it is reduced. Each lies on a drawn background. The probability is
-what a 256x256 prediction of a network trained on the pets would leave: a smooth outline half a border outside the
-edge, wobbling and softened, enlarged bilinearly. Methods:
+Foregrounds are synthetic: a body with thousands of fine hairs across its edge, drawn at three times the size, so that
+alpha and the foreground's colors are known exactly after reduction. Each is put on a synthetic background. The
+probability imitates a 256x256 prediction of a network trained on the pets: a smooth outline half a border outside the
+edge, perturbed, blurred and enlarged bilinearly. Methods:
 
-before:      alpha = clip((p - .5) 2 + .5), colours of the photo: the cut-outs until 2026.
+before:      alpha = clip((p - 0.5) * 2 + 0.5), colors of the photo: the cutouts before matting was added.
 guided:      photos/matting.py.
 closed_form: photos/matting.py with PyMatting's closed form in the band.
-knn:         PyMatting's KNN matting in the same band, multi-level foreground colours (Germer et al. 2020).
-rembg:       as rembg does: mask above 240 and below 10 eroded by 10 pixels, closed form between, the same colours.
+knn:         PyMatting's KNN matting in the same band, multi-level foreground colors (Germer et al. 2020).
+rembg:       like rembg: mask above 240 and below 10 eroded by 10 pixels, closed form in between, the same colors.
 
 Alpha: sum of absolute differences in thousands, mean squared error and gradient error (Rhemann et al. 2009,
-"A Perceptually Motivated Online Benchmark for Image Matting") over the whole photo. Colour: mean absolute difference
-of the foreground's colours in 0 to 255, weighted by the true alpha, where that is between 0 and 1. Cut-out: mean
-absolute difference of the picture on green, in 0 to 255, over the band.
+"A Perceptually Motivated Online Benchmark for Image Matting") over the whole photo. Color: mean absolute difference
+of the foreground's colors, 0 to 255, weighted by the true alpha, over pixels whose alpha is between 0 and 1. Cutout:
+mean absolute difference of the image on green, 0 to 255, over the band.
 
-With --photos, a folder of images/ and trimaps/: mean alpha over the trimaps' background and pet pixels.
+--photos takes a folder of images/ and trimaps/, and prints the mean alpha over the trimaps' classes.
 """
 
 import math
@@ -34,9 +34,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+from photos.decode import read_image
 from photos.matting import BORDER, border_width, depth_in_mask, find_band, matte
-from photos.pictures import read_picture
-from utils import Parser, positive, run, to_size
+from utils import Parser, positive_int, run, to_size
 
 SCALE = 3  # foregrounds are drawn at this times their size
 GREEN = (0, 255, 0)
@@ -45,14 +45,14 @@ GREEN = (0, 255, 0)
 
 
 def draw_foreground(rng, width, height):
-    """-> colours float32 (H, W, 3) in [0, 1], and alpha float32 (H, W): an animal of ellipses, furry all over."""
+    """Draw a furry animal of ellipses. Returns colors float32 (H, W, 3) in [0, 1], and alpha float32 (H, W)."""
     large = np.array([width, height]) * SCALE
     size = large.min()
     canvas = Image.new("RGBA", tuple(large.tolist()), (0, 0, 0, 0))
     draw = ImageDraw.Draw(canvas)
     coats = [natural_color(rng) for _ in range(2)]
     middle = large * rng.uniform(0.42, 0.58, 2)
-    parts = [(middle, size * rng.uniform(0.2, 0.3), size * rng.uniform(0.17, 0.26))]  # centre and half axes
+    parts = [(middle, size * rng.uniform(0.2, 0.3), size * rng.uniform(0.17, 0.26))]  # center and half axes
     head = middle + size * np.array([rng.uniform(-0.22, 0.22), rng.uniform(-0.26, -0.2)])
     parts.append((head, size * rng.uniform(0.12, 0.17), size * rng.uniform(0.11, 0.15)))
     for side in (-1, 1):
@@ -77,21 +77,21 @@ def draw_foreground(rng, width, height):
 
 
 def natural_color(rng):
-    """-> float64 (3,) in 0 to 255: black to white, grey to ginger."""
+    """Return a coat color, float64 (3,) in 0 to 255: black to white, gray to ginger."""
     light, warm = rng.uniform(25, 230), rng.uniform(0, 0.5)
     return light * np.array([1, 1 - 0.5 * warm, 1 - warm])
 
 
 def coat(rng, coats, x, y, large):
-    """The colour of a hair that starts at x, y: two coats in patches, each hair lighter or darker than the next."""
+    """Return the color of a hair that starts at x, y: two coats in patches, with a random lightness per hair."""
     patches = math.sin(9 * x / large[0] + 5 * y / large[1]) + math.sin(7 * x / large[0] - 11 * y / large[1])
-    share = 1 / (1 + math.exp(-4 * patches))
-    color = (coats[0] * (1 - share) + coats[1] * share) * rng.normal(1, 0.12)
+    fraction = 1 / (1 + math.exp(-4 * patches))
+    color = (coats[0] * (1 - fraction) + coats[1] * fraction) * rng.normal(1, 0.12)
     return tuple(int(value) for value in color.clip(0, 255))
 
 
 def draw_hair(draw, rng, x, y, angle, length, color):
-    """A curved hair that gets thinner towards its end."""
+    """Draw a curved hair that gets thinner toward its end."""
     length *= rng.uniform(0.3, 1.2)
     bend = rng.normal(0, 0.25)
     thick = rng.uniform(0.7, 2) * SCALE
@@ -103,7 +103,7 @@ def draw_hair(draw, rng, x, y, angle, length, color):
 
 
 def draw_background(rng, width, height):
-    """-> float32 (H, W, 3) in [0, 1]: a blurred room, a lawn, or a patterned rug."""
+    """Draw a blurred room, a lawn, or a patterned rug, float32 (H, W, 3) in [0, 1]."""
     kind = rng.integers(3)
     cells = (8, 160, 24)[kind]
     light = rng.uniform(0.15, 0.85)
@@ -116,15 +116,15 @@ def draw_background(rng, width, height):
 
 
 def noise(rng, channels, cells, width, height):
-    """Smooth noise of standard deviation near 1, (channels, H, W), with `cells` cells across."""
+    """Return smooth noise of standard deviation near 1, (channels, H, W), with `cells` cells across."""
     values = rng.standard_normal((1, channels, max(2, round(cells * height / width)), max(2, cells)))
     return F.interpolate(torch.from_numpy(values).float(), size=(height, width), mode="bicubic")[0]
 
 
 def network_probability(rng, alpha, side=256):
-    """What a side x side prediction would leave of a foreground. alpha (H, W) -> probability (H, W).
+    """Imitate a side x side prediction of a foreground. alpha (H, W) to probability (H, W).
 
-    The border's width varies as it does over the training trimaps, 5 % to 95 %, not as the method assumes it.
+    The border's width varies from the 5% to the 95% quantile of the training trimaps; the method assumes the median.
     """
     height, width = alpha.shape
     small = F.interpolate(alpha[None, None], size=(side, side), mode="area")
@@ -133,7 +133,7 @@ def network_probability(rng, alpha, side=256):
     half = area * rng.uniform(0.028, 0.060) / 2
     depth = depth_in_mask(inside[0, 0], 20) + half
     depth += noise(rng, 1, 24, side, side)[0] * 1.5 + noise(rng, 1, 6, side, side)[0] * 1
-    softness = rng.uniform(1.0, 3.0)  # p goes from .1 to .9 within 4 to 13 pixels of the network's, as on photos
+    softness = rng.uniform(1.0, 3.0)  # p goes from 0.1 to 0.9 within 4 to 13 pixels of the network's, as on photos
     return to_size((depth / softness).sigmoid(), (width, height))
 
 
@@ -141,12 +141,12 @@ def network_probability(rng, alpha, side=256):
 
 
 def before(photo, probability):
-    """The cut-out until 2026 -> alpha, foreground."""
+    """Return alpha and colors without matting."""
     return ((probability - 0.5) * 2 + 0.5).clamp(0, 1), torch.from_numpy(np.array(photo))
 
 
 def with_trimap(solve):
-    """A method of PyMatting on a trimap -> a method on a photo and a probability, with multi-level colours."""
+    """Turn a PyMatting method on a trimap into one on a photo and a probability, with multi-level colors."""
 
     def method(photo, probability):
         from pymatting import estimate_foreground_ml
@@ -169,7 +169,7 @@ def knn(image, probability):
 
 
 def rembg(image, probability):
-    """rembg's alpha_matting_cutout with its defaults."""
+    """Run rembg's alpha_matting_cutout with its defaults."""
     from pymatting import estimate_alpha_cf
     from scipy.ndimage import binary_erosion
 
@@ -182,14 +182,14 @@ def rembg(image, probability):
 
 
 def methods():
-    """-> the methods that can be used here, by name."""
+    """Return the available methods by name."""
     found = {"before": before, "guided": lambda photo, probability: matte(photo, probability)}
     threads = torch.get_num_threads()
     try:
         import pymatting  # noqa: F401
     except ImportError:
         return found
-    torch.set_num_threads(threads)  # numba, on being imported, asks OpenMP for all cores
+    torch.set_num_threads(threads)  # importing numba sets OpenMP to all cores
     found["closed_form"] = lambda photo, probability: matte(photo, probability, method="closed_form")
     return {**found, "knn": with_trimap(knn), "rembg": with_trimap(rembg)}
 
@@ -198,7 +198,7 @@ def methods():
 
 
 def errors(alpha, foreground, true_alpha, true_colors):
-    """-> SAD / 1000, MSE / .001, gradient error / 1000, colour error and cut-out error."""
+    """Return SAD / 1000, MSE / 0.001, gradient error / 1000, color error and cutout error."""
     difference = alpha - true_alpha
     gradient = (gradient_size(alpha) - gradient_size(true_alpha)).square().sum() / 1000
     mixed = true_alpha * ((true_alpha > 0.02) & (true_alpha < 0.98))
@@ -206,15 +206,15 @@ def errors(alpha, foreground, true_alpha, true_colors):
     color = ((colors - true_colors * 255).abs().mean(2) * mixed).sum() / mixed.sum()
     green = torch.tensor(GREEN).float()
     ours = alpha[..., None] * colors + (1 - alpha[..., None]) * green
-    truth = true_alpha[..., None] * true_colors * 255 + (1 - true_alpha[..., None]) * green
+    expected = true_alpha[..., None] * true_colors * 255 + (1 - true_alpha[..., None]) * green
     edge = F.max_pool2d((mixed > 0).float()[None], 15, 1, 7)[0]
-    cut = ((ours - truth).abs().mean(2) * edge).sum() / edge.sum()
+    cut = ((ours - expected).abs().mean(2) * edge).sum() / edge.sum()
     values = difference.abs().sum() / 1000, difference.square().mean() * 1000, gradient, color, cut
     return [value.item() for value in values]
 
 
 def gradient_size(alpha, sigma=1.4):
-    """Length of the gradient of alpha by Gaussian derivatives (Rhemann et al. 2009)."""
+    """Return the length of the gradient of alpha by Gaussian derivatives (Rhemann et al. 2009)."""
     reach = torch.arange(-5, 6).float()
     gauss = (-reach.square() / (2 * sigma**2)).exp()
     gauss = gauss / gauss.sum()
@@ -226,7 +226,7 @@ def gradient_size(alpha, sigma=1.4):
 
 
 def drawn(seed, width, height):
-    """-> photo, probability, true alpha and true colours of a drawing."""
+    """Return photo, probability, true alpha and true colors of a drawing."""
     rng = np.random.default_rng(seed)
     colors, alpha = draw_foreground(rng, width, height)
     background = draw_background(rng, width, height)
@@ -246,7 +246,7 @@ def score_drawings(args):
             seconds = time.process_time() - start
             total[name] += [*errors(*result, alpha, colors), seconds]
     print(f"{args.drawings} drawings of {args.width}x{args.height}, border of {BORDER} assumed, means:")
-    print(f"{'':14}{'SAD':>8}{'MSE':>8}{'gradient':>10}{'colour':>8}{'cut-out':>9}{'CPU s':>9}{'/ before':>30}")
+    print(f"{'':14}{'SAD':>8}{'MSE':>8}{'gradient':>10}{'color':>8}{'cutout':>9}{'CPU s':>9}{'/ before':>30}")
     for name, values in total.items():
         values /= args.drawings
         shares = "  ".join(f"{value:.2f}" for value in (values / total["before"])[:5])
@@ -255,15 +255,15 @@ def score_drawings(args):
 
 
 def score_photos(args):
-    """Mean alpha over the background, the pet and the border of the trimaps."""
-    from inference import load_model, predict
+    """Print the mean alpha over the background, the pet and the border of the trimaps."""
+    from predict import load_model, predict
 
     model = load_model(args.model, precision="float32")
     found = methods()
     total = {name: np.zeros(3) for name in found}
     files = sorted((args.photos / "images").iterdir())
     for file in files:
-        photo = read_picture(file)
+        photo = read_image(file)
         trimap = torch.from_numpy(np.array(Image.open(args.photos / "trimaps" / f"{file.stem}.png")))
         probability = torch.from_numpy(predict(model, photo))
         for name, method in found.items():
@@ -278,10 +278,10 @@ def score_photos(args):
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--drawings", type=positive, default=12, help="default %(default)s")
-    add("--width", type=positive, default=640, help="of a drawing, in pixels; default %(default)s")
-    add("--height", type=positive, default=480, help="default %(default)s")
-    add("--photos", type=Path, help="folder with images/ and trimaps/ to measure too")
+    add("--drawings", type=positive_int, default=12, help="number of drawings; default %(default)s")
+    add("--width", type=positive_int, default=640, help="width of a drawing in pixels; default %(default)s")
+    add("--height", type=positive_int, default=480, help="height of a drawing in pixels; default %(default)s")
+    add("--photos", type=Path, help="folder with images/ and trimaps/, also measured")
     add("--model", type=Path, default=Path("saved_models/resnet34_unet_pets.pth"), help="checkpoint for --photos")
     args = parser.parse_args()
     score_drawings(args)

@@ -1,8 +1,8 @@
-"""Count each network's parameters and multiply-adds for one picture.
+"""Count each network's parameters and multiply-adds for one image.
 
     python benchmarks/model_size.py --image_size 256
 
-Multiply-adds are those of convolutions and transposed convolutions, half of what torch's FlopCounterMode counts.
+Multiply-adds are of convolutions and transposed convolutions: half of what torch's FlopCounterMode counts.
 """
 
 import sys
@@ -14,12 +14,12 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from models import build_model
 from models.resnet34_unet import DECODERS
-from utils import Parser, positive, run
+from utils import Parser, positive_int, run
 
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--image_size", type=positive, default=256, help="side of the picture; default %(default)s")
+    parser.add_argument("--image_size", type=positive_int, default=256, help="size of the image; default %(default)s")
     size = parser.parse_args().image_size
     rows = [("unet", {"width": width}) for width in (64, 32, 16)] + [("unet", {"width": 16, "depth": 5})]
     rows += [("unet_shallow", {}), ("unet_add", {})]

@@ -1,15 +1,13 @@
-"""Pictures per second of inference.py for each kind of output, and the network's share of the time.
+"""Measure images per second of predict.py for each kind of output, and the network's fraction of the time.
 
     python benchmarks/outputs.py --input photos                       # as they are
-    python benchmarks/outputs.py --input photos --megapixels 12       # enlarged to the size of a phone's
+    python benchmarks/outputs.py --input photos --megapixels 12       # enlarged to a phone's 12 megapixels
     python benchmarks/outputs.py --input dataset/oxford-iiit-pet/images --limit 200 --save mask overlay
 
-A row is the pipeline that inference.py runs, from files to files. share: seconds of the network alone on the same
-pictures, decoded and reduced before and in the same batches, over the pipeline's. Files are read and written in threads
-while the network runs, so the rest of the time is what they do not hide, and what the network loses by sharing its
-cores with them: at 100 % inference.py would be as fast as its network. inference.py itself prints another share, of
-the time in the network as it runs beside the threads, which is larger. Rows take turns; share is the median of the
-turns', with their range.
+Each row times predict.py's pipeline, from image files to output files. fraction: time of only the network, on the
+same images in the same batches, decoded and resized beforehand, divided by the pipeline's time. The pipeline reads and
+writes files in threads while the network runs, so 100% means that predict.py is as fast as its network. Rows take
+turns; fraction is the median over the turns, followed by its range.
 """
 
 import statistics
@@ -24,99 +22,100 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from turns import in_turns, ratios_to, refuse_noise
 
-from photos.inputs import find_pictures
+from photos.decode import open_image, read_image
+from photos.inputs import Job, find_images
 from photos.outputs import KINDS
-from photos.pictures import opened, read_picture
-from photos.pipeline import Job, Pipeline, Task
+from photos.pipeline import Pipeline
 from photos.prediction import probability_of, to_input
 from predictor import load_predictor
 from runtime import add_runtime_flags, choose_runtime
-from utils import Parser, UserError, number, positive, run
+from utils import Parser, UserError, checked, positive_int, run
 
 RELEASED = Path(__file__).parents[1] / "saved_models" / "resnet34_unet_pets.pth"
 
 
-def enlarged(sources, megapixels, folder):
-    """Copies of pictures as JPEGs of so many megapixels."""
-    for index, source in enumerate(sources):
-        photo = read_picture(source.path)
+def enlarged(paths, megapixels, folder):
+    """Write copies of images as JPEGs of `megapixels`, and return their paths."""
+    for index, path in enumerate(paths):
+        photo = read_image(path)
         scale = (megapixels * 1e6 / (photo.width * photo.height)) ** 0.5
         size = (round(photo.width * scale), round(photo.height * scale))
         photo.resize(size, Image.Resampling.BICUBIC).save(folder / f"{index}.jpg", quality=92)
-    return find_pictures([folder]).sources
+    return list(find_images([folder])[0])
 
 
 def pixels_of(path):
-    with opened(path) as picture:
-        return picture.width * picture.height
+    with open_image(path) as image:
+        return image.width * image.height
 
 
 def seconds_of_network(predictor, batches):
-    """Seconds of the network alone on batches of what it takes."""
+    """Return the seconds that the network takes for batches of its input."""
     start = time.perf_counter()
     for batch in batches:
         probability_of(predictor, batch)
     return time.perf_counter() - start
 
 
-def seconds_of_pipeline(predictor, sources, kind, args, folder):
-    """Seconds from picture files to files of one kind."""
-    jobs = [Job(index, source, {kind: folder / f"{index}{KINDS[kind]}"}) for index, source in enumerate(sources)]
-    pipeline = Pipeline(predictor, Task(), args.batch_size, folder)
+def seconds_of_pipeline(predictor, paths, kind, args, folder):
+    """Return the seconds from image files to output files of one kind."""
+    jobs = [Job(path, {kind: folder / f"{index}{KINDS[kind]}"}) for index, path in enumerate(paths)]
+    pipeline, results = Pipeline(predictor, batch_size=args.batch_size), []
     start = time.perf_counter()
-    pipeline.run(jobs)
+    pipeline.run(jobs, results.append)
     seconds = time.perf_counter() - start
-    if pipeline.outcome.stopped or pipeline.outcome.problems:
-        raise UserError(pipeline.outcome.stopped or "; ".join(pipeline.outcome.problems.values()))
+    problems = [f"{result.job.path} {result.problem}" for result in results if result.problem]
+    if problems:
+        raise UserError("; ".join(problems))
     return seconds
 
 
-def report(predictor, sources, args, folder):
-    """Print a row for the network alone and one for each kind of output."""
-    inputs = [to_input(predictor, read_picture(source.path)) for source in sources]
+def report(predictor, paths, args, folder):
+    """Print a row for the network by itself and one for each kind of output."""
+    inputs = [to_input(predictor, read_image(path)) for path in paths]
     batches = [inputs[first : first + args.batch_size] for first in range(0, len(inputs), args.batch_size)]
     turns = {"network": lambda: seconds_of_network(predictor, batches)}
     for kind in args.save:
-        turns[kind] = lambda kind=kind: seconds_of_pipeline(predictor, sources, kind, args, folder)
+        turns[kind] = lambda kind=kind: seconds_of_pipeline(predictor, paths, kind, args, folder)
     seconds_of_network(predictor, batches[:1])  # warm
     seconds = in_turns(turns, args.rounds)
-    shares = ratios_to("network", seconds)
-    print(f"{'':14}{'pictures/s':>12}{'share':>10}{'range':>16}")
+    fractions = ratios_to("network", seconds)
+    print(f"{'':14}{'images/s':>12}{'fraction':>10}{'range':>16}")
     for name, values in seconds.items():
-        speed, share = len(sources) / statistics.median(values), statistics.median(shares[name])
-        spread = f"{min(shares[name]):.0%} to {max(shares[name]):.0%}"
-        print(f"{name:14}{speed:12.1f}{share:10.0%}{spread:>16}")
-    refuse_noise({name: (min(values), max(values)) for name, values in shares.items()})
+        speed, fraction = len(paths) / statistics.median(values), statistics.median(fractions[name])
+        spread = f"{min(fractions[name]):.0%} to {max(fractions[name]):.0%}"
+        print(f"{name:14}{speed:12.1f}{fraction:10.0%}{spread:>16}")
+    refuse_noise({name: (min(values), max(values)) for name, values in fractions.items()})
 
 
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=Path, default=RELEASED, help="checkpoint; default saved_models/resnet34_unet_pets.pth")
-    add("--input", nargs="+", required=True, help="pictures: files, folders, globs")
-    add("--limit", type=positive, help="pictures; default: all")
-    size = number(float, lambda x: 0 < x <= 1000, "a number above 0, at most 1,000")
-    add("--megapixels", type=size, help="enlarge copies of the pictures to this size")
-    add("--save", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of output; default: all, a row each")
-    add("--batch_size", "-b", type=positive, default=8, help="default %(default)s")
-    add("--rounds", type=positive, default=3, help="turns of each; default %(default)s")
+    add("--input", nargs="+", required=True, help="image files, folders or globs")
+    add("--limit", type=positive_int, help="number of images; default: all")
+    size = checked(float, lambda x: 0 < x <= 1000, "a number above 0, at most 1,000")
+    add("--megapixels", type=size, help="enlarge copies of the images to this size")
+    add("--save", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of output, one row each; default: all")
+    add("--batch_size", "-b", type=positive_int, default=8, help="images per batch; default %(default)s")
+    add("--rounds", type=positive_int, default=3, help="number of turns per row; default %(default)s")
     add_runtime_flags(parser)
     args = parser.parse_args()
     predictor = load_predictor(args.model, choose_runtime(args.device, args.precision))
-    sources = find_pictures(args.input).sources[: args.limit]
+    paths = list(find_images(args.input)[0])[: args.limit]
     with tempfile.TemporaryDirectory() as scratch:
         if args.megapixels:
             (Path(scratch) / "in").mkdir()
-            sources = enlarged(sources, args.megapixels, Path(scratch) / "in")
-        pixels = statistics.median(pixels_of(source.path) for source in sources)
+            paths = enlarged(paths, args.megapixels, Path(scratch) / "in")
+        pixels = statistics.median(pixels_of(path) for path in paths)
         runtime = predictor.runtime
         print(
-            f"{args.model.stem}, {len(sources)} pictures, median {pixels / 1e6:.2f} megapixels, batches of "
+            f"{args.model.stem}, {len(paths)} images, median {pixels / 1e6:.2f} megapixels, batches of "
             f"{args.batch_size}; {runtime.device.type}, {torch.get_num_threads()} threads, {runtime.precision}, "
             f"torch {torch.__version__}"
         )
         (Path(scratch) / "out").mkdir()
-        report(predictor, sources, args, Path(scratch) / "out")
+        report(predictor, paths, args, Path(scratch) / "out")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Which way of running a trained network predicts fastest on a CPU?
+"""Compare ways of running a trained network on a CPU.
 
     python benchmarks/prediction.py                                                      # both released networks
     python benchmarks/prediction.py --model saved_models/unet_pets.pth --precision bfloat16 --rounds 15
@@ -8,20 +8,20 @@
 | contender | what runs |
 |---|---|
 | eager | Predictor.network, its weights in the precision, as the scripts of src/ run it |
-| cast per call | the same network with float32 weights, which autocast casts at every call (float32: eager again) |
-| other layout | channels last where src/ has the default layout, and the other way round |
+| cast per call | the same network with float32 weights, which autocast casts on every call (float32: like eager) |
+| other layout | channels last if src/ uses the default layout, and vice versa |
 | torchscript | traced, frozen |
 | optimized | torchscript after torch.jit.optimize_for_inference, which packs weights for oneDNN |
 | compile | torch.compile |
 | frozen | torch.compile with options={"freezing": True}: weights are constants, packed once |
-| autotuned | frozen, with mode max-autotune-no-cudagraphs's search; left out unless named by --only |
+| autotuned | frozen, with mode max-autotune-no-cudagraphs's search; skipped unless given to --only |
 | aoti | torch.export, AOTInductor |
-| onnx | src/export.py's ONNX program of the network in onnxruntime; float32 alone |
+| onnx | src/export.py's ONNX program of the network in onnxruntime; float32 only |
 
-Every contender gets the float images that Predictor.logits makes, in the layout of src/, and gives logits; one whose
-logits differ from eager's is not timed. Two tables: one picture at a time, and batches of 16. A turn is a call that is
-not timed and then some that are; contenders take turns. ready: seconds from the eager network to the contender's first
-logits, compiling included. eager / it: the median of the turns' ratios, and their quartiles.
+Every contender gets the float images that Predictor.logits computes, in the layout of src/, and returns logits. One
+whose logits differ from eager's is not timed. There are two tables: one image at a time, and batches of 16. Contenders
+take turns; a turn is an untimed call, then several timed ones. ready: seconds from the eager network to the contender's
+first logits, including compilation. eager / it: the median of the turns' ratios, and their quartiles.
 """
 
 import copy
@@ -45,16 +45,16 @@ from augment import to_float
 from export import read_onnx
 from predictor import load_predictor
 from runtime import choose_runtime
-from utils import Parser, UserError, positive, run
+from utils import Parser, UserError, positive_int, run
 
 RELEASED = [Path(__file__).parents[1] / "saved_models" / f"{name}_pets.pth" for name in ("unet", "resnet34_unet")]
-NOISY = 1.2  # upper over lower quartile of a contender's ratios above which its median says nothing
+NOISY = 1.2  # upper / lower quartile of a contender's ratios, above which its median means nothing
 TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # largest difference from eager's logits / largest of these
 TURN = 0.3  # seconds of eager that a turn has at least
 
 # ---------------------------------------------------------------------------------- contenders
 #
-# Each takes the predictor and the images of a call, float32 (N, C, H, W), and gives a function of such images.
+# Each takes the predictor and the images of a call, float32 (N, C, H, W), and returns a function of such images.
 
 
 def eager(predictor, images):
@@ -74,7 +74,7 @@ def copied(predictor):
 
 
 def taking(predictor, network):
-    """A network of the runtime's dtype as a function of float32 images."""
+    """Wrap a network of the runtime's dtype as a function of float32 images."""
     return lambda images: network(images.to(predictor.runtime.dtype))
 
 
@@ -120,7 +120,7 @@ def aoti(predictor, images):
 
 def onnx(predictor, images):
     if predictor.runtime.precision != "float32":
-        raise NotImplementedError("its convolutions are float32 alone on a CPU")
+        raise NotImplementedError("its convolutions on a CPU are only float32")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(copied(predictor), (images,), path, dynamo=True, input_names=["image"], verbose=False)
@@ -147,14 +147,14 @@ SLOW = ("autotuned",)
 
 
 def images_of(predictor, number):
-    """Drawn pictures as Predictor.logits hands them to the network, float32 (N, C, S, S)."""
-    pictures = [shapes.draw(np.random.default_rng(index), predictor.size, predictor.size)[0] for index in range(number)]
-    pixels = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)[:, : predictor.channels]
+    """Return synthetic images as Predictor.logits passes them to the network, float32 (N, C, S, S)."""
+    images = [shapes.draw(np.random.default_rng(index), predictor.size, predictor.size)[0] for index in range(number)]
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)[:, : predictor.channels]
     return predictor.runtime.layout(to_float(pixels, predictor.mean, predictor.std))
 
 
 def make(names, predictor, images):
-    """Contenders that agree with eager, their seconds to be ready, and their differences; why others were left out."""
+    """Return the contenders that agree with eager, their seconds and differences, and why others are left out."""
     calls, ready, differences, left_out = {}, {}, {}, {}
     expected = eager(predictor, images)(images).float()
     torch.compiler.reset()  # after some recompilations it falls back to eager, silently
@@ -175,7 +175,7 @@ def make(names, predictor, images):
 
 
 def seconds_of(call, images, times):
-    """Seconds of a call, the mean of several, after one that is not timed."""
+    """Return the mean seconds of several calls, after one that is not timed."""
     call(images)
     start = time.perf_counter()
     for _ in range(times):
@@ -185,16 +185,16 @@ def seconds_of(call, images, times):
 
 @torch.inference_mode()
 def table(predictor, number, args):
-    """Print the table of batches of `number` pictures. Returns the quartiles of each contender's ratios."""
+    """Print the table of batches of `number` images. Returns the quartiles of each contender's ratios."""
     images = images_of(predictor, number)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations, and what exporters say of themselves
+        warnings.simplefilter("ignore")  # deprecations, and warnings of exporters
         calls, ready, differences, left_out = make(args.only, predictor, images)
         times = max(1, round(TURN / seconds_of(calls["eager"], images, 1)))
         seconds = in_turns({name: turn_of(call, images, times) for name, call in calls.items()}, args.rounds)
     ratios = ratios_to("eager", seconds)
     medians = {name: statistics.median(values) for name, values in seconds.items()}
-    speed = "ms" if number == 1 else "pictures/s"
+    speed = "ms" if number == 1 else "images/s"
     print(
         f"{f'batches of {number}':16}{speed:>12}{'eager / it':>12}{'quartiles':>16}{'ready, s':>10}{'difference':>12}"
     )
@@ -213,7 +213,7 @@ def turn_of(call, images, times):
 
 
 def processor():
-    """The name of the processor, where Linux tells it."""
+    """Return the name of the processor, if Linux has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -225,11 +225,11 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", nargs="+", type=Path, default=RELEASED, help="checkpoints; default: the released ones")
-    add("--precision", nargs="+", choices=TOLERANCE, help="default: float32, and bfloat16 where it is auto's choice")
-    add("--only", nargs="+", choices=CONTENDERS, help="contenders beside eager; default: all but autotuned")
-    add("--batch_size", "-b", nargs="+", type=positive, default=[1, 16], help="a table each; default 1 16")
-    add("--rounds", type=positive, default=9, help="turns of each; default %(default)s")
-    add("--threads", type=positive, help="default: torch's, a thread per core")
+    add("--precision", nargs="+", choices=TOLERANCE, help="default: float32, and bfloat16 if auto chooses it")
+    add("--only", nargs="+", choices=CONTENDERS, help="contenders besides eager; default: all but autotuned")
+    add("--batch_size", "-b", nargs="+", type=positive_int, default=[1, 16], help="batch sizes; default 1 16")
+    add("--rounds", type=positive_int, default=9, help="number of turns; default %(default)s")
+    add("--threads", type=positive_int, help="number of threads; default: one per core")
     args = parser.parse_args()
     args.only = args.only or [name for name in CONTENDERS if name not in SLOW]
     if args.threads:

@@ -1,11 +1,11 @@
-"""What training costs as the dataset grows, as pictures grow, and as processes grow.
+"""Measure what training costs as the dataset, the image size and the number of processes grow.
 
     python benchmarks/scaling.py                      # all three, with a small U-Net
     python benchmarks/scaling.py --only processes --model resnet34_unet --image_size 128
 
-Each row is a process of its own that runs train.py on drawn pictures that were packed before: seconds from its start to
-the end of its first step, pictures per second of the steps after it, and its peak resident memory. Rows of a table
-take turns, `--rounds` of them; medians are printed.
+Each row is a separate process that runs train.py on synthetic images, decoded before: seconds from its start to the end
+of its first step, images per second of the steps after it, and its peak resident memory. Rows of a table take turns,
+`--rounds` of them, and the table shows medians.
 """
 
 import json
@@ -20,13 +20,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from throughput import draw_dataset
 
-from utils import Parser, UserError, number, positive, run
+from utils import Parser, UserError, checked, positive_int, run
 
-at_least_two = number(int, lambda n: n >= 2, "a whole number of at least 2")  # the first step is timed apart
+at_least_two = checked(int, lambda n: n >= 2, "a whole number of at least 2")  # the first step is timed separately
 
 
 def measure(args, folder, image_size, processes=1):
-    """Run train.py for a few steps: seconds to the end of the first step, pictures per second, GiB."""
+    """Run train.py for a few steps. Returns seconds to the end of the first step, images per second, GiB."""
     flags = ["--model", args.model, "--data_path", folder, "--image_size", image_size, "--start_size", 0]
     flags += ["--batch_size", args.batch_size, "--save_dir", folder / "runs", "--epochs", 1000]
     flags += ["--device", args.device]
@@ -40,20 +40,20 @@ def measure(args, folder, image_size, processes=1):
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise UserError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
-    told = json.loads(lines[0])
-    return told["first"], args.batch_size * (args.steps - 1) / told["rest"], told["peak"]
+    result = json.loads(lines[0])
+    return result["first"], args.batch_size * (args.steps - 1) / result["rest"], result["peak"]
 
 
 def table(title, rows, args):
-    """rows: (label, arguments of `measure`); measured in turns, `rounds` times."""
-    for _, where in rows:
-        measure(args, *where)  # packs what is not packed
-    told = {label: [] for label, _ in rows}
+    """Measure rows in turns, `--rounds` times, and print medians. rows: (label, arguments of `measure`)."""
+    for _, arguments in rows:
+        measure(args, *arguments)  # decodes images that are not in the cache
+    measured = {label: [] for label, _ in rows}
     for _ in range(args.rounds):
-        for label, where in rows:
-            told[label].append(measure(args, *where))
-    print(f"{title:24}{'to first step, s':>18}{'pictures/s':>12}{'peak GiB':>10}")
-    for label, values in told.items():
+        for label, arguments in rows:
+            measured[label].append(measure(args, *arguments))
+    print(f"{title:24}{'to first step, s':>18}{'images/s':>12}{'peak GiB':>10}")
+    for label, values in measured.items():
         first, speed, peak = (statistics.median(column) for column in zip(*values, strict=True))
         print(f"{label:24}{first:18.2f}{speed:12.2f}{peak:10.2f}", flush=True)
 
@@ -61,15 +61,24 @@ def table(title, rows, args):
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--only", choices=("dataset", "pictures", "processes"), help="one table; default: all")
-    add("--model", default="unet", help="default %(default)s")
-    add("--width", type=positive, default=8, help="of the unet; default %(default)s")
-    add("--image_size", type=positive, default=128, help="of the first and the last table; default %(default)s")
-    add("--pictures", type=positive, default=250, help="of the smallest dataset; default %(default)s")
-    add("--batch_size", "-b", type=positive, default=16, help="default %(default)s")
-    add("--steps", type=at_least_two, default=9, help="of a row; default %(default)s")
-    add("--rounds", type=positive, default=3, help="default %(default)s")
-    add("--device", default="auto", help="cpu for the table of processes where there is one GPU; default %(default)s")
+    add("--only", choices=("dataset", "size", "processes"), help="one table only; default: all three")
+    add("--model", default="unet", help="network; default %(default)s")
+    add("--width", type=positive_int, default=8, help="width of the U-Net; default %(default)s")
+    add(
+        "--image_size",
+        type=positive_int,
+        default=128,
+        help="image size in pixels; the table of sizes doubles it twice; default %(default)s",
+    )
+    add("--images", type=positive_int, default=250, help="images in the smallest dataset; default %(default)s")
+    add("--batch_size", "-b", type=positive_int, default=16, help="images per step; default %(default)s")
+    add("--steps", type=at_least_two, default=9, help="steps per row; default %(default)s")
+    add("--rounds", type=positive_int, default=3, help="number of turns; default %(default)s")
+    add(
+        "--device",
+        default="auto",
+        help="device; two processes on a machine with one GPU need cpu; default %(default)s",
+    )
     args = parser.parse_args()
     print(
         f"{args.model}{f' --width {args.width}' if args.model != 'resnet34_unet' else ''}, batches of {args.batch_size}"
@@ -79,12 +88,13 @@ def main():
         folders = {}
         for times in (1, 4, 16) if args.only in (None, "dataset") else (1,):
             folders[times] = Path(scratch) / str(times)
-            draw_dataset(folders[times], times * args.pictures, 250, 188)
+            draw_dataset(folders[times], times * args.images, 250, 188)
         if args.only in (None, "dataset"):
-            rows = [(f"{times * args.pictures:,} pictures", (folder, size)) for times, folder in folders.items()]
+            rows = [(f"{times * args.images:,} images", (folder, size)) for times, folder in folders.items()]
             table(f"dataset, {size}x{size}", rows, args)
-        if args.only in (None, "pictures"):
-            table("pictures", [(f"{side}x{side}", (folders[1], side)) for side in (128, 256, 512)], args)
+        if args.only in (None, "size"):
+            sizes = [factor * size for factor in (1, 2, 4)]
+            table("image size", [(f"{size}x{size}", (folders[1], size)) for size in sizes], args)
         if args.only in (None, "processes"):
             table(f"processes, {size}x{size}", [(str(n), (folders[1], size, n)) for n in (1, 2)], args)
     return 0

@@ -1,82 +1,78 @@
-"""Draw truth and prediction of the best, the median and the worst pictures of a split as silhouettes, into one PNG.
+"""Draw ground truth and prediction of the best, the median and the worst images of a split as silhouettes, in one PNG.
 
     python benchmarks/silhouettes.py --model saved_models/resnet34_unet_pets.pth --output benchmarks/silhouettes.png
 
-No pixel of a photo is in it, so that it may be published whatever the photos' licence. Pictures keep their own shape;
-their Dice is evaluate.py's, at the network's size. Pictures with an empty truth are left out: there is nothing to draw.
+The figure holds no pixel of a photo, so it may be published whatever the photos' license. Images keep their original
+shape. Dice is computed as in evaluate.py, at the size of the network's input. Images with an empty mask are excluded.
 """
 
 import sys
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 
 from checkpoint import load
 from data import eval_loader, load_split
-from files import write_whole
 from flags import add_data_flags, options_of_data
 from predictor import Predictor, make_predictor
+from reports.charts import FALSE_NEGATIVE, FALSE_POSITIVE
+from reports.plots import save_figure, show
 from reports.statistics import best_median_worst
 from runtime import choose_runtime
-from scoring import Tally, evaluate
+from scoring import DiceMeter, evaluate
 from splits import SPLITS
-from utils import Parser, dice, run, to_size
+from utils import Parser, dice_score, run, to_size
 
-GROUND, RIGHT, MISSED, INVENTED = (232, 236, 240), (52, 73, 94), (230, 97, 0), (93, 58, 155)
-EACH = 2  # pictures of a group
+BACKGROUND, CORRECT = (232, 236, 240), (52, 73, 94)
+EACH = 2  # images of a group
 SIZE = (12, 4.9)  # inches, at 100 pixels an inch
 
 
-def silhouette(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Prediction and truth, boolean (H, W), as one drawing, uint8 (H, W, 3): right, missed and invented pixels."""
-    drawn = np.full((*truth.shape, 3), GROUND, dtype=np.uint8)
-    drawn[truth & prediction] = RIGHT
-    drawn[truth & ~prediction] = MISSED
-    drawn[~truth & prediction] = INVENTED
+def silhouette(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Color correct foreground, false negatives and false positives: boolean (H, W) masks to uint8 (H, W, 3)."""
+    drawn = np.full((*target.shape, 3), BACKGROUND, dtype=np.uint8)
+    drawn[target & prediction] = CORRECT
+    drawn[target & ~prediction] = FALSE_NEGATIVE
+    drawn[~target & prediction] = FALSE_POSITIVE
     return drawn
 
 
 def masks_of(predictor: Predictor, dataset, index: int) -> tuple[np.ndarray, np.ndarray]:
-    """Truth and prediction of a picture at its own size, boolean (H, W)."""
+    """Return ground truth and prediction of an image at its original size, boolean (H, W)."""
     item = dataset[[index]]
-    truth = dataset.original_mask(item["name"][0])[0]
+    target = dataset.original_mask(item["name"][0])[0]
     probability = predictor.probability(item["image"])[0, 0].cpu()
-    return truth.numpy() == 1, to_size(probability, truth.shape[::-1]).numpy() >= 0.5
+    return target.numpy() == 1, to_size(probability, target.shape[::-1]).numpy() >= 0.5
 
 
 def squared(drawn: np.ndarray) -> np.ndarray:
-    """A drawing in the middle of a white square, so that all panels line up: uint8 (H, W, 3) to (S, S, 3)."""
+    """Center a drawing in a white square, so that all panels line up: uint8 (H, W, 3) to (S, S, 3)."""
     height, width, _ = drawn.shape
-    side = max(height, width)
-    square = np.full((side, side, 3), 255, dtype=np.uint8)
-    top, left = (side - height) // 2, (side - width) // 2
+    size = max(height, width)
+    square = np.full((size, size, 3), 255, dtype=np.uint8)
+    top, left = (size - height) // 2, (size - width) // 2
     square[top : top + height, left : left + width] = drawn
     return square
 
 
-def draw(rows: list[tuple[str, float, np.ndarray, np.ndarray]], title: str) -> Figure:
-    """A figure of two rows, truth above prediction. rows: a group, a Dice, truth and prediction of each picture."""
-    figure, axes = plt.subplots(2, len(rows), figsize=SIZE, squeeze=False)
+def draw(rows: list[tuple[str, float, np.ndarray, np.ndarray]], title: str):
+    """Draw ground truths above predictions. rows: group, Dice, ground truth and prediction of each image."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+
+    figure = Figure(figsize=SIZE)
+    axes = figure.subplots(2, len(rows), squeeze=False)
     figure.subplots_adjust(left=0.03, right=0.995, top=0.86, bottom=0.07, wspace=0.04, hspace=0.04)
-    for column, (group, score, truth, prediction) in zip(axes.T, rows, strict=True):
-        column[0].imshow(squared(silhouette(truth, truth)))
-        column[1].imshow(squared(silhouette(truth, prediction)))
+    for column, (group, score, target, prediction) in zip(axes.T, rows, strict=True):
+        show(column[0], squared(silhouette(target, target)))
+        show(column[1], squared(silhouette(target, prediction)))
         column[0].set_title(f"{group}, Dice {score:.3f}", fontsize=13)
-        for axis in column:
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-    axes[0, 0].set_ylabel("truth", fontsize=13)
+    axes[0, 0].set_ylabel("ground truth", fontsize=13)
     axes[1, 0].set_ylabel("prediction", fontsize=13)
     figure.suptitle(title, fontsize=13, y=0.985)
-    legend = (("right", RIGHT), ("missed", MISSED), ("background taken for the pet", INVENTED))
+    legend = (("correct", CORRECT), ("false negative", FALSE_NEGATIVE), ("false positive", FALSE_POSITIVE))
     patches = [Rectangle((0, 0), 1, 1, color=np.array(color) / 255, label=label) for label, color in legend]
     figure.legend(handles=patches, loc="lower center", ncols=3, frameon=False, fontsize=13, bbox_to_anchor=(0.5, -0.01))
     return figure
@@ -89,17 +85,15 @@ def main() -> int:
     predictor = make_predictor(checkpoint, args.model, runtime, args.tta)
     dataset = load_split(options_of_data(checkpoint, args), args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
-    counts = evaluate(predictor, loader, Tally(dataset, (0.5,)), args.split).at(0.5)
-    seen = (counts[:, 0] + counts[:, 2] > 0).nonzero()[:, 0].tolist()
-    dices = dice(counts)[seen]
+    counts = evaluate(predictor, loader, DiceMeter(dataset, (0.5,)), args.split).at(0.5)
+    present = (counts[:, 0] + counts[:, 2] > 0).nonzero()[:, 0].tolist()
+    dices = dice_score(counts)[present]
     rows = []
-    for group, place in best_median_worst(dices, EACH, EACH, EACH):
-        rows.append((group, dices[place].item(), *masks_of(predictor, dataset, seen[place])))
-    title = (
-        f"{args.model.stem}: {len(dataset):,} pictures of the {args.split} split, mean Dice {dice(counts).mean():.4f}"
-    )
-    figure = draw(rows, title)
-    write_whole(args.output, lambda file: figure.savefig(file, format="png", dpi=100))
+    for group, index in best_median_worst(dices, EACH, EACH, EACH):
+        rows.append((group, dices[index].item(), *masks_of(predictor, dataset, present[index])))
+    mean = dice_score(counts).mean().item()
+    title = f"{args.model.stem}: {len(dataset):,} images of the {args.split} split, mean Dice {mean:.4f}"
+    save_figure(draw(rows, title), args.output)
     print(f"wrote {args.output}: {title}")
     return 0
 
@@ -107,8 +101,8 @@ def main() -> int:
 def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="default %(default)s")
-    parser.add_argument("--output", type=Path, default=Path("silhouettes.png"), help="default %(default)s")
+    parser.add_argument("--split", choices=SPLITS, default="test", help="split to draw; default %(default)s")
+    parser.add_argument("--output", type=Path, default=Path("silhouettes.png"), help="output file; default %(default)s")
     add_data_flags(parser)
     return parser
 

@@ -1,26 +1,21 @@
-"""Pictures per second and peak memory of our training step, beside what people use today; and what the step is made of.
+"""Measure images per second and peak memory of our training step and of the usual loop, and the parts of our step.
 
     python benchmarks/throughput.py --model resnet34_unet --image_size 256
     python benchmarks/throughput.py --model unet --width 32 --image_size 128 --also="--optimizer adamw" --also=--compile
     pip install segmentation-models-pytorch      # then a third row: its Unet("resnet34"), with the plain loop
 
-ours:  the step of src/train.py, from packed pictures.
-plain: the loop of the five reports and of milesial/Pytorch-UNet with the very same network: each picture decoded
-       and resized by Pillow in a DataLoader with a worker per core, float32, default layout, Adam, loss.item().
+ours:  the step of src/train.py, from packed images.
+plain: the loop of the five reports and of milesial/Pytorch-UNet with the same network: each image decoded and resized
+       by Pillow in a DataLoader with a worker per core, float32, default layout, Adam, loss.item().
 
-Each contender is a process of its own; they take turns, so that a machine whose speed drifts slows all of them.
-Pictures are the pets where --data_path has them, else drawn ones of 500x375 pixels.
+Each contender is a separate process; they take turns, so that a machine whose speed drifts slows all of them. On a busy
+machine no ratio is printed. Images are the pets if --data_path has them, else synthetic ones of 500x375 pixels.
 """
 
-if __name__ in ("__main__", "__mp_main__"):
-    import sys
-    from pathlib import Path
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-    import startup  # noqa: F401  # before torch is imported
-
 import contextlib
+import itertools
 import multiprocessing
+import os
 import statistics
 import sys
 import tempfile
@@ -39,53 +34,69 @@ from turns import BUSY, busy_cores, in_turns, ratios_to, refuse_noise
 import losses
 import oxford_pet
 import shapes
-import train
 from cores import available_cores
 from data import TrainingData, train_loader
+from losses import build_loss
 from models import build_model
 from runtime import choose_runtime, pick_device, seed_everything
-from training.settings import data_options, network_options, parse_args
-from training.state import State
-from utils import Parser, UserError, confusion, foreground, positive, run
+from train import train_step
+from training.args import data_options, network_options, parse_args
+from training.augmentation import BatchAugmentation
+from training.ema import EMA
+from training.preparation import build, mean_and_std
+from training.schedule import build_scheduler
+from training.state import Learner, TrainMeter, build_optimizer
+from utils import Parser, UserError, confusion, foreground, positive_int, run
 
 
-def draw_dataset(folder, pictures, width=500, height=375):
-    """Drawn pictures in the official layout, a tenth of them for the test split."""
+def draw_dataset(folder, images, width=500, height=375):
+    """Draw images in the official layout, a tenth of them for the test split."""
     for part in ("images", "annotations/trimaps"):
         (folder / part).mkdir(parents=True)
-    names = [f"Drawn_{index}" for index in range(pictures + pictures // 10 + 1)]
+    names = [f"Drawn_{index}" for index in range(images + images // 10 + 1)]
     for index, name in enumerate(names):
         picture, mask = shapes.draw(np.random.default_rng(index), height, width, count=6)
-        Image.fromarray(picture).save(oxford_pet.picture_path(folder, name), quality=90)
+        Image.fromarray(picture).save(oxford_pet.image_path(folder, name), quality=90)
         Image.fromarray(2 - mask).save(oxford_pet.trimap_path(folder, name))
-    for split, part in (("trainval", names[:pictures]), ("test", names[pictures:])):
+    for split, part in (("trainval", names[:images]), ("test", names[images:])):
         (folder / "annotations" / f"{split}.txt").write_text("".join(f"{name} 1 1 1\n" for name in part))
 
 
 # ---------------------------------------------------------------------------------- contenders
 
 
-def our_run(args, more=()):
-    """A run of train.py before its first step, and its endless batches."""
-    settings, _ = parse_args(None, [*train_flags(args), *more])
-    settings.epochs = settings.steps = 1000
-    runtime = choose_runtime(args.device, args.precision)
+def our_run(options, more=()):
+    """Build a run of train.py before its first step. Returns what `train_step` takes, and endless batches."""
+    args, _ = parse_args(None, [*train_flags(options), *more])
+    runtime = choose_runtime(options.device, options.precision)
     seed_everything(0)
-    data = TrainingData(data_options(settings))
-    model = train.build(settings)
+    data = TrainingData(data_options(args))
+    model = build(args, None)
     runtime = runtime.suited_to(model)
-    scaling = train.mean_and_std(settings, data.train)
-    state = State(settings, runtime.place(model), len(data.indices), scaling, runtime)
-    state.model.train()
-    dataset = data.train.to(runtime.device)
-    loader = train_loader(dataset, data.indices, args.batch_size, 0, range(10**6), device=runtime.device)
-    return state, iter(loader)
+    model = runtime.to_device(model)
+    optimizer = build_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay)
+    scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
+    scheduler = build_scheduler(args.schedule, optimizer, lambda step: (step, 10**6), 200, None)
+    train_model = torch.compile(model, mode=args.compile) if args.compile else model
+    ema = EMA(model, args.ema) if args.ema else None
+    learner = Learner(model, train_model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
+    normalization = mean_and_std(args, data.train, None)
+    augmentation = BatchAugmentation(args, len(data.indices), normalization, runtime)
+    model.train()
+    batches = train_loader(data.train.to(runtime.device), data.indices, args, range(10**6), runtime.device)
+    return (learner, augmentation, args), iter(batches)
 
 
-def our_step(args, more=()):
-    """A function that takes one training step."""
-    state, batches = our_run(args, more)
-    return lambda: train.train_step(state, next(batches))
+def our_step(options, more=()):
+    """Return a function that takes one training step and notes its scores, as train.py does."""
+    (learner, augmentation, args), batches = our_run(options, more)
+    meter, steps = TrainMeter(), itertools.count()
+
+    def step():
+        for loss, counts in train_step(next(batches), learner, augmentation, args, next(steps)):
+            meter.add(loss, counts)
+
+    return step
 
 
 def train_flags(args):
@@ -95,8 +106,11 @@ def train_flags(args):
     return [str(flag) for flag in [*flags, *(("--width", args.width) if args.width else ())]]
 
 
+SPINS = 10_000  # GOMP_SPINCOUNT of our commands
+
+
 class PlainPets(Dataset):
-    """A picture and its mask, decoded and resized at each reading."""
+    """Images and masks, decoded and resized at each access."""
 
     def __init__(self, data_path, size):
         self.data_path, self.size, self.names = data_path, size, oxford_pet.split_names(data_path, "train")
@@ -105,7 +119,7 @@ class PlainPets(Dataset):
         return len(self.names)
 
     def __getitem__(self, index):
-        picture = Image.open(oxford_pet.picture_path(self.data_path, self.names[index])).convert("RGB")
+        picture = Image.open(oxford_pet.image_path(self.data_path, self.names[index])).convert("RGB")
         trimap = Image.open(oxford_pet.trimap_path(self.data_path, self.names[index]))
         picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
         trimap = trimap.resize((self.size, self.size), Image.Resampling.NEAREST)
@@ -114,7 +128,7 @@ class PlainPets(Dataset):
 
 
 def plain_step(args, model):
-    """-> a function that takes one training step the usual way."""
+    """Return a function that takes one training step the usual way."""
     device = pick_device(args.device)
     torch.manual_seed(0)
     model = model.to(device).train()
@@ -151,7 +165,9 @@ def contender(name, args):
 
 
 def serve(name, args, pipe):
-    """A contender's process: takes as many steps as it is asked for, and tells the seconds."""
+    """Run a contender's process: take the requested steps, and return the seconds."""
+    if name.startswith("ours"):
+        import startup  # noqa: F401  # the usual loop runs without our commands' settings
     try:
         step, device = contender(name, args), pick_device(args.device)
         for steps in iter(pipe.recv, None):
@@ -169,7 +185,7 @@ def serve(name, args, pipe):
 
 
 def peak_memory(device):
-    """GiB of the GPU's memory, or of this process and its workers at their highest."""
+    """Return the peak memory in GiB: the GPU's, or this process's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -177,11 +193,13 @@ def peak_memory(device):
 
 
 def race(names, args):
-    """-> per contender the seconds per step of each round, and peak memory."""
+    """Return each contender's seconds per step in each round, and its peak memory."""
     context = multiprocessing.get_context("spawn")
     pipes = {}
     for name in names:
         pipes[name], other = context.Pipe()
+        os.environ.pop("GOMP_SPINCOUNT", None)  # read when torch is imported, and set for ours as in startup.py
+        os.environ |= {"GOMP_SPINCOUNT": str(SPINS)} if name.startswith("ours") else {}
         context.Process(target=serve, args=(name, args, other)).start()  # not daemons, which may have no workers
         other.close()
 
@@ -190,7 +208,7 @@ def race(names, args):
             pipes[name].send(what)
             answer = pipes[name].recv()
         except (EOFError, BrokenPipeError):
-            answer = "it ended"
+            answer = "its process ended"
         if isinstance(answer, str):
             raise UserError(f"{name}: {answer}")
         return answer
@@ -205,7 +223,7 @@ def race(names, args):
 
 
 class Stopwatch:
-    """Seconds spent in blocks, each under a name."""
+    """Stopwatch for the seconds spent in blocks, by name."""
 
     def __init__(self, device):
         self.device, self.seconds = device, {}
@@ -223,42 +241,44 @@ class Stopwatch:
             torch.cuda.synchronize(self.device)
 
 
-def timed_step(state, batches, watch):
-    """train.train_step in one part, with a clock around each of its pieces."""
+def timed_step(learner, augmentation, batches, step, watch):
+    """Take train.train_step's step in one micro-batch, with a clock around each part."""
     with watch.on("data"):
         batch = next(batches)
     with watch.on("augmentation"):
-        image, mask = train.augmented(
-            state, batch, train.draws_of(state, state.step), train.strength_of(state, state.step)
-        )
-    state.optimizer.zero_grad(set_to_none=True)
-    with watch.on("forward"), state.runtime.autocast():
-        logits = state.forward(image)
+        image, mask = augmentation(batch, step)
+    learner.optimizer.zero_grad(set_to_none=True)
+    with watch.on("forward"), learner.runtime.autocast():
+        logits = learner.train_model(image)
     with watch.on("loss"):
-        loss = state.criterion(logits, mask)
-        state.count(loss, confusion(foreground(logits.detach()) >= 0, mask))
+        loss = learner.criterion(logits, mask)
+        confusion(foreground(logits.detach()) >= 0, mask)
     with watch.on("backward"):
-        state.scaler.scale(loss).backward()
+        learner.scaler.scale(loss).backward()
     with watch.on("optimizer"):
-        state.end_step()
+        learner.scaler.step(learner.optimizer)
+        learner.scaler.update()
+        learner.scheduler.step()
+        if learner.ema:
+            learner.ema.update()
 
 
-def shares(args):
-    """The share of our step's time by part, and its pictures per second with the clocks around each part."""
-    state, batches = our_run(args)
-    watch = Stopwatch(state.runtime.device)
-    timed_step(state, batches, watch)
+def parts_of_step(args):
+    """Return the fraction of our step's time by part, and its images per second with the clocks around each part."""
+    (learner, augmentation, _), batches = our_run(args)
+    watch = Stopwatch(learner.runtime.device)
+    timed_step(learner, augmentation, batches, 0, watch)
     watch.seconds.clear()
     with watch.on("all"):
-        for _ in range(args.steps * args.rounds):
-            timed_step(state, batches, watch)
+        for step in range(args.steps * args.rounds):
+            timed_step(learner, augmentation, batches, step, watch)
     total = watch.seconds.pop("all")
     parts = {name: seconds / total for name, seconds in watch.seconds.items()}
     return {**parts, "rest": 1 - sum(parts.values())}, args.steps * args.rounds * args.batch_size / total
 
 
 def training_flops(args):
-    """Floating-point operations of one picture's step: forward once, backward twice."""
+    """Return the floating-point operations of one image's step: forward once, backward twice."""
     settings, _ = parse_args(None, train_flags(args))
     with torch.device("meta"):
         model, image = build_model(args.model, **network_options(settings)), torch.empty(1, 3, *2 * [args.image_size])
@@ -268,7 +288,7 @@ def training_flops(args):
 
 
 def peaks(args):
-    """-> FLOP/s of the machine's matrix product and of a convolution's training, in the precision of the step."""
+    """Return the machine's FLOP/s in a matrix product and in a convolution's training, in the precision of the step."""
     runtime = choose_runtime(args.device, args.precision)
     device, watch = runtime.device, Stopwatch(runtime.device)
     n = 8192 if device.type == "cuda" else 2048
@@ -295,21 +315,25 @@ def peaks(args):
     return best
 
 
-def main():
+def parse_flags(argv=None):
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model", default="resnet34_unet", help="default %(default)s")
-    add("--width", type=positive, help="unet: channels of the first level")
-    add("--image_size", type=positive, default=256, help="default %(default)s")
-    add("--batch_size", "-b", type=positive, default=16, help="default %(default)s")
-    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet, or drawn pictures")
-    add("--cache_dir", type=Path, help="where decoded pictures are kept; default: a folder that is removed")
-    add("--steps", type=positive, default=3, help="steps of a turn; default %(default)s")
-    add("--rounds", type=positive, default=5, help="turns of each; default %(default)s")
-    add("--device", default="auto", help="default %(default)s")
-    add("--precision", default="auto", help="of our step; default %(default)s")
-    add("--also", action="append", default=[], metavar="FLAGS", help="one more row: ours with these flags of train.py")
-    args = parser.parse_args()
+    add("--model", default="resnet34_unet", help="network; default %(default)s")
+    add("--width", type=positive_int, help="only for U-Nets: channels of the first level")
+    add("--image_size", type=positive_int, default=256, help="image size; default %(default)s")
+    add("--batch_size", "-b", type=positive_int, default=16, help="images per step; default %(default)s")
+    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet, or synthetic images")
+    add("--cache_dir", type=Path, help="folder for the decoded images; default: a temporary one")
+    add("--steps", type=positive_int, default=3, help="steps per turn; default %(default)s")
+    add("--rounds", type=positive_int, default=5, help="number of turns; default %(default)s")
+    add("--device", default="auto", help="device; default %(default)s")
+    add("--precision", default="auto", help="precision of our step; default %(default)s")
+    add("--also", action="append", default=[], metavar="FLAGS", help="add a row: ours with these flags of train.py")
+    return parser.parse_args(argv)
+
+
+def main():
+    args = parse_flags()
     with tempfile.TemporaryDirectory() as scratch:
         if args.data_path is None:
             args.data_path = oxford_pet.DATA_PATH
@@ -336,9 +360,8 @@ def report(args):
         names.append("smp")
     busy = busy_cores()
     seconds, memory = race(names, args)
-    busy = max(busy, busy_cores())
     ratios, medians = ratios_to("plain", seconds), {name: statistics.median(values) for name, values in seconds.items()}
-    print(f"{'':26}{'pictures/s':>12}{'ms/picture':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
+    print(f"{'':26}{'images/s':>12}{'ms/image':>12}{'plain / it':>12}{'range':>16}{'peak GiB':>10}")
     for name in names:
         spread = f"{min(ratios[name]):.2f} to {max(ratios[name]):.2f}"
         speed = args.batch_size / medians[name]
@@ -349,8 +372,8 @@ def report(args):
     if busy > BUSY:
         print(f"warning: other processes use {busy:.1f} cores; repeat this on a quiet machine", file=sys.stderr)
         return
-    parts, speed = shares(args)
-    print("our step: " + ", ".join(f"{name} {100 * value:.1f} %" for name, value in parts.items()))
+    parts, speed = parts_of_step(args)
+    print("our step: " + ", ".join(f"{name} {100 * value:.1f}%" for name, value in parts.items()))
     flops = training_flops(args) * speed
     against = [f"{flops / peak:.0%} of the {name}'s {peak / 1e9:.0f}" for name, peak in peaks(args).items()]
     print(f"{flops / 1e9:.0f} GFLOP/s, {', '.join(against)}")

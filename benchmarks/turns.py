@@ -1,4 +1,4 @@
-"""Contenders take turns, so that a machine whose speed drifts slows all of them; what is compared is turn with turn."""
+"""Time contenders in turns, so that a machine whose speed drifts slows all of them, and compare them round by round."""
 
 import statistics
 import time
@@ -7,11 +7,11 @@ from pathlib import Path
 from utils import UserError
 
 BUSY = 0.2  # cores that other processes may use while speeds are compared
-NOISY = 1.5  # largest ratio over smallest of a row's turns above which its median says nothing
+NOISY = 1.5  # if a row's largest ratio is more than this times its smallest, its median means nothing
 
 
 def in_turns(turns, rounds):
-    """The seconds of each contender in each round. turns: functions that take a turn and tell its seconds."""
+    """Return the seconds of each contender in each round. turns: functions that take a turn and return its seconds."""
     seconds = {name: [] for name in turns}
     for _ in range(rounds):
         for name, turn in turns.items():
@@ -20,7 +20,7 @@ def in_turns(turns, rounds):
 
 
 def ratios_to(name, seconds):
-    """The seconds of the contender called `name` over those of each contender, round by round."""
+    """Return the seconds of the contender `name` divided by the seconds of each contender, round by round."""
     return {
         other: [own / theirs for own, theirs in zip(seconds[name], values, strict=True)]
         for other, values in seconds.items()
@@ -28,20 +28,20 @@ def ratios_to(name, seconds):
 
 
 def quartiles(values):
-    """The lower and the upper quartile."""
+    """Return the lower and the upper quartile."""
     low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else 3 * list(values)
     return low, high
 
 
 def refuse_noise(spreads, limit=NOISY):
-    """Raises UserError where a contender's spread (lowest and highest ratio) is too wide. spreads: by contender."""
+    """Raise UserError if a contender's ratios are too far apart. spreads: (lowest, highest) by contender."""
     names = ", ".join(name for name, (low, high) in spreads.items() if high > limit * low)
     if names:
-        raise UserError(f"the machine is too noisy to tell: turns of {names} differ by more than {limit}x; repeat it")
+        raise UserError(f"the machine is too noisy: turns of {names} differ by more than {limit}x; run it again")
 
 
 def busy_cores(seconds=1.0):
-    """Return how many cores are in use by others while this process sleeps, or 0 on systems that do not tell."""
+    """Return how many cores others use while this process sleeps, or 0 if the system does not report it."""
 
     def used():
         try:

@@ -1,86 +1,78 @@
-"""A split decoded once: its pictures and labels in one packed uint8 array on disk, which later runs map into memory."""
+"""On-disk cache: a split's images and labels, decoded once into one memory-mapped uint8 array."""
 
+import errno
 import hashlib
 import json
 import mmap
 import os
+import re
+import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from cores import available_cores
-from photos.pictures import PictureError, decode, resize, to_rgb
-from utils import UserError
+from files import write_atomically
+from pairs import Pair
+from photos.budget import PixelBudget
+from photos.decode import ImageError, open_image
+from splits import SPLIT_NAMES, DataOptions, first_few
+from utils import UserError, count_of, note
 
-A_DAY = 24 * 60 * 60  # seconds
+HOUR, DAY = 60 * 60, 24 * 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
-PACKING = 2  # part of a packed array's name: raise it when what is packed changes
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A picture file, and the file that labels its pixels."""
-
-    name: str
-    image: Path
-    label: Path
+FORMAT = 3  # part of a packed array's name: raise it when the packed pixels change
+KEPT_BYTES = 4_000_000_000  # limit on the total size of older arrays
+PIXELS_IN_FLIGHT = 48_000_000  # of images decoded at the same time; each takes about 12 bytes
+remembered: dict[Path, object] = {}  # in-process cache of `remember`
 
 
 class PackedDataset(Dataset):
-    """Packed pictures with their masks.
+    """Packed images with their masks.
 
-    packed: uint8 (N, C + 1, S, S), the picture's channels (RGB or grey) and then its label; an array or a tensor.
-    read_label: a label's path to a PIL picture of mode L, as packed. mask_of: a uint8 tensor of labels to one of 0, 1,
-    255. Both must be picklable, for workers that are spawned.
-    identities: by which a picture is known again in another run or folder; the names unless given.
+    packed: uint8 (N, C + 1, S, S), the image's channels (RGB or gray), then its label; an array or a tensor.
+    read_label: callable(path, page) that returns a label as a PIL image of mode L, as packed. mask_of: callable(labels)
+    that turns uint8 labels into a mask of 0, 1, 255. Both must be picklable, for spawned workers.
+    identities: strings that identify the images in other runs and folders; the names unless given.
     An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`;
-    a list of indices gives the same with a first dimension, in one call.
+    a list of indices gives the same with a leading batch dimension, in one call.
     """
 
-    def __init__(
-        self, packed, pairs: list[Pair], read_label: Callable, mask_of: Callable, identities: list[str] | None = None
-    ):
+    def __init__(self, packed, pairs: list[Pair], read_label: Callable, mask_of: Callable, identities=None):
         self.packed, self.pairs, self.read_label, self.mask_of = packed, pairs, read_label, mask_of
-        self.names = [pair.name for pair in pairs]
-        self.identities = identities or self.names
-        self.places = {name: place for place, name in enumerate(self.names)}
+        self.names: list[str] = [pair.name for pair in pairs]
+        self.identities: list[str] = identities or self.names
 
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, index):
-        if isinstance(self.packed, torch.Tensor):
-            where = index
-            if isinstance(index, list):  # as it is, each would wait for the GPU to have copied it
-                where = torch.tensor(index).to(self.packed.device, non_blocking=True)
-            pixels = self.packed[where]
+        several = isinstance(index, list)
+        if isinstance(self.packed, torch.Tensor):  # indexing with a plain list would block on the copy to the GPU
+            pixels = self.packed[torch.tensor(index).to(self.packed.device, non_blocking=True) if several else index]
         else:
             pixels = self.packed[index]
-            copied = np.asarray(pixels) if isinstance(index, list) else np.array(pixels)  # a list copies already
-            pixels = torch.from_numpy(copied)
-            let_go(self.packed)
-        name = [self.names[i] for i in index] if isinstance(index, list) else self.names[index]
+            pixels = torch.from_numpy(np.asarray(pixels) if several else np.array(pixels))  # a list already copies
+            release_pages(self.packed)
+        name = [self.names[i] for i in index] if several else self.names[index]
         image, label = pixels[..., :-1, :, :], pixels[..., -1:, :, :]
         return {"image": image, "mask": self.mask_of(label), "name": name}
 
-    __getitems__ = __getitem__  # what DataLoader calls with a batch's list
+    __getitems__ = __getitem__  # called by DataLoader with the list of a batch
 
     def __getstate__(self):
-        """For a spawned worker: the name of the mapped file, which it maps itself, not its bytes."""
-        state = self.__dict__.copy()
-        if isinstance(self.packed, np.memmap):
-            state["packed"] = Path(self.packed.filename)
-        return state
+        """Give a spawned worker the name of the mapped file instead of its bytes."""
+        mapped = isinstance(self.packed, np.memmap)
+        return {**self.__dict__, "packed": Path(self.packed.filename) if mapped else self.packed}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -88,182 +80,193 @@ class PackedDataset(Dataset):
             self.packed = np.load(self.packed, mmap_mode="r")
 
     def to(self, device: torch.device) -> "PackedDataset":
-        """The same set with its pixels on a GPU, where they take at most a quarter of the free memory."""
+        """Return the dataset with its pixels on a GPU, if they take at most a quarter of its free memory."""
         if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         packed = torch.from_numpy(np.array(self.packed)).to(device)
         return PackedDataset(packed, self.pairs, self.read_label, self.mask_of, self.identities)
 
     def original_size(self, name: str) -> tuple[int, int]:
-        """(width, height) of a picture before it was resized."""
-        with Image.open(self.pairs[self.places[name]].label) as label:
+        """Return the (width, height) of an image before resizing."""
+        pair = self.pairs[self.names.index(name)]
+        with Image.open(pair.label) as label:
+            label.seek(pair.page)
             return label.size
 
     def original_mask(self, name: str) -> torch.Tensor:
-        """The mask of a picture before it was resized: uint8 (1, H, W) of 0, 1, 255."""
-        label = self.read_label(self.pairs[self.places[name]].label)
-        return self.mask_of(torch.from_numpy(np.array(label)))[None]
+        """Return the mask of an image before resizing: uint8 (1, H, W) of 0, 1, 255."""
+        pair = self.pairs[self.names.index(name)]
+        return self.mask_of(torch.from_numpy(np.array(self.read_label(pair.label, pair.page))))[None]
 
 
-def read_labelled(pair: Pair, read_label: Callable, root: Path) -> tuple[Image.Image, Image.Image]:
-    """A picture (RGB) and its label, of one size. root: what paths in messages are relative to. Raises PictureError.
+def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *settings):
+    """Decode, resize (images bilinearly, labels by nearest neighbor) and store every pair of a split.
 
-    A label is of the pixels as they are stored, whatever turn EXIF asks for; one that fits the turned picture alone
-    is of that.
+    read: callable(pair) that returns image (RGB) and label (mode L), PIL images of one size, or raises ImageError.
+    settings: other JSON values that affect the pixels.
+    Returns uint8 (N, C + 1, S, S): mapped from a file in the cache, which is written the first time, or in memory if it
+    cannot be written. Raises UserError that lists the broken files.
     """
+    size, folder = options.image_size, Path(options.cache)
+    target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
+    shape = (len(pairs), 2 if options.gray else 4, size, size)
+    packed = open_packed(target, shape)
+    if packed is not None:
+        return packed
+    temporary = folder / f"unfinished-{os.getpid()}-{secrets.token_hex(4)}"
+    reason = None
     try:
-        stored = decode(pair.image)
-        picture = to_rgb(stored)
-    except PictureError as error:
-        raise PictureError(f"{pair.image.relative_to(root).as_posix()} {error}") from None
-    place = pair.label.relative_to(root).as_posix()
+        packed = new_array(temporary, shape)
+    except OSError as error:
+        packed, reason = np.empty(shape, dtype=np.uint8), error.strerror
     try:
-        label = read_label(pair.label)
-    except PictureError as error:
-        raise PictureError(f"{place} {error}") from None
-    if label.size != picture.size:
-        picture = upright(stored, picture)
-    if label.size != picture.size:
-        raise PictureError(
-            f"{place} is {label.size[0]}x{label.size[1]}, its picture {picture.size[0]}x{picture.size[1]}"
-        )
-    return picture, label
-
-
-def upright(stored: Image.Image, picture: Image.Image) -> Image.Image:
-    """The picture turned as EXIF asks, or as it is where its EXIF cannot be read."""
-    try:
-        return to_rgb(ImageOps.exif_transpose(stored))
-    except Exception:  # whatever broken EXIF makes its parser raise
-        return picture
-
-
-def pack(pairs, read_pair, split, size, grey, folder, source, mapping=None):
-    """Decode, resize (pictures bilinearly, labels by nearest neighbour) and store every pair of a split.
-
-    read_pair: a Pair to its picture (RGB) and label (mode L), PIL pictures of one size; raises PictureError.
-    folder: where the array is kept. source: what a user calls the data, for messages. mapping: plain values that the
-    labels depend on beside their files.
-    Returns uint8 (N, C + 1, size, size), mapped from a file that is made the first time, or in memory where `folder`
-    cannot hold it. Raises UserError that names the broken files.
-    """
-    target = Path(folder) / f"{split}-{size}-{fingerprint(pairs, size, grey, mapping)}.npy"
-    shape = (len(pairs), 2 if grey else 4, size, size)
-    if target.exists():
-        packed = open_packed(target, shape)
-        if packed is not None:
-            return packed
-        print(f"note: {target} is damaged; making it anew", file=sys.stderr)
-    packed, temporary = new_array(Path(folder), shape)
-    try:
-        fill(packed, pairs, read_pair, split, grey, source)
-        if temporary is None:
-            return packed
-        packed.flush()
-        del packed  # unmapped, as some systems require before a rename
-        with open(temporary, "r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, target)
-        return np.load(target, mmap_mode="r")
+        fill(packed, pairs, read, split, options)
+        if reason is None:
+            packed.flush()
+            del packed  # unmapped, as some systems require before a rename
+            try:
+                os.replace(temporary, target)
+                return np.load(target, mmap_mode="r")
+            except OSError as error:
+                packed, reason = np.load(temporary), error.strerror
     finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+    kept = f"keeping {packed.nbytes / 1e6:.0f} MB of images in memory. Use another --cache_dir to cache them"
+    note(f"cannot write to the cache {folder} ({reason}); {kept}")
+    return packed
 
 
-def open_packed(path, shape):
-    """The array mapped from a file, or None where the file is not the array it should be."""
+def open_packed(path: Path, shape: tuple):
+    """Map the array in a file; None if the file is missing or cannot be used."""
+    if not os.path.exists(path):
+        return None
     try:
         packed = np.load(path, mmap_mode="r")
-    except Exception:  # whatever NumPy makes of a damaged header
+        if packed.shape != shape:
+            raise ValueError(f"its shape is {packed.shape}")
+        with suppress(OSError):
+            os.utime(path)  # the time of the last use, for `remove_old`
+        return packed
+    except Exception as error:  # NumPy raises many types for a damaged header
+        note(f"{path} cannot be used ({error}); decoding the images again")
         return None
-    whole = packed.shape == shape and packed.dtype == np.uint8 and packed.flags.c_contiguous
-    return packed if whole and packed.offset == HEADER else None
 
 
-def new_array(folder, shape):
-    """An empty array mapped from a temporary file in `folder`, and that file; or one in memory, and None."""
-    temporary = None
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob("unfinished-*"):  # by a run that was killed
-            if time.time() - left.stat().st_mtime > A_DAY:
-                left.unlink()
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix="unfinished-")
-        if hasattr(os, "posix_fallocate"):  # finds a full disk here, not by a bus error later
-            os.posix_fallocate(handle, 0, int(np.prod(shape)) + HEADER)
-        os.close(handle)
-        return np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape), temporary
-    except OSError as error:
-        if temporary:
-            os.unlink(temporary)
-        packed = np.empty(shape, dtype=np.uint8)
-        print(
-            f"note: {folder} cannot hold the decoded pictures ({error.strerror}); keeping "
-            f"{packed.nbytes / 1e6:.0f} MB in memory, --cache_dir DIR keeps them on disk",
-            file=sys.stderr,
-        )
-        return packed, None
+def new_array(path: Path, shape: tuple):
+    """Return an empty array mapped from a new file. Raises OSError.
+
+    The file's disk blocks are allocated at once, since a disk that fills later would end the process by SIGBUS.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = int(np.prod(shape)) + HEADER
+    remove_old(path.parent, max(KEPT_BYTES, 4 * size) - size)
+    packed = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
+    with open(path, "r+b") as file:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+    return packed
 
 
-def let_go(array):
-    """Unmap the touched pages of an array mapped from a file, so that reading it takes no memory."""
+def remove_old(folder: Path, room: int):
+    """Remove the arrays used least recently, beyond `room` bytes, and files that killed runs left a day ago.
+
+    Arrays used within the last hour stay, so that concurrent runs do not delete each other's arrays.
+    """
+    with suppress(OSError):  # files that other processes remove, or that others own
+        for path in folder.glob("unfinished-*"):
+            if time.time() - path.stat().st_mtime > DAY:
+                path.unlink()
+        arrays = [path for path in folder.iterdir() if re.fullmatch(r"[a-z]+-\d+-[0-9a-f]{16}\.npy", path.name)]
+        for path in sorted(arrays, key=lambda path: path.stat().st_mtime, reverse=True):
+            room -= path.stat().st_size
+            if room < 0 and time.time() - path.stat().st_mtime > HOUR:
+                path.unlink()
+
+
+def release_pages(array):
+    """Unmap the touched pages of a mapped array, so that reading it takes no memory."""
     mapped = getattr(array, "_mmap", None)
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
-def fingerprint(pairs, *settings):
-    """A short hash of everything a packed array depends on: names, sizes and times of the files, and the settings."""
+def fingerprint(pairs: list[Pair], *settings) -> str:
+    """Return a short hash of everything a packed array depends on: names, sizes and times of the files, settings."""
 
-    def stat(path):
-        try:
+    def stat_of(path):
+        with suppress(OSError, ValueError):
             found = path.stat()
-        except OSError:
-            return None
-        return found.st_size, found.st_mtime_ns
+            return found.st_size, found.st_mtime_ns
 
-    files = [(pair.name, stat(pair.image), stat(pair.label)) for pair in pairs]
-    return hashlib.sha256(json.dumps([PACKING, *settings, files]).encode()).hexdigest()[:16]
+    files = [(pair.name, pair.page, stat_of(pair.image), stat_of(pair.label)) for pair in pairs]
+    return hashlib.sha256(json.dumps([FORMAT, *settings, files]).encode()).hexdigest()[:16]
 
 
-def fill(packed, pairs, read_pair, split, grey, source):
-    """Fill the array on all cores. Raises UserError that names the files that cannot be used."""
+def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
+    """Fill the array on all cores. Raises UserError that lists the unusable files."""
     size = packed.shape[-1]
-    emptied = np.zeros(len(pairs), dtype=bool)  # masks whose foreground is so small that it is gone at this size
+    emptied = []  # names of masks that lose all their foreground at this size
 
-    def work(index):
+    def store(index):
         try:
-            picture, label = read_pair(pairs[index])
-        except PictureError as error:
+            image, label = read(pairs[index])
+        except ImageError as error:
             return str(error)
-        pixels = np.asarray(resize(picture.convert("L") if grey else picture, size))
+        shape = (size, size)
+        pixels = np.asarray((image.convert("L") if options.gray else image).resize(shape, Image.Resampling.BILINEAR))
         packed[index, :-1] = pixels.reshape(size, size, -1).transpose(2, 0, 1)
-        packed[index, -1] = np.asarray(resize(label, size, Image.Resampling.NEAREST))
-        emptied[index] = not (packed[index, -1] == 1).any() and (np.asarray(label) == 1).any()
-        return None
+        packed[index, -1] = np.asarray(label.resize(shape, Image.Resampling.NEAREST))
+        if not (packed[index, -1] == 1).any() and (np.asarray(label) == 1).any():
+            emptied.append(pairs[index].name)
+
+    problems = []
+    for index, problem in enumerate(in_parallel(store, pairs, f"decoding {split}")):
+        problems += [problem] if problem else []
+        if index % 64 == 63:
+            release_pages(packed)
+    if problems:
+        images = f"{len(problems)} of {len(pairs)} images of the {SPLIT_NAMES[split]} split in {options.folder}"
+        advice = "restore these files, or remove them from the data"
+        raise UserError(f"{images} cannot be used: {first_few(problems, '; ')}; {advice}")
+    if emptied:
+        masks = f"{count_of(len(emptied), 'mask')} of the {SPLIT_NAMES[split]} split (e.g. {min(emptied)})"
+        note(f"{masks}: no foreground left at {size}x{size} pixels; use a larger --image_size")
+
+
+def in_parallel(work: Callable, pairs: list[Pair], title: str):
+    """Yield work(index) for each pair, in order, computed on all cores in bounded memory."""
+    budget = PixelBudget(PIXELS_IN_FLIGHT)
+
+    def within_budget(index):
+        pixels = 0
+        with suppress(ImageError), open_image(pairs[index].image) as image:
+            pixels = image.width * image.height
+        return budget.spend(pixels, work, index)
 
     with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes without holding the GIL
-        results = pool.map(work, range(len(pairs)))
-        results = tqdm(results, f"decoding {split}", len(pairs), unit="picture", disable=not sys.stderr.isatty())
-        problems = []
         try:
-            for index, problem in enumerate(results):
-                problems += [problem] if problem else []
-                if index % 64 == 63:
-                    let_go(packed)
-        except BaseException:  # asked to stop
+            results = pool.map(within_budget, range(len(pairs)))
+            yield from tqdm(results, title, len(pairs), unit="file", disable=not sys.stderr.isatty())
+        except BaseException:  # interrupted
             pool.shutdown(cancel_futures=True)
             raise
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise UserError(
-            f"{len(problems)} of {len(pairs)} pictures of the {split} split in {source} cannot be used: "
-            f"{'; '.join(problems[:5])}{more}; restore these files, or take them out of the data"
-        )
-    if emptied.any():
-        first = pairs[int(emptied.argmax())].name
-        print(
-            f"note: {emptied.sum():,} of {len(pairs):,} masks of the {split} split, such as {first}, lose all of their "
-            f"foreground at {size}x{size} pixels; a larger --image_size keeps it",
-            file=sys.stderr,
-        )
+
+
+def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, combine: Callable):
+    """Return combine(measure(pair) for all pairs), computed once for these files and kept in `folder` as JSON."""
+    path = folder / f"{kind}-{fingerprint(pairs)}.json"
+    if path not in remembered:
+        try:
+            remembered[path] = json.loads(path.read_text())
+        except (OSError, ValueError):  # missing, damaged or unreadable
+            measured = in_parallel(lambda index: measure(pairs[index]), pairs, f"reading {kind}")
+            remembered[path] = combine(measured)
+            with suppress(OSError, UserError):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_atomically(path, lambda file: file.write(json.dumps(remembered[path]).encode()), fsync=False)
+    return remembered[path]

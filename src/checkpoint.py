@@ -1,229 +1,219 @@
-"""Checkpoint files: written whole or not at all, opened without running anything that is in them.
-
-A checkpoint is one dict: `model` (the weights), `name` and `options` of the network, `dataset`, `image_size`,
-`mean`, `std`, `border`, `epoch`, `scores`, `threshold` (where the valid Dice is highest), and where it came from:
-`command`, `settings` (every flag of train.py with its value), `augmentation` (what --augment meant), `versions`,
-`device`, `git`, and `trained_on`, hashes of the pictures that this run and those it came from were trained on.
-NAME.last.pth has, beside these, `training`: all that `train.py --resume` goes on from.
-"""
+"""Checkpoint files: written atomically, and loaded without executing pickled code."""
 
 import math
 import pickle
+import platform
 import subprocess
 import sys
-import zipfile
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
-import PIL
 import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from data import DATASETS
-from files import write_whole
+from files import write_atomically
 from models import build_model, options_of
 from runtime import Runtime
 from splits import BORDERS
 from utils import LARGEST_SIDE, UserError, command
 
 
-def save(checkpoint, path):
-    """Write a checkpoint to `path`, whole or not at all."""
+@dataclass
+class Checkpoint:
+    """Contents of a checkpoint file, which is a dict of these fields.
+
+    Needed to use the network:
+    model: its state_dict. name, options: as `build_model` takes them. dataset: its name. image_size: side of the
+    network's input, in pixels. mean, std: of each channel, by which pixels in [0, 1] are normalized. border: the
+    trimap's border rule. threshold: probability at which the validation Dice is highest. intensity_range: the values
+    of deep images that become black and white.
+
+    Provenance: epoch, seconds, scores: of the weights. args: every flag of train.py with its value. augmentation:
+    parameters of the --augment preset. precision, speeds: of the arithmetic. command, versions, device, git.
+    trained_on: hashes of the images that this run and the runs it started from were trained on. validated_on: a hash of
+    the validation set. training: in NAME.last.pth, all that --resume needs.
+    """
+
+    model: dict[str, torch.Tensor]
+    name: str
+    options: dict
+    dataset: str = "pets"
+    image_size: int = 256
+    mean: list[float] = field(default_factory=lambda: [0.5] * 3)
+    std: list[float] = field(default_factory=lambda: [0.5] * 3)
+    border: str = "foreground"
+    threshold: float | None = None
+    intensity_range: list[float] | None = None
+    epoch: int = 0
+    seconds: float = 0.0
+    scores: dict = field(default_factory=dict)
+    args: dict = field(default_factory=dict)
+    augmentation: dict | None = None
+    precision: str | None = None
+    speeds: dict = field(default_factory=dict)
+    command: str | None = None
+    versions: dict = field(default_factory=dict)
+    device: str | None = None
+    git: dict = field(default_factory=dict)
+    trained_on: list[str] | None = None
+    validated_on: str | None = None
+    training: dict | None = None
+
+    def is_valid(self) -> bool:
+        """Check the fields that are used to build the network and to prepare its input."""
+        channels = self.options.get("in_channels") if isinstance(self.options, dict) else None
+        lists = (self.mean, self.std, self.trained_on or [], self.intensity_range or [])
+        dicts = (self.model, self.args, self.scores)
+        return bool(
+            channels in (1, 3)
+            and isinstance(self.image_size, int)
+            and 0 < self.image_size <= LARGEST_SIDE
+            and all(isinstance(value, list) for value in lists)
+            and all(isinstance(value, dict) for value in dicts)
+            and len(self.mean) == len(self.std) == channels
+            and all(isinstance(value, float) and math.isfinite(value) for value in (*self.mean, *self.std))
+            and [type(end) for end in self.intensity_range or [0.0, 1.0]] == [float, float]
+            and min(self.std) > 0
+            and (self.border in BORDERS and self.dataset in DATASETS and isinstance(self.name, str))
+            and (self.threshold is None or isinstance(self.threshold, float) and 0 < self.threshold < 1)
+        )
+
+    def to_dict(self) -> dict:
+        """Return the fields that are set, as they are saved in a file."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def save(checkpoint: Checkpoint, path: Path):
+    """Write a checkpoint atomically. Raises UserError if there is no room for it."""
     try:
-        write_whole(path, lambda file: torch.save(checkpoint, file))
-    except RuntimeError as error:  # what torch makes of a full disk
+        write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
+    except RuntimeError as error:  # raised by torch if the disk is full
         raise UserError(f"{path} cannot be written ({error}); free some space or choose another folder") from None
 
 
-def load(path, model_type=None):
-    """The checkpoint at `path`, on the CPU. Raises UserError for a file that is not one of ours.
-
-    model_type: the network's name, for a file that holds nothing but its state_dict.
-    """
+def load(
+    path: Path | str, model_type: str | None = None, flag: str = "--model", type_flag: str = "--model_type"
+) -> Checkpoint:
+    """Load a checkpoint, or a plain state_dict of the network model_type, onto the CPU. Raises UserError."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} not found; python src/train.py makes a checkpoint, --model names it")
-    checkpoint = read(path)
-    if not isinstance(checkpoint, dict):
-        raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth")
-    if not describes_itself(checkpoint, path):
-        if model_type:
-            return describe_weights(checkpoint, model_type, path)
-        plain = all(isinstance(value, torch.Tensor) for value in checkpoint.values())
-        hint = "; for a plain state_dict say which network it is of, by --model_type" if plain else ""
-        raise UserError(f"{path} is not a checkpoint of src/train.py; --model wants saved_models/NAME.pth{hint}")
-    if model_type not in (None, checkpoint["name"]):
-        raise UserError(f"{path} does not fit --model_type {model_type}: it is a {checkpoint['name']}; leave that out")
+        raise UserError(f"{flag} {path} not found; run python src/train.py to train one")
+    values = read(path)
+    needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
+    if not (isinstance(values, dict) and needed <= values.keys()):  # a plain state_dict
+        if not model_type:
+            hint = f"; for a plain state_dict, pass its network with {type_flag}" if isinstance(values, dict) else ""
+            raise UserError(f"{path} is not a checkpoint of src/train.py; {flag} takes saved_models/NAME.pth{hint}")
+        weights = unwrap(values) if isinstance(values, dict) else {}
+        try:
+            options = options_of(model_type, weights)
+        except ValueError as error:
+            raise UserError(f"{path} does not fit {type_flag} {model_type}: {error}") from None
+        half = [0.5] * options["in_channels"]  # train.py's default
+        return Checkpoint(weights, model_type, options, mean=half, std=half)
+    if "settings" in values:  # the name in earlier versions
+        values["args"] = values["settings"]
+    known = {entry.name for entry in fields(Checkpoint)}
+    checkpoint = Checkpoint(**{name: value for name, value in values.items() if name in known})
+    if not checkpoint.is_valid():
+        raise UserError(f"{path} is damaged: its metadata is not valid; train it again")
+    if model_type not in (None, checkpoint.name):
+        raise UserError(f"{path} is a {checkpoint.name}, not a {model_type}; omit {type_flag}")
     return checkpoint
 
 
-def describes_itself(checkpoint, path) -> bool:
-    """Whether what was read from `path` is one of our checkpoints. Raises UserError if its metadata is invalid."""
-    keys = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
-    if not (isinstance(checkpoint, dict) and keys <= set(checkpoint)):
-        return False
-    check_description(checkpoint, path)
-    return True
-
-
-def read(path):
-    """What torch.save wrote to `path`, if it is tensors and plain values alone and each byte is as it was written."""
+def read(path: Path):
+    """Load a torch.save file that holds only tensors and plain values. Raises UserError."""
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if sum(entry.file_size for entry in archive.infolist()) > path.stat().st_size:
-                    raise ValueError("it says it holds more than its size")
-                damaged = archive.testzip()
-                if damaged:
-                    raise ValueError(f"the checksum of {damaged} differs")
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} holds more than weights and plain values, or is damaged; it was not opened") from None
+        raise UserError(f"{path} is damaged or contains pickled objects; refusing to load it") from None
     except Exception as error:  # zip, unpickling and storage errors of every kind
-        raise UserError(f"{path} is not a checkpoint, or is damaged ({type(error).__name__}); train it again") from None
+        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from None
 
 
-def describe_weights(weights, model_type, path, flag="--model_type"):
-    """A state_dict as a checkpoint with the defaults of train.py for what the weights do not tell.
-
-    flag: where the user named model_type. Raises UserError.
-    """
-    weights = unwrapped(weights) if isinstance(weights, dict) else {}
-    try:
-        options = options_of(model_type, weights)
-    except ValueError:
-        raise UserError(f"{path} does not fit {flag} {model_type}: {first_difference(weights, model_type)}") from None
-    channels = options["in_channels"]
-    return {
-        "model": weights,
-        "name": model_type,
-        "options": options,
-        "dataset": "pets",
-        "image_size": 256,
-        "mean": [0.5] * channels,
-        "std": [0.5] * channels,
-        "border": "foreground",
-    }
+# what other code stores weights under, and what DataParallel and torch.compile put before their names
+WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
-WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")  # what others store weights under
-PREFIXES = ("module.", "_orig_mod.", "model.", "net.")  # what DataParallel, torch.compile and others put before names
-
-
-def unwrapped(weights: dict) -> dict:
-    """A state_dict without the wrapper and the prefixes that other code puts around it."""
+def unwrap(weights: dict) -> dict:
+    """Remove the wrapper and the prefixes that other code puts around a state_dict."""
     for wrapper in WRAPPERS:
         if isinstance(weights.get(wrapper), dict):
-            return unwrapped(weights[wrapper])
+            return unwrap(weights[wrapper])
     for prefix in PREFIXES:
         if weights and all(str(name).startswith(prefix) for name in weights):
-            return unwrapped({name.removeprefix(prefix): value for name, value in weights.items()})
+            return unwrap({name.removeprefix(prefix): value for name, value in weights.items()})
     return weights
 
 
-def first_difference(weights: dict, model_type: str) -> str:
-    """What sets names apart from those of a network, in words."""
-    with torch.device("meta"):
-        expected = build_model(model_type).state_dict()
-    for name in expected:
-        if name not in weights:
-            found = next((str(other) for other in weights if other not in expected), "nothing else")
-            return f"it has no {name}, but {found}"
-    return "its values have other shapes"
-
-
-def check_description(checkpoint, path):
-    """Raise UserError if the metadata is invalid."""
-    options, size = checkpoint["options"], checkpoint["image_size"]
-    channels = options.get("in_channels") if isinstance(options, dict) else None
-    lists = [checkpoint["mean"], checkpoint["std"]]
-    if not (
-        isinstance(channels, int)
-        and channels in (1, 3)
-        and isinstance(size, int)
-        and 0 < size <= LARGEST_SIDE
-        and all(isinstance(values, list) and len(values) == channels for values in lists)
-        and all(isinstance(value, float) and math.isfinite(value) for values in lists for value in values)
-        and all(value > 0 for value in checkpoint["std"])
-        and all(isinstance(checkpoint[key], str) for key in ("name", "border", "dataset"))
-        and checkpoint["border"] in BORDERS
-        and checkpoint["dataset"] in DATASETS
-        and isinstance(checkpoint.get("threshold", 0.5), float)
-        and 0 < checkpoint.get("threshold", 0.5) < 1
-        and isinstance(checkpoint["model"], dict)
-        and isinstance(checkpoint.get("trained_on", []), list)
-        and all(isinstance(text, str) for text in checkpoint.get("trained_on", []))
-    ):
-        raise UserError(f"{path} is damaged: its description is not one that src/train.py writes; train it again")
-
-
-def restore_model(checkpoint: dict, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
-    """The network a checkpoint describes, with its weights, in evaluation mode; on the runtime's device.
-
-    folded: with each batch norm folded into the convolution before it, which is faster. Raises UserError.
-    """
+def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
+    """Build a checkpoint's network, for evaluation. folded: fold batch norms, which is faster. Raises UserError."""
     try:
-        with torch.device("meta"):  # sizes are compared before any memory is taken
-            model = build_model(checkpoint["name"], **checkpoint["options"])
-        model.load_state_dict(checkpoint["model"], assign=True)
+        with torch.device("meta"):  # allocates and initializes nothing
+            model = build_model(checkpoint.name, **checkpoint.options)
+        model.load_state_dict(checkpoint.model, assign=True)
+        if any(value.is_meta for value in model.buffers()):  # not in the state_dict
+            model = build_model(checkpoint.name, **checkpoint.options)
+            model.load_state_dict(checkpoint.model)
         model.float()
     except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
-    if not all(torch.isfinite(value).all() for value in model.state_dict().values() if value.is_floating_point()):
+        raise UserError(f"{path} does not fit the network recorded in it ({reason}); train it again") from None
+    if not all(value.sum().isfinite() for value in model.state_dict().values() if value.is_floating_point()):
         raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
-    model = (runtime.suited_to(model).place(model) if runtime else model).eval()
-    return fold_batch_norms(model) if folded else model
+    model = (runtime.suited_to(model).to_device(model) if runtime else model).eval()
+    if folded and getattr(model, "norm_follows_convolution", False):
+        fold_batch_norms(model)
+    return model
 
 
-def fold_batch_norms(model: nn.Module) -> nn.Module:
-    """Fold every batch norm into the convolution that is defined right before it, in place."""
+def fold_batch_norms(model: nn.Module):
+    """Fold each batch norm into the convolution declared before it: for networks with `norm_follows_convolution`."""
     for module in model.modules():
         for (name, first), (next_name, second) in pairwise(list(module.named_children())):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, next_name, nn.Identity())
-    return model
 
 
-def load_encoder(model, path):
-    """Load torchvision's resnet34 weights, with `fc` or without, into the encoder."""
+def load_encoder(model: nn.Module, path: Path):
+    """Load torchvision's resnet34 weights, with `fc` or without, into the encoder. Raises UserError."""
     if not hasattr(model, "encoder"):
-        raise UserError("--encoder_weights is for --model resnet34_unet")
-    if not Path(path).is_file():
+        raise UserError("--encoder_weights only applies to --model resnet34_unet; omit it")
+    if not path.is_file():
         raise UserError(f"--encoder_weights {path} not found")
-    weights = read(Path(path))
+    weights = read(path)
     try:
-        weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
-        model.encoder.load_state_dict(weights)
+        convolutions = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+        model.encoder.load_state_dict(convolutions)  # type: ignore[union-attr]
     except (AttributeError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--encoder_weights {path} is not a resnet34 state_dict ({reason})") from None
 
 
-def provenance(device):
-    """Where a checkpoint comes from: command line, versions, device, git commit and whether the tree was clean."""
+def provenance(device: torch.device) -> dict:
+    """Return the command line, versions, device, git commit and whether the working tree was clean."""
 
     def git(*words):
-        folder = Path(__file__).parent
-        done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
-        return done.stdout.strip() if done.returncode == 0 else None
+        with suppress(OSError, subprocess.SubprocessError):
+            folder = Path(__file__).parent
+            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10)
+            return done.stdout.strip() if done.returncode == 0 else None
 
-    try:
-        commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
-    except (OSError, subprocess.SubprocessError):
-        commit, changes = None, None
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     return {
         "command": command(*sys.argv),
         "versions": {
-            "python": sys.version.split()[0],
+            "python": platform.python_version(),
             "torch": str(torch.__version__),
-            "torchvision": version("torchvision"),  # importing it takes seconds
-            "numpy": np.__version__,
-            "pillow": PIL.__version__,
+            **{name: version(name) for name in ("torchvision", "numpy", "pillow")},
         },
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "git": {"commit": commit, "clean": None if changes is None else changes == ""},

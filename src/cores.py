@@ -1,7 +1,8 @@
-"""How many cores this process may use; imports nothing slow, so that commands can ask before torch is imported."""
+"""Detect the number of usable CPU cores. Imports only fast modules, so it can run before torch is imported."""
 
 import math
 import os
+from contextlib import suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -14,21 +15,14 @@ def available_cores() -> int:
 
 
 def cgroup_quota() -> float:
-    """Return the cores that the cgroup's quota amounts to, or infinity if there is none."""
+    """Return the cgroup CPU quota in cores, or infinity if there is none."""
     quotas = [math.inf]
     try:
         path = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
     except OSError:
         return math.inf
     for folder in (CGROUPS / path, *(CGROUPS / path).parents):
-        try:
+        with suppress(OSError, ValueError):  # no such file, or "max"
             quota, period = (folder / "cpu.max").read_text().split()
             quotas.append(float(quota) / float(period))
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-    try:  # version 1
-        quota, period = ((CGROUPS / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        quotas.append(float(quota) / float(period) if float(quota) > 0 else math.inf)
-    except (OSError, ValueError):
-        pass
     return min(quotas)

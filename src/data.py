@@ -1,9 +1,11 @@
-"""From a dataset's name to its pictures in batches.
+"""Batches of a dataset, from its name to a DataLoader. A dataset returns the batch of a list of indices."""
 
-Batches come from the stock DataLoader; a dataset answers a whole list of indices in one call.
-"""
-
+import hashlib
+import importlib
+import os
 import signal
+from argparse import Namespace
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,170 +13,161 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-import folder
-import oxford_pet
-import shapes
-from leakage import hash_of_set, hashes
 from splits import DataOptions, SegmentationDataset
-from training.distributed import first_alone, rank, share, world_size
+from training.distributed import rank, rank_zero_first, shard, world_size
 from utils import UserError
 
 CPU = torch.device("cpu")
-DATASETS = {"pets": oxford_pet, "shapes": shapes, "folder": folder}  # modules: load_dataset, has_layout, describe
-LAYOUTS = "images/ and masks/ of your own, or images/ and annotations/ of the pets"
+DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
+# Ctrl-C; kill, Slurm and torchrun; a terminal that closes; Slurm's --signal=USR1@90
+STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+LAYOUTS = "your own images/ and masks/, or the pets' images/ and annotations/"
+
+
+def module_of(dataset: str):
+    """Import a dataset's module, which defines load_dataset and more."""
+    return importlib.import_module(DATASETS[dataset])
 
 
 def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Path | None]:
-    """The name and the folder of --dataset and --data_path, either of which may be None.
-
-    A folder alone is the dataset whose layout it has. Raises UserError where what was asked for is not found.
-    """
-    if dataset == "shapes" and data_path is None:
+    """Return --dataset (by default detected from the folder's layout) and --data_path. Raises UserError."""
+    if dataset == "shapes" and data_path:
+        raise UserError("--data_path does not apply to --dataset shapes; omit it")
+    if dataset == "folder" and data_path is None:
+        raise UserError(f"--dataset folder needs --data_path DIR, a folder that contains {LAYOUTS}")
+    pets = module_of("pets").find_data_path()
+    if dataset == "shapes" or not (dataset or data_path or (pets / "annotations").is_dir()):
         return "shapes", None
-    if dataset == "shapes":
-        raise UserError("--data_path names a folder of pictures; leave it out with --dataset shapes")
-    if data_path is None and dataset is None and not (oxford_pet.DATA_PATH / "annotations").is_dir():
-        return "shapes", None
-    if data_path is None and dataset not in (None, "pets"):
-        raise UserError(f"--dataset {dataset} needs --data_path DIR, the folder that holds {LAYOUTS}")
-    dataset, data_path = ("pets", oxford_pet.DATA_PATH) if data_path is None else (dataset, data_path)
+    if data_path is None:
+        dataset, data_path = "pets", pets
     if not data_path.is_dir():
-        raise UserError(
-            f"--data_path {data_path} not found; python src/oxford_pet.py downloads the pets into "
-            f"{oxford_pet.DATA_PATH}, or name the folder that holds {LAYOUTS}"
-        )
-    fitting = [name for name, module in DATASETS.items() if module.has_layout(data_path)]
-    if not (dataset or fitting):
-        raise UserError(f"--data_path {data_path} must hold {LAYOUTS}")
-    return dataset or fitting[0], data_path
+        hint = f"run python src/oxford_pet.py to download the pets, or pass a folder that contains {LAYOUTS}"
+        raise UserError(f"--data_path {data_path} not found; {hint}")
+    dataset = dataset or next((name for name in ("pets", "folder") if module_of(name).has_layout(data_path)), None)
+    if not dataset:
+        raise UserError(f"--data_path {data_path} must contain {LAYOUTS}")
+    return dataset, data_path
 
 
 def load_split(options: DataOptions, split: str) -> SegmentationDataset:
-    """The pictures of a split. Raises UserError that names what is missing or broken."""
-    return DATASETS[options.dataset].load_dataset(options, split)
+    """Load the images of a split. Raises UserError that lists what is missing or broken."""
+    return module_of(options.dataset).load_dataset(options, split)
+
+
+def hashes(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -> list[str]:
+    """Return a short hash of the identity of each image, or of each image at `indices`."""
+    identities = dataset.identities if indices is None else [dataset.identities[index] for index in indices]
+    return [hashlib.sha256(os.fsencode(identity)).hexdigest()[:12] for identity in identities]
+
+
+def hash_of_set(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -> str:
+    """Return a short hash of which images a dataset contains, in total or at `indices`."""
+    return hashlib.sha256(" ".join(hashes(dataset, indices)).encode()).hexdigest()[:12]
 
 
 class ShuffledBatches(Sampler):
-    """Lists of batch_size indices, cut from an endless stream of shuffled passes over `indices`.
+    """Lists of batch_size indices, taken from an endless stream of shuffled epochs over `indices`.
 
-    A step's list depends on nothing but the seed and the step, so a run can be resumed from any step.
-    Under torchrun, each rank gets its share of the list.
+    Each step's list depends only on the seed and the step. Each rank gets its shard of it.
     """
 
-    def __init__(self, indices, batch_size, seed, steps):
+    def __init__(self, indices: list[int], batch_size: int, seed: int, steps: Iterable[int]):
         self.indices, self.batch_size, self.seed, self.steps = indices, batch_size, seed, steps
 
-    def __len__(self):
-        return len(self.steps)
-
     def __iter__(self):
-        order, order_pass = None, None
-        mine = share(self.batch_size, rank(), world_size())
+        shuffled = None
+        mine = shard(self.batch_size, rank(), world_size())
         for step in self.steps:
             batch = []
             for position in range(step * self.batch_size + mine.start, step * self.batch_size + mine.stop):
-                this_pass, place = divmod(position, len(self.indices))
-                if this_pass != order_pass:
-                    order = np.random.default_rng([self.seed, this_pass]).permutation(self.indices)
-                    order_pass = this_pass
-                batch.append(int(order[place]))
+                epoch, index = divmod(position, len(self.indices))
+                if epoch != shuffled:
+                    order = np.random.default_rng([self.seed, epoch]).permutation(self.indices)
+                    shuffled = epoch
+                batch.append(int(order[index]))
             yield batch
 
 
-def as_it_is(batch):
-    """A dataset that answers a whole list returns a batch already."""
-    return batch
-
-
 class TrainingData:
-    """The pictures to train on and to validate with, at any size.
+    """The training and validation sets, at the options' size. Raises UserError. Collective.
 
-    train, valid: the sets at the options' size. indices: of the training pictures that have any foreground, since
-    one without teaches a segmentation network least. Raises UserError. Collective: call on all ranks.
+    indices: of the images to train on, which exclude the few pets with empty masks.
     """
 
     def __init__(self, options: DataOptions):
         self.options = options
         self.train, self.valid = self._load(options)
-        self.indices = with_foreground(self.train) if options.dataset != "shapes" else list(range(len(self.train)))
-        if not self.indices:
-            raise UserError(
-                f"no training picture in {options.path} has any foreground at {options.image_size} pixels; "
-                f"look at its masks, or use a larger --image_size"
-            )
+        self.indices = list(range(len(self.train)))
+        present = self.indices if options.dataset == "shapes" else with_foreground(self.train)
+        if options.dataset == "pets":
+            self.indices = present
+        if not present:
+            size, hint = options.image_size, "check the masks, or use a larger --image_size"
+            raise UserError(f"no training image in {options.path} has any foreground at {size} pixels; {hint}")
 
     def at(self, size: int) -> tuple[SegmentationDataset, SegmentationDataset]:
-        """Both sets with pictures of size x size pixels. Collective: call on all ranks."""
+        """Return both sets with images of size x size pixels. Collective."""
         if size == self.options.image_size:
             return self.train, self.valid
         return self._load(replace(self.options, image_size=size))
 
     def describe(self) -> list[str]:
-        """Lines about the data for the start of a run."""
-        lines = DATASETS[self.options.dataset].describe(self.options)
+        """Return lines about the data for the start of a run."""
+        own = self.options.dataset == "folder"
+        lines = module_of("folder").describe(self.options) if own else []
         shared = set(self.train.names) & set(self.valid.names)
         if shared:
-            lines.append(
-                f"note: {len(shared)} of {len(self.valid.names)} valid pictures, such as {min(shared)}, are trained on "
-                f"too: the valid Dice says little about new pictures"
-            )
+            which = f"{len(shared)} of {len(self.valid.names)} validation images (e.g. {min(shared)}) are also in the"
+            lines.append(f"note: {which} training set, so validation Dice overestimates performance on new images")
         return lines
-
-    def hashes(self) -> list[str]:
-        """Of the pictures that are trained on; what a checkpoint keeps as `trained_on`."""
-        return hashes(self.train, self.indices)
-
-    def valid_set(self) -> str:
-        """A short hash of which pictures are validated with; what a checkpoint keeps as `validated_on`."""
-        return hash_of_set(self.valid)
 
     @staticmethod
     def _load(options):
-        with first_alone():
+        with rank_zero_first():
             return load_split(options, "train"), load_split(options, "valid")
 
 
 def with_foreground(dataset: SegmentationDataset) -> list[int]:
-    """Indices of the pictures whose mask has any foreground."""
+    """Return the indices of the images whose mask has any foreground."""
     found = []
     for first in range(0, len(dataset), 64):
-        indices = list(range(first, min(first + 64, len(dataset))))
-        present = (dataset[indices]["mask"] == 1).flatten(1).any(1).tolist()
-        found += [index for index, is_there in zip(indices, present, strict=True) if is_there]
+        masks = dataset[list(range(first, min(first + 64, len(dataset))))]["mask"]
+        found += (first + (masks == 1).flatten(1).any(1).nonzero()[:, 0]).tolist()
     return found
 
 
-def train_loader(dataset, indices, batch_size, seed, steps, workers=0, device=CPU):
-    """Shuffled batches of the pictures `indices` for a range of global steps."""
-    return make_loader(dataset, workers, device, batch_sampler=ShuffledBatches(indices, batch_size, seed, steps))
+def train_loader(dataset, indices, args: Namespace, steps, device=CPU, workers: int | None = None) -> DataLoader:
+    """Load shuffled batches of the images at `indices`, one per global step. Uses batch_size, seed, workers of args."""
+    batches = ShuffledBatches(indices, args.batch_size, args.seed, steps)
+    return make_loader(dataset, args.workers if workers is None else workers, device, batch_sampler=batches)
 
 
-def eval_loader(dataset, batch_size, workers=0, device=CPU):
-    """Every picture once, in order; under torchrun, each rank gets every world_size-th picture."""
+def eval_loader(dataset, batch_size, workers=0, device=CPU) -> DataLoader:
+    """Load every image once, in order; under torchrun each rank gets every world_size-th image."""
     mine = range(rank(), len(dataset), world_size())
     return make_loader(dataset, workers, device, batch_size=batch_size, sampler=mine)
 
 
-def make_loader(dataset, workers, device, **batches):
-    """The stock DataLoader; its own generator keeps it from moving the global random state."""
+def make_loader(dataset, workers, device, **batches) -> DataLoader:
+    """Make a DataLoader whose own generator leaves the global random state untouched."""
     on_device = isinstance(getattr(dataset, "packed", None), torch.Tensor)
-    pinned = device.type == "cuda" and not on_device
-    generator = torch.Generator()
     return DataLoader(
         dataset,
         num_workers=0 if on_device else workers,
-        pin_memory=pinned,
-        collate_fn=as_it_is,
-        generator=generator,
-        worker_init_fn=leave_signals_to_the_parent,
+        pin_memory=device.type == "cuda" and not on_device,
+        collate_fn=identity,
+        generator=torch.Generator(),
+        worker_init_fn=ignore_stop_signals,
         **batches,
     )
 
 
-def leave_signals_to_the_parent(worker):
-    """Ctrl-C reaches every process of the terminal, and SIGTERM of torchrun or Slurm every process of a run.
+def identity(batch):
+    """Return the batch unchanged: the dataset already returns one for a list of indices."""
+    return batch
 
-    The parent alone answers them, once it has saved, and ends its workers.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+def ignore_stop_signals(worker):
+    """Ignore the signals that all processes of a job receive: the parent saves and ends its workers."""
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

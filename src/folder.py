@@ -1,231 +1,168 @@
-"""A person's own pictures and masks: DIR/images and DIR/masks.
+"""Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
 
-    DIR/images/a.jpg    DIR/masks/a.png           # or imgs/, image/; mask/, label/, labels/, annotations/
-    DIR/images/s/b.tif  DIR/masks/s/b_mask.png    # sub-folders are kept; or _label, _seg after the name
-    DIR/train.txt  DIR/valid.txt  DIR/test.txt    # optional: a name on each line
-
-Pictures that no list names are cut 80 : 10 : 10 by a hash of their name, so that one added later moves no other. In a
-set so small that this leaves valid or test without any, that split takes the train picture whose hash is nearest.
-A picture without a mask, and a mask without a picture, is left out with a note; what could be meant in two ways is an
-error. A mask is of its picture's pixels as they are stored, whatever turn EXIF asks for.
+Splits are taken, in this order, from the --*_list flags; DIR/train.txt, DIR/valid.txt and DIR/test.txt, with one name
+or path per line; split folders. Other images are divided 80:10:10 among the splits without a list by a hash of their
+name, so that adding images never moves others. If that leaves valid or test empty, it gets the training image whose
+hash is closest.
 """
 
 import hashlib
 import os
-import sys
-from collections import defaultdict
-from functools import cached_property, partial
+import re
+from bisect import bisect
+from contextlib import suppress
+from functools import cache, cached_property, partial
+from itertools import accumulate, chain
 from pathlib import Path
 
+import numpy as np
 import torch
-from PIL import Image
 
-from cache import PackedDataset, Pair, pack, read_labelled
-from mask_values import choose_foreground, count_values, describe_values, read_mask
-from photos.pictures import PictureError, decode
-from splits import SPLITS, DataOptions, names_of_split, read_list
-from training.distributed import rank
-from utils import UserError
+from cache import PackedDataset, pack, remember
+from mask_values import MaskRule, add_counts, choose_rule, count_values, describe_values
+from pairs import IMAGES, MASKS, SPLIT_FOLDERS, Pair, decode_page, find_pairs, folders_called, parts_of, read_pair
+from photos.decode import ImageError, open_image
+from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split, read_list
+from utils import UserError, count_of, note
 
-IMAGES = ("images", "imgs", "image")
-MASKS = ("masks", "mask", "labels", "label", "annotations")
-ENDINGS = ("", "_mask", "_label", "_seg")  # of a mask's name, after its picture's
-SHARES = {"train": 0.8, "valid": 0.1, "test": 0.1}
-said: set[str] = set()  # notes that this process has printed
+FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
+FEW = 5  # images; the score of a smaller split is mostly chance
+CLIPPED = 0.1  # percent of a deep image's pixels at either end that the range leaves out, for hot and dead pixels
+note_once = cache(note)
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
-    """The pictures of a split. Raises UserError that names what is missing, ambiguous or broken."""
-    folder = Folder(options.folder)
-    folder.print_notes()
-    pairs = [folder.pairs[name] for name in folder.names(options, split)][: options.limit]
-    foreground = choose_foreground(options.foreground, folder.values(options.cache), folder.labels)
-    read = partial(read_mask, foreground=foreground)
-    read_pair = partial(read_labelled, read_label=read, root=folder.path)
-    packed = pack(pairs, read_pair, split, options.image_size, options.grey, options.cache, folder.path, foreground)
+    """Load a split. Raises UserError that names the missing, ambiguous or broken files."""
+    folder = Folder(options)
+    for text in folder.notes:
+        note_once(text)
+    pairs = [folder.pairs[name] for name in folder.names(split)][: options.limit]
+    rule, _ = folder.masks
+    settings = (rule.foreground, rule.ignored, rule.colors, folder.intensity_range)
+    read = partial(read_pair, read_label=rule.read, root=folder.path, intensity_range=folder.intensity_range)
+    packed = pack(pairs, read, split, options, *settings)
     identities = [f"{pair.name} of {pair.image.stat().st_size} bytes" for pair in pairs]
-    return PackedDataset(packed, pairs, read, as_packed, identities)
-
-
-def as_packed(label: torch.Tensor) -> torch.Tensor:
-    """The mask of a packed label, which is one already."""
-    return label.contiguous()
+    return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # a label is a mask already
 
 
 def has_layout(data_path: Path) -> bool:
-    """Whether a folder holds pictures and masks as this module wants them."""
-    return all(folders_called(data_path, names) for names in (IMAGES, MASKS))
+    """Check whether a folder contains images and masks in one of the layouts of pairs.py."""
+    return all(folders_called(parts_of(data_path)[0], names) for names in (IMAGES, MASKS))
 
 
 def describe(options: DataOptions) -> list[str]:
-    """Lines about the data for the start of a run: pairs, splits, mask values and what they count as."""
-    folder = Folder(options.folder)
-    parts = []
+    """Return lines about the data for the start of a run: pairs, splits, mask values, intensities."""
+    folder = Folder(options)
+    sizes = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
-        try:
-            parts.append(f"{len(folder.names(options, split)):,} {split}")
-        except UserError:
-            parts.append(f"no {split}")
-    values = folder.values(options.cache)
-    foreground = choose_foreground(options.foreground, values, folder.labels)
-    lines = [
-        f"{len(folder.pairs):,} pairs in {folder.images} and {folder.masks.name}: {', '.join(parts)}",
-        describe_values(values, foreground),
-    ]
-    if not options.grey and folder.looks_grey():
-        lines.append("the pictures are grey, and read as RGB; --in_channels 1 would read them as one channel")
+        with suppress(UserError):
+            sizes[split] = len(folder.names(split))
+    parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
+    by_folder = " by its split folders" if folder.split_folders else ""
+    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}", *describe_values(*folder.masks)]
+    if folder.intensity_range:
+        low, high = folder.intensity_range
+        lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white, as in the training images")
+    if min(sizes.values()) < FEW:
+        lines.append("note: scores on a few images are unreliable; use --fold for cross-validation")
+    unused = len(folder.pairs) - sum(sizes.values())
+    if unused > 0 and not options.fold:
+        lines.append(f"note: {count_of(unused, 'pair')} in no list, so not used")
     return lines
 
 
 class Folder:
-    """A folder of pictures and masks, looked through. Raises UserError.
+    """The pairs of a folder with its splits, mask values and intensities. Raises UserError."""
 
-    pairs: by name, in order. notes: what was left out.
-    """
+    def __init__(self, options: DataOptions):
+        self.options, self.path = options, options.folder
+        self.pairs, self.notes = find_pairs(self.path, options.mask_pattern)
 
-    def __init__(self, path: Path):
-        self.path = path
-        self.images, self.masks = the_folder(path, IMAGES), the_folder(path, MASKS)
-        self.pairs, self.notes = find_pairs(self.images, self.masks)
+    def find(self, text: str) -> str | None:
+        """Return the name for an entry of a list: a name, or a path that leads to it through a folder of images."""
+        below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{'|'.join(IMAGES)})/(.+)", text, re.IGNORECASE)
+        split, name = below.groups("") if below else ("", text)
+        return next((each for each in (text, split + name, name) if each in self.pairs), None)
 
-    def print_notes(self):
-        for note in self.notes:
-            if note not in said and rank() == 0:
-                print(f"note: {note}", file=sys.stderr)
-            said.add(note)
+    def names(self, split: str) -> list[str]:
+        """Return the names of a split."""
+        return names_of_split(self.options, split, self.own_names, self.find)
 
-    def names(self, options: DataOptions, split: str) -> list[str]:
-        """The names of a split."""
-        return names_of_split(options, split, self.own_names, self.pairs.__contains__)
-
-    def own_names(self, split: str) -> list[str]:
-        """The names of a split by the lists in the folder and the hash; "trainval" is train and valid."""
-        parts = ("train", "valid") if split == "trainval" else (split,)
-        names = [name for part in parts for name in self.splits[part]]
+    def own_names(self, split: str, lists: dict[str, list[str]]) -> list[str]:
+        """Return the names of a split, from the lists in the folder, its split folders and the hash."""
+        files = {each: self.path / f"{each}.txt" for each in SPLITS}
+        lists = {each: read_list(path, self.find) for each, path in files.items() if path.is_file()} | lists
+        found = self.divide({name for names in lists.values() for name in names}, lists) | lists
+        names = found["train"] + found["valid"] if split == "trainval" else found[split]
         if not names:
-            raise UserError(f"{self.path} has no picture for the {split} split; name some in {self.path}/{split}.txt")
+            raise UserError(f"{self.path} has no images for the {SPLIT_NAMES[split]} split; list some in {split}.txt")
         return names
 
+    def divide(self, listed: set[str], lists: dict) -> dict[str, list[str]]:
+        """Divide the unlisted names among the splits without a list: by split folder if there are any, else by hash."""
+        free = [split for split in SPLITS if split not in lists]
+        found: dict[str, list[str]] = {split: [] for split in free}
+        rest: list[str] = []
+        for name in self.pairs:
+            if name not in listed:
+                found.get(self.split_folders.get(name, ""), rest).append(name)
+        if self.split_folders and "train" in free:
+            free = ["train"]
+            if found.get("valid") == []:  # there is no such folder: it is part of the training images
+                free, rest = ["train", "valid"], rest + found.pop("train")
+        for split, names in by_hash(rest, free).items():
+            found[split] = found.get(split, []) + names
+        return found
+
     @cached_property
-    def splits(self) -> dict[str, list[str]]:
-        files = {split: self.path / f"{split}.txt" for split in SPLITS}
-        lists = {split: read_list(path, self.pairs.__contains__) for split, path in files.items() if path.is_file()}
-        listed = {name for names in lists.values() for name in names}
-        rest = [name for name in self.pairs if name not in listed]
-        return by_hash(rest, [split for split in SPLITS if split not in lists]) | lists
+    def split_folders(self) -> dict[str, str]:
+        """The split of each name by its first folder; {} unless there are two splits."""
+        first = {name: name.partition("/")[0].lower() for name in self.pairs if "/" in name}
+        found = {name: SPLIT_FOLDERS[part] for name, part in first.items() if part in SPLIT_FOLDERS}
+        return found if len(set(found.values())) > 1 else {}
 
-    @property
-    def labels(self) -> list[Path]:
-        """The mask files that are used."""
-        return [pair.label for pair in self.pairs.values()]
+    @cached_property
+    def masks(self) -> tuple[MaskRule, dict[int, int]]:
+        """The rule for reading the masks, and the pixel count of each value in all of them."""
+        pairs = list(self.pairs.values())
+        kept = remember(self.options.cache, "masks", pairs, count_values, add_counts)
+        counts = [{int(value): pixels for value, pixels in sorted(part.items())} for part in kept]
+        return choose_rule(self.options.foreground, self.options.ignore, counts, pairs[0].label)
 
-    def values(self, cache: Path) -> dict[int, int]:
-        """Pixels of each value in all masks that can be read."""
-        return count_values(self.labels, cache)
-
-    def looks_grey(self) -> bool:
-        """Whether the first picture has one channel."""
-        try:
-            return decode(next(iter(self.pairs.values())).image).mode in ("L", "1", "LA", "I", "F", "I;16", "I;16B")
-        except PictureError:
-            return False
-
-
-# --------------------------------------------------------------------------- pairs and splits
-
-
-def folders_called(path: Path, names: tuple[str, ...]) -> list[Path]:
-    """The folders in `path` of these names, in lower or upper case."""
-    found = path.iterdir() if path.is_dir() else ()
-    return sorted(entry for entry in found if entry.name.lower() in names and entry.is_dir())
+    @cached_property
+    def intensity_range(self) -> tuple[float, float] | None:
+        """The given range, or the one measured on the training images; None if no image is deep."""
+        if self.options.intensity_range:
+            return self.options.intensity_range
+        names = list(self.pairs)
+        with suppress(UserError):
+            names = self.names("train")
+        pairs = [self.pairs[name] for name in names]
+        ends = remember(self.options.cache, "range", pairs, measure_range, lambda found: sorted(chain(*found)))
+        return (ends[0], ends[-1]) if ends else None
 
 
-def the_folder(path: Path, names: tuple[str, ...]) -> Path:
-    """The one folder in `path` that has one of these names. Raises UserError."""
-    found = folders_called(path, names)
-    if len(found) != 1:
-        fault = f"has {' and '.join(f'{entry.name}/' for entry in found)}" if found else f"has no {names[0]}/"
-        raise UserError(
-            f"--data_path {path} {fault}; it must hold one folder of pictures (images, imgs or image) and one of masks "
-            f"(masks, mask, labels, label or annotations)"
-        )
-    return found[0]
-
-
-def pictures_in(folder: Path) -> dict[str, list[Path]]:
-    """The picture files in a folder and its sub-folders, by name: the place in the folder, without the suffix."""
-    suffixes = Image.registered_extensions()
-    found = defaultdict(list)
-    for place, _, files in os.walk(folder):
-        for file in files:
-            path = Path(place, file)
-            if path.suffix.lower() in suffixes and not file.startswith(".") and path.is_file():
-                found[path.relative_to(folder).with_suffix("").as_posix()].append(path)
-    return {name: sorted(found[name]) for name in sorted(found)}
-
-
-def linked_folders(folder: Path) -> list[Path]:
-    """The links to folders below a folder, which `pictures_in` does not follow: a picture would be in two splits."""
-    below = (Path(place, name) for place, folders, _ in os.walk(folder) for name in folders)
-    return sorted(path for path in below if path.is_symlink())
-
-
-def find_pairs(images: Path, masks: Path) -> tuple[dict[str, Pair], list[str]]:
-    """Pictures with their masks, by name, and a note for each kind of file that was left out. Raises UserError."""
-    pictures, labels = pictures_in(images), pictures_in(masks)
-    root = images.parent
-    pairs, lonely, ambiguous, used = {}, [], [], set()
-    for name, files in pictures.items():
-        keys = [name + ending for ending in ENDINGS if not ending or name + ending not in pictures]
-        found = [path for key in keys for path in labels.get(key, ())]
-        used.update(found)
-        if len(files) > 1:
-            ambiguous.append(f"{places(files, root)} have one name")
-        elif len(found) > 1:
-            ambiguous.append(f"{places(files, root)} has the masks {places(found, root)}")
-        elif found:
-            pairs[name] = Pair(name, files[0], found[0])
-        else:
-            lonely.append(files[0])
-    if ambiguous:
-        raise UserError(f"{root}: {some(ambiguous, '; ')}; keep one of each")
-    orphans = [path for files in labels.values() for path in files if path not in used]
-    if not pairs:
-        first = f"; {places(lonely[:1], root)} needs {masks.name}/{lonely[0].stem}.png or the like" if lonely else ""
-        raise UserError(f"{root}: no picture in {images.name}/ has a mask in {masks.name}/{first}")
-    linked = [path for part in (images, masks) for path in linked_folders(part)]
-    notes = []
-    if linked:
-        notes.append(f"left out, links to folders: {some([places([path], root) for path in linked])}")
-    if lonely:
-        notes.append(f"left out, no mask in {masks}: {some([places([path], images) for path in lonely])}")
-    if orphans:
-        notes.append(f"left out, no picture in {images}: {some([places([path], masks) for path in orphans])}")
-    return pairs, notes
-
-
-def places(paths: list[Path], root: Path) -> str:
-    return " and ".join(path.relative_to(root).as_posix() for path in paths)
-
-
-def some(texts: list[str], between: str = ", ") -> str:
-    """The first five of some texts, and how many more there are."""
-    more = f" and {len(texts) - 5:,} more" if len(texts) > 5 else ""
-    return between.join(texts[:5]) + more
+def measure_range(pair: Pair) -> list[float]:
+    """Return the [low, high] values of a deep image (modes I, I;16 and F), [] for any other image."""
+    with suppress(ImageError), open_image(pair.image) as header:
+        if header.mode.startswith(("I", "F")):
+            values = np.asarray(decode_page(pair.image, pair.page))
+            values = values[np.isfinite(values)]
+            return np.percentile(values, (CLIPPED, 100 - CLIPPED)).tolist() if values.size else []
+    return []
 
 
 def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
-    """Names divided among splits in the proportion of SHARES, each by its own hash alone."""
+    """Divide names among splits in the proportion of FRACTIONS, each by its own hash."""
     place = {name: int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64 for name in names}
-    total = sum(SHARES[split] for split in splits)
-    found, low = {}, 0.0
-    for split in splits:
-        high = low + SHARES[split] / total if split != splits[-1] else 1.0
-        found[split] = [name for name in names if low <= place[name] < high]
-        low = high
+    total = sum(FRACTIONS[split] for split in splits)
+    ends = list(accumulate(FRACTIONS[split] / total for split in splits))[:-1]
+    found: dict[str, list[str]] = {split: [] for split in splits}
+    for name in names if splits else ():
+        found[splits[bisect(ends, place[name])]].append(name)
     for split in splits[1:] if "train" in splits else ():
         if not found[split] and len(found["train"]) > 1:
-            nearest = max(found["train"], key=place.__getitem__)
-            found["train"].remove(nearest)
-            found[split] = [nearest]
+            closest = max(found["train"], key=place.__getitem__)
+            found["train"].remove(closest)
+            found[split] = [closest]
     return found

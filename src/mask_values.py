@@ -1,223 +1,238 @@
-"""What the values in a person's masks mean: 0/1, 0/255, palette, RGB, boolean, 16 bit; which are foreground.
+"""Values in your own masks: which are foreground, and which are ignored.
 
-A mask's pixels are read as whole numbers: grey levels; of a palette that has others than greys, the index; of RGB, and
-of a palette where black is another index than 0, the grey level where the channels agree, else a number above COLOR; of
-a single color that is transparent somewhere, the opacity. 0, or black, is background.
+| mask | value of a pixel |
+|---|---|
+| gray, of any depth, or boolean | the number in the file |
+| palette | the index; treated as RGB if the palette is gray or black is not at index 0 |
+| RGB | the gray level if the channels are equal, else a number above COLOR |
+| one uniform color plus alpha | the alpha value |
+| JPEG, lossy WebP | the gray level; if the masks are colored, the nearest of their few true colors |
+
+0, or black, is background. By default all higher values are foreground (in lossy gray masks: values above half the
+maximum). 255 is ignored if the masks also contain class indices.
 """
 
-import hashlib
-import json
 import re
-import sys
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from cores import available_cores
-from files import write_whole
-from photos.pictures import PictureError, decode
+from pairs import Pair, decode_page
+from photos.decode import ImageError, image_errors
 from utils import UserError
 
 COLOR = 1 << 40  # + 65536 red + 256 green + blue
-MOST_VALUES = 2**16  # more in all masks of a folder: they are no masks
-SCANNING = 2  # part of the name of a kept count: raise it when what is counted changes
-scans: dict[str, dict[int, int]] = {}  # counts of this process, for a folder that cannot be written
+MOST = COLOR << 1
+MOST_VALUES = 2**16  # more than this in one folder are not masks
+NEAR = 64  # RGB distance within which two colors of lossy masks are one
+RARE = 0.03  # a true color of lossy masks has at least this fraction of the pixels that are not background
 
 
-def read_mask(path: Path, foreground: tuple) -> Image.Image:
-    """A mask as a PIL picture of mode L: 1 where its value is in one of the ranges `foreground`, else 0.
+@dataclass(frozen=True)
+class MaskRule:
+    """Rule for reading masks. foreground, ignored: ranges of values. colors: RGB colors of colored lossy masks."""
 
-    Raises PictureError.
-    """
-    values = read_values(path)
-    mask = np.zeros(values.shape, dtype=bool)
-    for low, high in foreground:
-        mask |= (values >= low) & (values <= high)
-    return Image.fromarray(mask.astype(np.uint8))
+    foreground: tuple[tuple[int, int], ...]
+    ignored: tuple[tuple[int, int], ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()
+
+    def read(self, path: Path, page: int = 0) -> Image.Image:
+        """Read a mask as a PIL image of mode L: 0, 1 for foreground, 255 for ignored pixels. Raises ImageError."""
+        image = decode_page(path, page)
+        with image_errors():  # broken palettes raise whatever their parser does
+            if not is_lossy(image, path):
+                values = values_of(image)
+            elif self.colors:
+                values = nearest(np.asarray(image.convert("RGB")), self.colors)
+            else:
+                values = np.asarray(image.convert("L"))
+        mask = np.zeros(values.shape, dtype=np.uint8)
+        for ranges, label in ((self.foreground, 1), (self.ignored, 255)):
+            for low, high in ranges:
+                mask[(values >= low) & (values <= high)] = label
+        return Image.fromarray(mask)
 
 
-def read_values(path: Path) -> np.ndarray:
-    """A mask's values: whole numbers (H, W). Raises PictureError."""
-    mask = decode(path)
-    try:
-        return values_of(mask)
-    except Exception as error:  # broken palettes and profiles raise what their parsers do
-        raise PictureError(f"cannot be decoded ({' '.join(str(error).split())})") from None
+def is_lossy(mask: Image.Image, path: Path) -> bool:
+    """Check whether a file's compression changes pixel values. A WebP file is lossy if it has a chunk "VP8 "."""
+    return mask.format in ("JPEG", "MPO") or (mask.format == "WEBP" and b"VP8 " in path.read_bytes())
 
 
 def values_of(mask: Image.Image) -> np.ndarray:
+    """Return the value of each pixel, an integer, according to the table above."""
     if mask.mode == "P":
         indices, palette = np.asarray(mask), np.zeros((256, 3), dtype=np.uint8)
         colors = np.array(mask.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         palette[: len(colors)] = colors
-        if (palette == palette[:, :1]).all():
-            return palette[indices, 0]
-        black = [index for index in np.unique(indices) if not palette[index].any()]
-        return numbers_of(palette[indices]) if any(black) else indices
-    if mask.mode == "1":
-        return np.asarray(mask).astype(np.uint8)
-    if mask.mode == "F":
-        values = np.asarray(mask)
-        if not (np.isfinite(values) & (values == np.rint(values))).all():
-            raise ValueError("its values are no whole numbers")
-        return values.astype(np.int64)
+        codes = codes_of(palette)
+        black_is_later = any(index > 0 and codes[index] == 0 for index in np.unique(indices))
+        return codes[indices] if black_is_later or codes.max() < COLOR else indices
     if mask.mode in ("LA", "RGBA"):
         *shades, opacity = (np.asarray(mask.getchannel(band)) for band in mask.getbands())
         if not any(np.ptp(values) for values in shades) and opacity.min() < 255:
             return opacity
-    if mask.mode == "LA":
-        return np.asarray(mask.getchannel(0))
-    if mask.mode == "L" or mask.mode.startswith("I"):
-        return np.asarray(mask)
-    return numbers_of(np.asarray(mask.convert("RGB")))
+    if mask.mode in ("1", "L", "LA", "F") or mask.mode.startswith("I"):
+        values = np.asarray(mask.getchannel(0) if mask.mode == "LA" else mask)
+        if not (values == np.rint(values)).all():
+            raise ValueError("its values are not whole numbers")
+        return values.astype(np.int64)
+    return codes_of(np.asarray(mask.convert("RGB")))
 
 
-def numbers_of(colors: np.ndarray) -> np.ndarray:
-    """uint8 (H, W, 3) as numbers (H, W): the grey level, or for other colors one above COLOR."""
-    red, green, blue = colors.astype(np.int64).transpose(2, 0, 1)
+def codes_of(colors: np.ndarray) -> np.ndarray:
+    """Convert uint8 (..., 3) to values (...): the gray level, or for other colors a number above COLOR."""
+    red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
     return np.where((red == green) & (green == blue), red, COLOR + (red << 16) + (green << 8) + blue)
 
 
-# -------------------------------------------------------------------------- which are foreground
+def color_of(value: int) -> tuple[int, int, int]:
+    """Convert a value to its (red, green, blue)."""
+    return (value >> 16 & 255, value >> 8 & 255, value & 255) if value >= COLOR else (value, value, value)
 
 
-def choose_foreground(given: tuple[str, ...], values: dict[int, int], masks: list[Path]) -> tuple[tuple[int, int], ...]:
-    """The ranges of values that are foreground: those of --foreground, else the only value that is not 0.
+def distance(colors: np.ndarray, color: tuple) -> np.ndarray:
+    """Return the Euclidean distances of colors (..., 3) from one color."""
+    return np.sqrt(((colors.astype(np.float32) - np.array(color, dtype=np.float32)) ** 2).sum(-1))
 
-    values: of `count_values`. masks: the files. Raises UserError where that leaves it open.
+
+def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
+    """Return the value of the nearest of some colors for each pixel of uint8 (H, W, 3)."""
+    closest = np.argmin([distance(pixels, color) for color in colors], axis=0)
+    return codes_of(np.array(colors))[closest]
+
+
+def count_values(pair: Pair) -> list[dict[int, int]]:
+    """Count pixels by value in three dicts, two of them empty: exact; gray levels, or 5-bit colors, of a lossy mask."""
+    with suppress(ImageError), image_errors():  # unreadable files are reported when the split is loaded
+        mask = decode_page(pair.label, pair.page)
+        if not is_lossy(mask, pair.label):
+            return [count(values_of(mask)), {}, {}]
+        pixels = np.asarray(mask.convert("RGB"))
+        if (np.ptp(pixels, axis=2) > NEAR).mean() <= 0.001:
+            return [{}, count(np.asarray(mask.convert("L"))), {}]
+        return [{}, {}, count(codes_of(np.rint(np.rint(pixels * (31 / 255)) * (255 / 31)).astype(np.uint8)))]
+    return [{}, {}, {}]
+
+
+def count(values: np.ndarray) -> dict[int, int]:
+    return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
+
+
+def add_counts(counts) -> list[dict[int, int]]:
+    """Sum the counts of all masks. Raises UserError if there are too many values for masks."""
+    totals: list[Counter] = [Counter(), Counter(), Counter()]
+    for parts in counts:
+        for total, part in zip(totals, parts, strict=True):
+            total.update(part)
+        if len(totals[0]) > MOST_VALUES:
+            raise UserError(f"the masks in --data_path have over {MOST_VALUES:,} values; are they photos?")
+    return [dict(total) for total in totals]
+
+
+def true_colors(counts: dict[int, int], given: list[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
+    """Return the few colors that lossy masks were drawn in: frequent and far apart, plus the colors given by flags."""
+    values = sorted(counts, key=counts.__getitem__, reverse=True)
+    seen = np.array([color_of(value) for value in values])
+    pixels = np.array([counts[value] for value in values])
+    frequent = seen[pixels >= RARE * pixels[distance(seen, seen[0]) > NEAR].sum()]
+    chosen: list[tuple] = []
+    for color in [*map(tuple, frequent.tolist()), *(color_of(low) for low, high in given if low == high)]:
+        if not any(distance(np.array(color), other) <= NEAR for other in chosen) and distance(seen, color).min() < NEAR:
+            chosen.append(color)
+    return tuple(chosen)
+
+
+def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: Path) -> tuple[MaskRule, dict]:
+    """Return the rule for reading a folder's masks, and the pixel count of each value.
+
+    foreground, ignore: as given by the flags. counts: from `add_counts`. example: a mask. Raises UserError.
     """
-    others = sorted(value for value in values if value)
-    if given:
-        ranges = tuple(to_range(text) for text in given)
-        if others and not any(is_in(value, ranges) for value in values):
-            raise UserError(
-                f"--foreground {' '.join(given)}: the masks, such as {masks[0]}, have {listed(values)} alone"
-            )
-        return ranges
-    if len(others) > 1:
-        many = others[-1] < 256 and (len(others) > 8 or any(240 <= value < 255 for value in others))
-        example = "128-255 (a lossy format such as JPEG blurs two values into many)" if many else text_of(others[0])
-        rarest = min(others, key=values.__getitem__)
-        where = "" if many else f" ({text_of(rarest)} is in {first_with(rarest, masks)})"
-        raise UserError(
-            f"the masks have {listed(values)}{where}; say which are foreground, such as --foreground {example}"
-        )
-    return tuple((value, value) for value in others)
+    exact, gray, colored = counts
+    given = [parse_range(text, "foreground") for text in foreground]
+    ignored = [parse_range(text, "ignore") for text in ignore]
+    values = Counter(exact) + Counter(gray)
+    colors: tuple = ()
+    if colored:
+        colors = true_colors(colored, given + ignored)
+        given, ignored = ([snap(ends, colors) for ends in ranges] for ranges in (given, ignored))
+        codes = nearest(np.array([color_of(value) for value in colored]), colors).tolist()
+        for code, pixels in zip(codes, colored.values(), strict=True):
+            values[code] += pixels
+    found = f"the masks, such as {example}, have {listed(values)}"
+    if given and any(values) and not any(is_in(value, given) for value in values):
+        raise UserError(f"--foreground {' '.join(foreground)}: {found}; choose from these values")
+    if not (ignore or gray or is_in(255, given)) and is_void(values):
+        ignored = [(255, 255)]
+    if not given:
+        others = sorted(value for value in values if value > 0 and not is_in(value, ignored))
+        if len(others) > 1 and 0 not in values:
+            advice = f"specify the foreground, e.g. --foreground {text_of(others[0])}"
+            raise UserError(f"{found}, but no 0 for background; {advice}")
+        given = [(others[-1] // 2 + 1 if gray else 1, MOST)] if len(others) > 1 else [(v, v) for v in others]
+    return MaskRule(tuple(given), tuple(ignored), colors), dict(values)
 
 
-def first_with(value: int, masks: list[Path]) -> Path | None:
-    """The first mask that has a value."""
-    for path in masks:
-        with suppress(PictureError):
-            if (read_values(path) == value).any():
-                return path
-    return None
+def is_void(values: dict[int, int]) -> bool:
+    """Check whether 255 means void: other values look like class indices (below 100, or more than eight below 200)."""
+    between = [value for value in values if 0 < value < 255]
+    return max(values, default=0) == 255 and 0 < max(between, default=0) < (200 if len(between) > 8 else 100)
 
 
-def to_range(text: str) -> tuple[int, int]:
-    """A value of --foreground, "3", "128-255" or "255,0,0", as the lowest and the highest number. Raises UserError."""
-    if re.fullmatch(r"\d{1,10}(-\d{1,10})?", text):
-        numbers = [int(number) for number in text.split("-")]
-        if numbers[0] <= numbers[-1]:
-            return numbers[0], numbers[-1]
-    elif re.fullmatch(r"\d{1,3}(,\d{1,3}){2}", text):
-        red, green, blue = map(int, text.split(","))
-        if max(red, green, blue) < 256:
-            value = red if red == green == blue else COLOR + (red << 16) + (green << 8) + blue
-            return value, value
-    raise UserError(f"--foreground {text} is not a number (3), a range (128-255) or a color (255,0,0)")
+def parse_range(text: str, flag: str) -> tuple[int, int]:
+    """Return the lowest and the highest value of "3", "128-255" or "255,0,0". Raises UserError."""
+    numbers = [int(number) for number in re.findall(r"\d+", text)]
+    if re.fullmatch(r"\d{1,10}(-\d{1,10})?", text) and numbers[0] <= numbers[-1]:
+        return numbers[0], numbers[-1]
+    if re.fullmatch(r"\d{1,3}(,\d{1,3}){2}", text) and max(numbers) < 256:
+        value = int(codes_of(np.array(numbers)))
+        return value, value
+    raise UserError(f"--{flag} {text} is not a number (3), a range (128-255) or a color (255,0,0)")
 
 
-def is_in(value: int, ranges: tuple) -> bool:
+def snap(ends: tuple[int, int], colors: tuple) -> tuple[int, int]:
+    """Return the value of the nearest true color, if a flag gives a single value close to one."""
+    far = distance(np.array(colors), color_of(ends[0]))
+    if ends[0] != ends[1] or far.min() > 1.5 * NEAR:
+        return ends
+    value = int(codes_of(np.array(colors[far.argmin()])))
+    return value, value
+
+
+def is_in(value: int, ranges) -> bool:
     return any(low <= value <= high for low, high in ranges)
 
 
 def text_of(value: int) -> str:
-    """A value as --foreground takes it."""
-    if value < COLOR:
-        return str(value)
-    return ",".join(str(value - COLOR >> shift & 255) for shift in (16, 8, 0))
-
-
-def text_of_range(ends: tuple[int, int]) -> str:
-    low, high = ends
-    return text_of(low) if low == high else f"{low} to {high}"
+    """Write a value as --foreground takes it."""
+    return str(value) if value < COLOR else ",".join(map(str, color_of(value)))
 
 
 def listed(values: dict[int, int]) -> str:
-    """ "the values 0, 1 and 255", or how many there are."""
-    texts = [text_of(value) for value in sorted(values)]
-    if len(texts) == 1:
-        return f"the value {texts[0]}"
-    if len(texts) > 8:
-        return f"{len(texts):,} values from {texts[0]} to {texts[-1]}"
-    return f"the values {', '.join(texts[:-1])} and {texts[-1]}"
+    """Format the values as a list, or as a count if there are many."""
+    *first, last = [text_of(value) for value in sorted(values)] or ["none"]
+    if len(first) >= 8:
+        return f"{len(values):,} values from {first[0]} to {last}"
+    return f"the values {', '.join(first)} and {last}" if first else f"the value {last}"
 
 
-def describe_values(values: dict[int, int], foreground: tuple) -> str:
-    """A line that says which values were seen, which are foreground, and the share of foreground."""
-    total = max(1, sum(values.values()))
-    inside = [value for value in values if is_in(value, foreground)]
-    share = sum(values[value] for value in inside) / total
-    named = " and ".join(map(text_of_range, foreground)) or "nothing"
-    idle = [ends for ends in foreground if values and not any(is_in(value, (ends,)) for value in values)]
-    absent = f"; no mask has {' or '.join(map(text_of_range, idle))}" if idle else ""
-    rest = f"{100 * share:.1f} % of the pixels; the rest is not{absent}"
-    return f"the masks have {listed(values)}: {named} is foreground, {rest}"
+def describe_values(rule: MaskRule, values: dict[int, int]) -> list[str]:
+    """Return lines that list the mask values, their meaning and their percentage of the pixels."""
 
+    def describe(ranges, meaning, without=()):
+        inside = sum(values[value] for value in values if is_in(value, ranges) and not is_in(value, without))
+        texts = [text_of(low) + ("" if low == high else f" to {text_of(high)}") for low, high in ranges]
+        if ranges and ranges[0][1] == MOST:
+            texts = [f"all values >= {ranges[0][0]}"]
+        return f"{meaning}: {' and '.join(texts)} ({100 * inside / sum(values.values()):.1f}% of the pixels)"
 
-# --------------------------------------------------------------------------------- what is there
-
-
-def count_values(masks: list[Path], cache: Path) -> dict[int, int]:
-    """Pixels of each value in all masks that can be read, in ascending order; kept in the folder `cache`.
-
-    Raises UserError where there are too many values for masks.
-    """
-    stats = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in masks]
-    key = hashlib.sha256(json.dumps([SCANNING, stats]).encode()).hexdigest()[:16]
-    kept = cache / f"masks-{key}.json"
-    if key not in scans:
-        scans[key] = read_count(kept) or new_count(masks, kept)
-    return scans[key]
-
-
-def read_count(path: Path) -> dict[int, int] | None:
-    try:
-        return {int(value): int(pixels) for value, pixels in json.loads(path.read_text()).items()}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return None
-
-
-def new_count(masks: list[Path], kept: Path) -> dict[int, int]:
-    def count(path):
-        try:
-            values = read_values(path)
-        except PictureError:  # named where its split is packed
-            return {}
-        if values.dtype == np.uint8:
-            pixels = np.bincount(values.ravel(), minlength=256)
-            return {value: int(pixels[value]) for value in np.flatnonzero(pixels).tolist()}
-        return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
-
-    total: Counter[int] = Counter()
-    with ThreadPoolExecutor(available_cores()) as pool:
-        counts = pool.map(count, masks)
-        counts = tqdm(counts, "reading masks", len(masks), unit="mask", disable=not sys.stderr.isatty())
-        for path, pixels in zip(masks, counts, strict=True):
-            total.update(pixels)
-            if len(total) > MOST_VALUES:
-                pool.shutdown(cancel_futures=True)
-                raise UserError(f"the masks in {path.parent} have more than {MOST_VALUES:,} values; are they pictures?")
-    found = {value: total[value] for value in sorted(total)}
-    try:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(kept, lambda file: file.write(json.dumps(found).encode()))
-    except (OSError, UserError):  # counted again by the next process
-        pass
-    return found
+    lines = [f"the masks have {listed(values)}"]
+    if rule.foreground and values:
+        lines[0] += f"; {describe(rule.foreground, 'foreground', rule.ignored)}; the rest is background"
+    if rule.ignored and values:
+        hint = "; --foreground 1-255 makes it foreground" if rule.ignored == ((255, 255),) else ""
+        lines.append(f"{describe(rule.ignored, 'ignored')}{hint}")
+    return lines

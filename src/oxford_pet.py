@@ -7,10 +7,9 @@ python src/oxford_pet.py --data_path ~/pets    # ... or elsewhere
 if __name__ == "__main__":
     import startup  # noqa: F401  # before torch is imported
 
-import os
-import shutil
 import tarfile
 import zlib
+from collections import Counter
 from functools import partial
 from http.client import HTTPException
 from pathlib import Path
@@ -19,75 +18,71 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cache import PackedDataset, Pair, pack, read_labelled
-from files import read_names
-from photos.pictures import PictureError, decode
-from splits import SPLITS, DataOptions, names_of_split
-from utils import Parser, UserError, run
+from cache import PackedDataset, pack
+from files import read_lines
+from pairs import Pair, read_pair
+from photos.decode import ImageError, decode
+from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split, official
+from utils import Parser, UserError, run, user_path
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
-def load_dataset(options: DataOptions, split: str) -> PackedDataset:
-    """The pictures of a split, the official one unless lists or a fold are given.
+def find_data_path() -> Path:
+    """Return DATA_PATH in the working folder or next to src/; the former if neither holds the dataset."""
+    next_to_src = Path(__file__).resolve().parents[1] / DATA_PATH
+    return next((path for path in (DATA_PATH, next_to_src) if (path / "annotations").is_dir()), DATA_PATH)
 
-    Raises UserError that names what is missing or broken.
+
+def load_dataset(options: DataOptions, split: str) -> PackedDataset:
+    """Load a split: the official one unless lists or a fold are given.
+
+    Raises UserError that names the missing or broken files.
     """
     path = options.folder
-    names = names_of_split(options, split, partial(split_names, path), partial(is_picture, path))[: options.limit]
-    pairs = [Pair(name, picture_path(path, name), trimap_path(path, name)) for name in names]
-    packed = pack(pairs, read_pair, split, options.image_size, options.grey, options.cache, path)
-    return PackedDataset(packed, pairs, read_trimap, partial(truth_of, border=options.border))
+
+    def own_names(wanted, lists):
+        return split_names(path, official(wanted, lists))
+
+    def find(text):  # NAME or .../images/NAME
+        name = text.rpartition("images/")[2]
+        return name if "/" not in name and image_path(path, name).is_file() else None
+
+    names = names_of_split(options, split, own_names, find)[: options.limit]
+    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names]
+    packed = pack(pairs, partial(read_pair, read_label=read_trimap, root=path), split, options)
+    return PackedDataset(packed, pairs, read_trimap, partial(trimap_to_mask, border=options.border))
 
 
 def split_names(data_path: Path, split: str) -> list[str]:
-    """Picture names of an official split: test.txt, or trainval.txt cut 9 : 1, every tenth name (0, 10, ...) to valid.
+    """Return a split's official names: test.txt, or trainval.txt split 9:1, every tenth name (0, 10, ...) in valid.
 
     split: "trainval" is all of trainval.txt.
     """
     listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     try:
-        names = read_names(listing)
+        names = [line.split()[0] for line in read_lines(listing)]
     except (OSError, UnicodeDecodeError):
-        raise UserError(
-            f"{listing} is missing or not a text file; {data_path} must hold images/ and annotations/ "
-            f"(python src/oxford_pet.py downloads them), or name another folder with --data_path"
-        ) from None
-    for name in names:
-        if not is_plain(name):
-            raise UserError(f"{listing} names {name!r}, which is not a plain file name; remove that line")
-    repeated = {name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()
-    if repeated:
-        raise UserError(f"{listing} names {min(repeated)} more than once; remove the repeated line")
+        advice = "Run python src/oxford_pet.py to download the dataset, or pass its folder with --data_path"
+        raise UserError(f"{listing} is missing or not a text file. {advice}") from None
+    times = Counter(names)
+    unusable = [name for name in names if name != Path(name).name or times[name] > 1]
+    if unusable:
+        raise UserError(f"{listing} lists {unusable[0]} more than once or with a folder; remove that line")
     if split in ("train", "valid"):
         names = [name for index, name in enumerate(names) if (index % 10 == 0) == (split == "valid")]
     if not names:
-        raise UserError(f"{listing} leaves no picture for the {split} split; add names to it")
+        raise UserError(f"{listing} contains no images for the {SPLIT_NAMES[split]} split; add some")
     return names
 
 
-def is_plain(name: str) -> bool:
-    """Whether a name leads to no other folder."""
-    return name == Path(name).name and not name.startswith(".") and name.isprintable()
-
-
-def is_picture(data_path: Path, name: str) -> bool:
-    """Whether a name of a list is that of a picture here."""
-    return is_plain(name) and picture_path(data_path, name).is_file()
-
-
 def has_layout(data_path: Path) -> bool:
-    """Whether a folder is laid out as the pets are."""
+    """Check whether a folder contains the dataset."""
     folder = data_path / "annotations"
     return (folder / "trimaps").is_dir() or any((folder / f"{name}.txt").is_file() for name in ("trainval", "test"))
 
 
-def describe(options: DataOptions) -> list[str]:
-    """Lines about the data for the start of a run: none, since everybody's copy is the same."""
-    return []
-
-
-def picture_path(data_path: Path, name: str) -> Path:
+def image_path(data_path: Path, name: str) -> Path:
     return data_path / "images" / f"{name}.jpg"
 
 
@@ -95,38 +90,29 @@ def trimap_path(data_path: Path, name: str) -> Path:
     return data_path / "annotations" / "trimaps" / f"{name}.png"
 
 
-def read_pair(pair: Pair) -> tuple[Image.Image, Image.Image]:
-    """A picture (RGB) and its trimap (values 1, 2, 3), of one size. Raises PictureError."""
-    return read_labelled(pair, read_trimap, pair.image.parents[1])
-
-
-def read_trimap(path: Path) -> Image.Image:
-    """A PIL picture of mode L, of values 1 (pet), 2 (background), 3 (border). Raises PictureError."""
+def read_trimap(path: Path, page: int = 0) -> Image.Image:
+    """Read a trimap as a PIL image of mode L with the values 1 (pet), 2 (background), 3 (border). Raises ImageError."""
     trimap = decode(path)
-    if trimap.mode not in ("L", "P", "1"):
-        raise PictureError(f"is of mode {trimap.mode}, not 8-bit grey")
-    pixels = np.asarray(trimap, dtype=np.uint8)
-    values = set(np.unique(pixels).tolist())
-    if not values <= {1, 2, 3}:
-        raise PictureError(f"has values {sorted(values)}, not 1, 2 and 3")
+    pixels = np.asarray(trimap)
+    if trimap.mode not in ("L", "P", "1") or not np.isin(pixels, (1, 2, 3)).all():
+        values = f"values {np.unique(pixels)[:5].tolist()}" if pixels.ndim == 2 else f"mode {trimap.mode}"
+        raise ImageError(f"has {values}, not the gray levels 1, 2 and 3")
     return Image.fromarray(pixels)
 
 
-def truth_of(trimap: torch.Tensor, border: str) -> torch.Tensor:
-    """A trimap, uint8 of any shape, as a mask of 0, 1, 255 by the rule --border."""
+def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
+    """Convert a trimap, uint8 of any shape, to a mask of 0, 1 and 255 (ignored), according to --border."""
     if border == "foreground":
         return (trimap != 2).view(torch.uint8)
     mask = (trimap == 1).view(torch.uint8)
     return mask if border == "background" else mask + 255 * (trimap == 3).view(torch.uint8)
 
 
-# ------------------------------------------------------------------------------------ download
+def download(data_path: Path):
+    """Download the official archives with torchvision's downloader, verify their checksums, and extract them.
 
-
-def download(data_path):
-    """Fetch the official archives with torchvision's downloader, check their sums, and unpack them.
-
-    Safe to interrupt and to repeat: an archive whose sum is right is not fetched again, and unpacking starts over.
+    Safe to interrupt and rerun: a complete archive is not downloaded again, and extraction starts over. torchvision's
+    download_and_extract_archive is not used: before Python 3.14 it also extracts links, and paths outside the folder.
     """
     from torchvision.datasets import OxfordIIITPet
     from torchvision.datasets.utils import download_url
@@ -136,38 +122,22 @@ def download(data_path):
         try:
             download_url(url, data_path, md5=md5)
             with tarfile.open(data_path / Path(url).name) as archive:
-                unpack(archive, data_path)
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.10.12 and 3.11.4 on
+                members = [member for member in archive if member.isfile() and ".." not in Path(member.name).parts]
+                archive.extractall(data_path, [member for member in members if not Path(member.name).is_absolute()])
         except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(
-                f"{url} was not fetched and unpacked ({reason}); run the same command again, or fetch images.tar.gz "
-                f"and annotations.tar.gz on any machine, put both into {data_path}, and run it again"
-            ) from None
-
-
-def unpack(archive, folder):
-    """Write the plain files of a tar archive, with their times; no links, and nothing outside `folder`.
-
-    `TarFile.extractall(filter="data")` would do, but Python has it from 3.11.4 on, and Debian 12 has 3.11.2.
-    """
-    for member in filter(tarfile.TarInfo.isfile, archive):
-        name = os.path.normpath(member.name)
-        if os.path.isabs(name) or name.split(os.sep)[0] == os.pardir:
-            raise tarfile.TarError(f"its file {member.name} leads out of the folder")
-        target = folder / name
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.extractfile(member) as source, open(target, "wb") as file:
-            shutil.copyfileobj(source, file)
-        os.utime(target, (member.mtime, member.mtime))  # which caches are keyed by
+            files = f"images.tar.gz and annotations.tar.gz into {data_path}"
+            advice = f"run the command again, or put {files} yourself first"
+            raise UserError(f"downloading or extracting {url} failed ({error!r}); {advice}") from None
 
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--data_path", type=Path, default=DATA_PATH, help="folder to fill; default %(default)s")
+    parser.add_argument("--data_path", type=user_path, default=DATA_PATH, help="target folder; default %(default)s")
     args = parser.parse_args()
     download(args.data_path)
-    for mode in SPLITS:
-        print(f"{mode}: {len(split_names(args.data_path, mode)):,} pictures in {args.data_path}")
+    for split in SPLITS:
+        print(f"{split}: {len(split_names(args.data_path, split)):,} images in {args.data_path}")
 
 
 if __name__ == "__main__":

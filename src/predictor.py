@@ -1,11 +1,9 @@
-"""A network with its scaling, size and runtime: the one way from pixels to a prediction.
-
-Validation, evaluate.py, inference.py, report.py, app.py and a notebook all go through it.
-"""
+"""Predict from pixels: a network with its normalization, input size and runtime."""
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,7 +11,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from augment import to_float
-from checkpoint import load, restore_model
+from checkpoint import Checkpoint, load, restore_model
 from runtime import Runtime, choose_runtime
 from training.distributed import rank
 from utils import foreground
@@ -21,10 +19,11 @@ from utils import foreground
 
 @dataclass
 class Predictor:
-    """network: in evaluation mode, on the runtime's device, in its memory layout.
+    """Network with its normalization, input size and runtime.
 
-    mean, std: one number per channel, which pixels in [0, 1] are scaled by. size: the side of the network's input.
-    tta: average each picture's probability with its mirror image's. about: the checkpoint's other entries.
+    network: in evaluation mode, on the runtime's device, in its memory layout.
+    mean, std: of each channel, by which pixels in [0, 1] are normalized. size: side of the network's input.
+    tta: average the predictions for the image and its mirror image. checkpoint: the one the network was loaded from.
     """
 
     network: nn.Module
@@ -33,16 +32,16 @@ class Predictor:
     size: int
     runtime: Runtime
     tta: bool = False
-    about: dict = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
 
     @property
     def channels(self) -> int:
-        """Of the network's input: 3 for RGB, 1 for grey."""
+        """Channels of the network's input: 3 for RGB, 1 for gray."""
         return len(self.mean)
 
     @torch.inference_mode()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, C, H, W) on any device to float32 logits (N, K, H, W) on the runtime's device."""
+        """Predict uint8 (N, C, H, W) on any device: float32 logits (N, K, H, W) on the runtime's device."""
         images = self.runtime.layout(to_float(self.runtime.move(pixels), self.mean, self.std))
         with self.runtime.autocast():
             logits = self.network(images).float()
@@ -53,31 +52,26 @@ class Predictor:
 
     @torch.inference_mode()
     def probability(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 (N, C, H, W) to the probability of foreground, float32 (N, 1, H, W), on the runtime's device."""
+        """Predict uint8 (N, C, H, W): the foreground's probability, float32 (N, 1, H, W), on the runtime's device."""
         return foreground(self.logits(pixels)).sigmoid()
 
 
-def load_predictor(path, runtime: Runtime | None = None, model_type: str | None = None, tta: bool = False) -> Predictor:
-    """Open a checkpoint of train.py, or a state_dict of the network `model_type`. Raises UserError."""
+def load_predictor(
+    path: Path | str, runtime: Runtime | None = None, model_type: str | None = None, tta: bool = False
+) -> Predictor:
+    """Load a checkpoint, or a state_dict of the network `model_type`. Raises UserError."""
     return make_predictor(load(path, model_type), path, runtime or choose_runtime(), tta)
 
 
-def make_predictor(checkpoint: dict, path, runtime: Runtime, tta: bool = False) -> Predictor:
-    """The predictor that a checkpoint describes; batch norms are folded into convolutions. Raises UserError.
-
-    The weights are kept in the runtime's dtype; autocast would cast them at every call.
-    """
+def make_predictor(checkpoint: Checkpoint, path, runtime: Runtime, tta: bool = False) -> Predictor:
+    """Make the predictor of a checkpoint, with batch norms folded into convolutions. Raises UserError."""
     network = restore_model(checkpoint, path, runtime, folded=True).to(runtime.dtype)
-    about = {name: value for name, value in checkpoint.items() if name not in ("model", "training")}
     runtime = runtime.suited_to(network)
-    return Predictor(network, checkpoint["mean"], checkpoint["std"], checkpoint["image_size"], runtime, tta, about)
+    return Predictor(network, checkpoint.mean, checkpoint.std, checkpoint.image_size, runtime, tta, checkpoint)
 
 
 def predictions(predictor: Predictor, loader: DataLoader, title: str) -> Iterator[tuple[dict, torch.Tensor]]:
-    """Each batch of `loader` with its logits (N, K, H, W), on the runtime's device; under torchrun, this rank's part.
-
-    The batch is the dataset's dict: its mask moves to the device, its image stays where it is.
-    """
+    """Yield each batch of this rank's `loader`, its mask on the runtime's device, with its logits (N, K, H, W)."""
     predictor.network.eval()
     for batch in tqdm(loader, title, unit="batch", leave=False, disable=rank() > 0 or not sys.stderr.isatty()):
         yield {**batch, "mask": predictor.runtime.move(batch["mask"])}, predictor.logits(batch["image"])

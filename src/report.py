@@ -1,127 +1,191 @@
-"""One page that says which of several checkpoints is better, where, and why.
+"""Compare checkpoints on one HTML page: which is better, by how much, and on which images.
 
     python src/report.py --model saved_models/unet.pth saved_models/resnet34_unet.pth
-    python src/report.py --model saved_models/seed*.pth        # one recipe, several seeds: mean and spread
+    python src/report.py --model saved_models/seed*.pth        # one recipe, several seeds: mean and deviation
 
-writes report/index.html, which needs no network and no script, and its figures as PNG beside it. Curves come from
-NAME.csv beside each checkpoint. The first two checkpoints are compared; pictures where all of them agree with one
-another, but not with the mask, are shown in a section of their own.
+Writes report/index.html, a static page that works offline, and its figures as PNG files next to it. Curves come from
+NAME.csv next to each checkpoint. The page compares the first two checkpoints; with two or more it also shows
+images whose mask may be wrong, because all checkpoints agree with one another but not with the mask.
 """
 
 if __name__ == "__main__":
     import startup  # noqa: F401  # before torch is imported
 
+import base64
 import csv
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from checkpoint import load
+from checkpoint import Checkpoint, load
 from data import eval_loader, load_split
-from files import make_folder
+from evaluate import find_checkpoints
+from files import make_folder, write_atomically
 from flags import add_data_flags, options_of_data
 from leakage import scores_apart, warning
 from predictor import make_predictor
-from reports import page as sections
-from reports import statistics
-from reports.plots import panel_rows
-from reports.statistics import best_median_worst
+from reports import charts, statistics
+from reports.plots import panel_rows, save_figure
+from reports.statistics import Result
 from runtime import choose_runtime
+from scoring import THRESHOLDS
 from splits import SPLITS
-from utils import Parser, UserError, run
+from training.schedule import at_largest_size
+from utils import Parser, UserError, run, user_path
 
-DOUBTFUL = 8  # pictures shown of those whose mask may be wrong
+LABEL_ERRORS = 8  # possible label errors shown
+SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)  # fractions of the image
 NOT_RECIPE = {"seed", "name", "save_dir", "save_every", "resume", "data_path", "cache_dir", "workers", "device"}
 
 
 def main() -> int:
     args = get_args_parser().parse_args()
+    paths = find_checkpoints(args.model)
     runtime = choose_runtime(args.device, args.precision)
-    checkpoints = [load(path, args.model_type) for path in args.model]
-    predictors = [make_predictor(c, path, runtime, args.tta) for c, path in zip(checkpoints, args.model, strict=True)]
+    checkpoints = [load(path, args.model_type) for path in paths]
+    predictors = [make_predictor(c, path, runtime, args.tta) for c, path in zip(checkpoints, paths, strict=True)]
     datasets = [load_split(options_of_data(checkpoint, args), args.split) for checkpoint in checkpoints]
     if any(dataset.identities != datasets[0].identities for dataset in datasets):
-        raise UserError(
-            "--model names checkpoints of different pictures; give --data_path, or compare those of one set"
-        )
-    borders = {args.border or checkpoint["border"] for checkpoint in checkpoints}
-    if len(borders) > 1:
-        raise UserError(
-            f"--model names checkpoints of the border rules {', '.join(sorted(borders))}; give --border one"
-        )
+        raise UserError("the checkpoints were trained on different datasets; choose one with --data_path")
+    if len({args.border or checkpoint.border for checkpoint in checkpoints}) > 1:
+        raise UserError("the checkpoints were trained with different border rules; choose one with --border")
     make_folder(args.output, "--output")
-    side = datasets[0][0]["mask"].shape[-1]
 
-    results = []
-    for label, predictor, dataset in zip(labels_of(args.model), predictors, datasets, strict=True):
+    results, notes = [], []
+    for path, checkpoint, predictor, dataset in zip(paths, checkpoints, predictors, datasets, strict=True):
+        label = path.stem if [other.stem for other in paths].count(path.stem) == 1 else str(path)
         loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
-        results.append(statistics.collect(label, predictor, loader, side))
-        print(f"{label}: {args.split} Dice {results[-1].scores['dice']:.4f}, {results[-1].seconds:.0f} s", flush=True)
+        result = statistics.collect(label, checkpoint, predictor, loader, datasets[0][0]["mask"].shape[-1])
+        results.append(result)
+        size, border = args.image_size or checkpoint.image_size, args.border or checkpoint.border
+        notes.append(f"{label}: {size}×{size} pixels, border {border}{', with --tta' * args.tta}.")
+        print(f"{label}: {args.split} Dice {result.scores['dice']:.4f}, {result.seconds:.0f} s", flush=True)
+        leak = warning({"images": len(dataset), **scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))})
+        if leak:
+            notes.append(f"{label}: {leak}.")
+            print(notes[-1])
 
-    page = make_page(args, runtime, checkpoints, predictors, datasets, results)
-    page.write(f"{' and '.join(result.label for result in results)} on the {args.split} split")
-    print(f"wrote {args.output / 'index.html'} and its figures as PNG")
+    def predict(indices):
+        return [panel_rows(*pair, indices) for pair in zip(predictors, datasets, strict=True)]
+
+    histories = {result.label: read_history(path) for result, path in zip(results, paths, strict=True)}
+    pets = options_of_data(checkpoints[0], args).dataset == "pets"
+    content = {
+        "title": f"{' and '.join(result.label for result in results)} on the {args.split} split",
+        "scored_on": f"{len(results[0].names):,} images of the {args.split} split, in {runtime.precision}",
+        "notes": notes,
+        "audit": {"agreed": statistics.AGREED, "contradicted": statistics.CONTRADICTED},
+        "score_rows": score_rows(results, paths),
+        "seed_rows": seed_rows(results, checkpoints),
+        "without_history": [label for label, rows in histories.items() if not rows],
+        "comparison": statistics.compare(*results[:2]) if len(results) > 1 else None,
+    }
+    figures = draw_figures(results, {label: rows for label, rows in histories.items() if rows}, pets, predict)
+    write_page(args.output, figures, content)
     return 0
 
 
-def make_page(args, runtime, checkpoints, predictors, datasets, results) -> sections.Page:
-    """Every section in order; one checkpoint, predictor, dataset and result for each path of --model."""
+def draw_figures(results: list[Result], histories: dict[str, list[dict]], pets: bool, predict) -> dict:
+    """Draw every figure of the page. Returns {name: (figure, caption)}.
 
-    def rows_of(places):
-        pairs = zip(predictors, datasets, strict=True)
-        return [panel_rows(predictor, dataset, places) for predictor, dataset in pairs]
-
-    page = sections.Page(args.output)
-    mirrored = ", predictions averaged with the mirror image's" if args.tta else ""
-    settings = (
-        f"{r.label}: {args.image_size or c['image_size']} pixels, border {args.border or c['border']}{mirrored}"
-        for r, c in zip(results, checkpoints, strict=True)
-    )
-    page.text(f"{'; '.join(settings)}.")
-    for result, checkpoint, dataset in zip(results, checkpoints, datasets, strict=True):
-        apart = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
-        said = warning({"pictures": len(dataset), **apart})
-        if said:
-            page.text(f"{result.label}: {said}.")
-            print(f"{result.label}: {said}")
-    sections.add_scores(page, results, args.model, args.split, runtime.precision)
-    seeds = [checkpoint.get("settings", {}).get("seed") for checkpoint in checkpoints]
-    sections.add_seeds(page, results, recipes_of(checkpoints), seeds)
-    sections.add_curves(page, results, [read_history(path) for path in args.model])
-    sections.add_histogram(page, results)
-    described = statistics.properties(datasets[0])
-    pets = options_of_data(checkpoints[0], args).dataset == "pets"
-    sections.add_groups(page, results, described, pets)
-    sections.add_thresholds(page, results)
-    chosen = best_median_worst(np.mean([result.dice for result in results], axis=0), best=2, median=2, worst=4)
-    sections.add_examples(page, results, chosen, rows_of([place for _, place in chosen]))
-    sections.add_worst(page, results, described, pets)
-    doubtful = statistics.doubtful(results)
-    shown = doubtful[:DOUBTFUL]
-    sections.add_doubtful(page, results, shown, rows_of(shown) if shown else [], len(doubtful))
-    return page
-
-
-def recipes_of(checkpoints: list[dict]) -> list[list[int]]:
-    """Group checkpoints whose settings and pictures differ in nothing but the seed: lists of their indices.
-
-    One without settings is a group of its own, and so is a second one of the same seed.
+    histories: the rows of NAME.csv by label. pets: whether names contain breed and species. predict: a function that
+    returns each checkpoint's `panel_rows` of the images at some indices.
     """
-    groups: dict[str, list[int]] = {}
-    seen = set()
+    labels, names = [result.label for result in results], results[0].names
+
+    def listing(values, style="{:.4f}"):
+        return ", ".join(f"{label} {style.format(value)}" for label, value in zip(labels, values, strict=True))
+
+    figures = {}
+    if histories:
+        best = [f"{k} {max(float(row['valid_dice']) for row in at_largest_size(h)):.4f}" for k, h in histories.items()]
+        caption = f"Best validation Dice: {', '.join(best)}. Only epochs at the largest image size are considered."
+        figures["curves"] = (charts.curves(results, histories), caption)
+    low = listing([100 * (result.dice < 0.8).mean() for result in results], "{:.1f}%")
+    figures["histogram"] = (charts.histogram(results), f"Images with Dice below 0.8: {low}.")
+    groups = [statistics.breed(name) for name in names]
+    if pets and len(set(groups)) > 1:
+        order = list(statistics.group_means(results[0].dice, groups))
+        caption = f"Hardest for {labels[0]}: {order[0]}; easiest: {order[-1]}."
+        for kind in {statistics.species(name): None for name in names}:
+            of_kind = np.array([statistics.species(name) == kind for name in names])
+            caption += f" Mean Dice of {of_kind.sum()} {kind}: {listing([r.dice[of_kind].mean() for r in results])}."
+        figures["breeds"] = (charts.breeds(results, groups), caption)
+    groups = statistics.in_ranges(results[0].foreground, SIZE_EDGES)
+    hardest, (mean, _) = next(iter(statistics.group_means(results[0].dice, groups).items()))
+    caption = f"Lowest for {labels[0]}: {hardest} of the image, with a mean Dice of {mean:.3f}."
+    figures["sizes"] = (charts.sizes(results, groups), caption)
+    best = listing([THRESHOLDS[int(result.by_threshold.argmax())] for result in results], "{:.2f}")
+    caption = f"All other scores on this page use threshold 0.5 (gray line). Best threshold on this split: {best}."
+    figures["thresholds"] = (charts.thresholds(results), caption)
+    chosen = statistics.best_median_worst(np.mean([r.dice for r in results], axis=0), best=2, median=2, worst=4)
+    shown = predict([index for _, index in chosen])
+    caption = "By mean Dice of all checkpoints. Orange: false negatives; purple: false positives."
+    figures["examples"] = (charts.examples(results, [group for group, _ in chosen], shown), caption)
+    found = statistics.possible_label_errors(results)
+    if found:
+        between, first = statistics.agreement(results), found[:LABEL_ERRORS]
+        notes = [f"{rank}. agreement {between[index]:.3f}" for rank, index in enumerate(first, 1)]
+        caption = f"{len(first)} of {len(found)} images, sorted by decreasing gap."
+        figures["label_errors"] = (charts.examples(results, notes, predict(first)), caption)
+    return figures
+
+
+def score_rows(results: list[Result], paths: list[Path]) -> list[list[str]]:
+    """Return the rows of the table of scores."""
+    rows = []
+    for result, path in zip(results, paths, strict=True):
+        low, high = statistics.confidence_interval(result.dice)
+        dice, *others = (f"{value:.4f}" for value in result.scores.values())
+        size, speed = f"{path.stat().st_size / 1e6:.1f}", f"{len(result.names) / result.seconds:.1f}"
+        rows.append([result.label, dice, f"{low:.4f}–{high:.4f}", *others, f"{result.parameters:,}", size, speed])
+    return rows
+
+
+def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list[str]]:
+    """Return the rows of the table of seeds: mean and deviation of each group of runs that share a recipe."""
+    rows = []
+    for group in recipes_of(checkpoints):
+        values = np.array([list(results[index].scores.values()) for index in group.values()])
+        cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(values.mean(0), values.std(0, ddof=1), strict=True)]
+        labels = ", ".join(results[index].label for index in group.values())
+        rows.append([labels, ", ".join(map(str, group)), *cells])
+    return rows
+
+
+def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
+    """Group checkpoints whose flags and training images differ only in the seed.
+
+    Returns groups of two or more: {seed: index}, with the first checkpoint of each seed.
+    """
+    groups: dict[str, dict] = {}
     for index, checkpoint in enumerate(checkpoints):
-        settings = checkpoint.get("settings") or {}
-        flags = sorted((flag, value) for flag, value in settings.items() if flag not in NOT_RECIPE)
-        recipe = repr((flags, checkpoint.get("augmentation"), checkpoint.get("trained_on")))
-        run_of = (recipe, settings.get("seed"))
-        groups.setdefault(recipe if settings and run_of not in seen else f"alone {index}", []).append(index)
-        seen.add(run_of)
-    return list(groups.values())
+        flags = checkpoint.args
+        recipe = sorted((flag, value) for flag, value in flags.items() if flag not in NOT_RECIPE)
+        key = repr((recipe, checkpoint.augmentation, checkpoint.trained_on))
+        if flags:
+            groups.setdefault(key, {}).setdefault(flags.get("seed"), index)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def write_page(folder: Path, figures: dict, content: dict):
+    """Write each figure as a PNG file, and index.html with the same figures embedded. Raises UserError."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    images = {}
+    for name, (figure, caption) in figures.items():
+        png = save_figure(figure, folder / f"{name}.png")
+        images[name] = (base64.b64encode(png).decode(), caption)
+    loader = FileSystemLoader(Path(__file__).parent / "reports")
+    environment = Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=StrictUndefined)
+    page = environment.get_template("page.html").render(images=images, **content)
+    write_atomically(folder / "index.html", lambda file: file.write(page.encode(errors="backslashreplace")))
+    print(f"wrote {folder / 'index.html'} and its figures as PNG")
 
 
 def read_history(path: Path) -> list[dict] | None:
-    """The rows of NAME.csv beside NAME.pth or NAME.last.pth, or None."""
+    """Read NAME.csv next to NAME.pth or NAME.last.pth; None if there is no history."""
     file = path.with_name(path.name.removesuffix(".pth").removesuffix(".last") + ".csv")
     if not file.exists():
         return None
@@ -130,20 +194,11 @@ def read_history(path: Path) -> list[dict] | None:
     return rows if rows and {"epoch", "valid_dice", "image_size"} <= rows[0].keys() else None
 
 
-def labels_of(paths: list[Path]) -> list[str]:
-    """Short names for checkpoints: the files' own, with the folder where two are alike."""
-    stems = [path.stem for path in paths]
-    return [
-        stem if stems.count(stem) == 1 else f"{path.parent.name}/{stem}"
-        for stem, path in zip(stems, paths, strict=True)
-    ]
-
-
 def get_args_parser() -> Parser:
     parser = Parser(__doc__)
-    parser.add_argument("--model", type=Path, nargs="+", required=True, help="checkpoints; the first two are compared")
-    parser.add_argument("--split", choices=SPLITS, default="valid", help="default %(default)s")
-    parser.add_argument("--output", type=Path, default=Path("report"), help="folder to write into; default %(default)s")
+    parser.add_argument("--model", type=user_path, nargs="+", required=True, help="checkpoints to compare")
+    parser.add_argument("--split", choices=SPLITS, default="valid", help="split to score; default %(default)s")
+    parser.add_argument("--output", type=user_path, default=Path("report"), help="output folder; default %(default)s")
     add_data_flags(parser)
     return parser
 

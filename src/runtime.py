@@ -1,9 +1,10 @@
-"""Where and how a network computes: device, precision and memory layout, chosen once."""
+"""Device, precision and memory layout of a network's computation."""
 
 import math
 import os
 import random
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
@@ -19,9 +20,10 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Runtime:
-    """device: where a network computes. dtype: of its convolutions and products. memory_format: of its weights.
+    """Device, precision and memory layout of a network's computation.
 
-    speeds: GFLOP/s of each precision on one core, if they were measured to choose the dtype.
+    dtype: of its convolutions and matrix products. memory_format: of its weights. speeds: GFLOP/s of each precision on
+    one core, if they were measured to choose the dtype.
     """
 
     device: torch.device = torch.device("cpu")
@@ -31,72 +33,68 @@ class Runtime:
 
     @property
     def precision(self) -> str:
-        """The name of the dtype, as --precision has it."""
+        """The dtype's name, as in --precision."""
         return str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> str:
-        """Return device and precision in words, such as "cpu in bfloat16 (590 GFLOP/s a core, float32 85)"."""
-        text = f"{self.device} in {self.precision}"
-        if not self.speeds:
-            return text
-        other = "float32" if self.precision == "bfloat16" else "bfloat16"
-        return f"{text} ({self.speeds[self.precision]:.0f} GFLOP/s a core, {other} {self.speeds[other]:.0f})"
+        """Return e.g. "cpu in bfloat16 (GFLOP/s per core: float32 85, bfloat16 590)"."""
+        speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in self.speeds.items())
+        return f"{self.device} in {self.precision}" + (f" (GFLOP/s per core: {speeds})" if speeds else "")
 
     def autocast(self) -> torch.autocast:
-        """A context in which a network computes in `dtype`."""
+        """Return a context in which a network computes in `dtype`."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def suited_to(self, network: torch.nn.Module) -> "Runtime":
-        """The same with the faster memory layout for a network: channels last, but not for a wide U-Net in float32 on
-        a CPU.
+        """Return the runtime with the faster memory layout: channels last, except for a wide U-Net in float32 on CPUs.
 
-        There 64 channels at full size were measured 1.3 times as fast in the default layout, 16 channels 1.2 times as
-        slow.
+        On CPUs 64 channels at full size were 1.3 times as fast in the default layout, 16 channels 1.2 times as slow.
         """
-        first = next(module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
-        wide = first.out_channels >= 64 and first.stride == (1, 1)
+        first = next((module for module in network.modules() if isinstance(module, torch.nn.Conv2d)), None)
+        wide = first is not None and first.out_channels >= 64 and first.stride == (1, 1)
         plain = wide and self.device.type == "cpu" and self.dtype == torch.float32
         return replace(self, memory_format=torch.contiguous_format if plain else torch.channels_last)
 
-    def place(self, network: torch.nn.Module) -> torch.nn.Module:
-        """The network on the device, in the memory layout."""
+    def to_device(self, network: torch.nn.Module) -> torch.nn.Module:
+        """Move a network to the device, in the memory layout."""
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def move(self, batch: torch.Tensor) -> torch.Tensor:
-        """A batch on the device; a copy from pinned memory does not wait."""
+        """Move a batch to the device, without waiting if it is in pinned memory."""
         return batch.to(self.device, non_blocking=True)
 
     def layout(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, C, H, W) in the memory layout of the network's weights."""
+        """Put images (N, C, H, W) into the memory layout of the network's weights."""
         return images.contiguous(memory_format=self.memory_format)
 
 
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """The runtime of --device and --precision. Raises UserError for a device that cannot be used."""
+    """Return the runtime for --device and --precision. Raises UserError for a device that cannot be used."""
     chosen = pick_device(device)
     if chosen.type == "cuda":
         if chosen.index is not None:
-            torch.cuda.set_device(chosen)  # else threads that pin memory take some of the first GPU's
-        torch.backends.cudnn.allow_tf32 = False  # float32 is float32, but in training
-    speeds = convolution_speeds() if precision == "auto" and chosen.type == "cpu" else {}
-    return Runtime(chosen, pick_precision(precision, chosen), speeds=speeds)
+            torch.cuda.set_device(chosen)  # otherwise threads that pin memory use some of the first GPU's
+        torch.backends.cudnn.allow_tf32 = False  # full float32, except in training
+    if precision != "auto":
+        return Runtime(chosen, getattr(torch, precision))
+    if chosen.type == "cuda":
+        return Runtime(chosen, torch.bfloat16 if torch.cuda.get_device_capability(chosen)[0] >= 8 else torch.float16)
+    if chosen.type != "cpu":
+        return Runtime(chosen)
+    speeds = convolution_speeds()
+    faster = speeds["bfloat16"] >= WORTH_IT * speeds["float32"]
+    return Runtime(chosen, torch.bfloat16 if faster else torch.float32, speeds=speeds)
 
 
 def add_runtime_flags(parser, precision="auto"):
-    parser.add_argument(
-        "--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto: CUDA when there, else the CPU"
-    )
-    parser.add_argument(
-        "--precision",
-        default=precision,
-        choices=PRECISIONS,
-        help="of the network's arithmetic; auto: bfloat16 if it is measured to be faster on this CPU or the GPU "
-        "supports it, float16 on older GPUs, else float32; default %(default)s",
-    )
+    add = parser.add_argument
+    add("--device", default="auto", help="device: cpu, cuda, cuda:1, mps, or auto (CUDA if available, else the CPU)")
+    text = "floating-point precision of the network; auto: the fastest on this device; default %(default)s"
+    add("--precision", default=precision, choices=PRECISIONS, help=text)
 
 
 def pick_device(name: str) -> torch.device:
-    """A --device value as a torch.device. Raises UserError for one that cannot be used."""
+    """Convert --device to a torch.device. Raises UserError if it cannot be used."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU for each process of torchrun
@@ -107,7 +105,7 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         if device.type == "meta":
-            raise ValueError("it holds no values")
+            raise ValueError("it has no data")
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, ValueError, ImportError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
@@ -115,25 +113,11 @@ def pick_device(name: str) -> torch.device:
     return device
 
 
-def pick_precision(name: str, device: torch.device) -> torch.dtype:
-    """Return a --precision value as the dtype for autocast; "auto" is what computes fastest on the device."""
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu":
-        speeds = convolution_speeds()
-        return torch.bfloat16 if speeds["bfloat16"] >= WORTH_IT * speeds["float32"] else torch.float32
-    return torch.float32
-
-
 @lru_cache
 def convolution_speeds() -> dict[str, float]:
     """Measure a convolution's forward and backward pass on one core: GFLOP/s by precision.
 
-    A processor's flags do not tell: some have bfloat16 instructions and multiply in it at half the speed of float32.
-    The two precisions take turns and the best turn counts. One thread, because a barrier between several measures how
-    busy the machine is.
+    The CPU's flags are not enough: some have slow bfloat16 instructions. Several threads would wait for busy cores.
     """
     n, channels, size = 2, 64, 32
     flops = 3 * 2 * n * size**2 * 9 * channels**2
@@ -152,22 +136,44 @@ def convolution_speeds() -> dict[str, float]:
                 for name, (images, weights) in inputs.items():
                     start = time.perf_counter()
                     output = torch.nn.functional.conv2d(images, weights, padding=1)
-                    torch.autograd.grad(output, (images, weights), torch.ones_like(output))
+                    total = (output * torch.ones_like(output)).sum()  # grad_outputs would import sympy
+                    torch.autograd.grad(total, (images, weights))
                     best[name] = min(best[name], time.perf_counter() - start)
     finally:
         torch.set_num_threads(threads)
     return {name: flops / seconds / 1e9 for name, seconds in best.items()}
 
 
-def seed_everything(seed: int, deterministic: bool = False):
-    """Seed Python, NumPy and torch on every device; with `deterministic`, use deterministic algorithms only."""
+def seed_everything(seed: int):
+    """Seed Python, NumPy and torch on every device."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
-    torch.backends.cudnn.benchmark = not deterministic
-    torch.backends.cudnn.benchmark_limit = 3  # of ten kernels: as fast a step, found in a third of the time (H100)
+
+
+@contextmanager
+def training_backends(deterministic: bool = False):
+    """Set torch's backends in the block. deterministic: use only deterministic algorithms, without TF32."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    strict = torch.are_deterministic_algorithms_enabled()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    cudnn.benchmark, cudnn.allow_tf32 = not deterministic, not deterministic
+    cudnn.benchmark_limit = 3  # of ten kernels: as fast a step, found in a third of the time (H100)
     torch.use_deterministic_algorithms(deterministic)
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
-    torch.backends.cudnn.allow_tf32 = not deterministic
+    try:
+        yield
+    finally:
+        cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32 = before[:3]
+        torch.set_float32_matmul_precision(before[3])
+        torch.use_deterministic_algorithms(strict)
+
+
+def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
+    """Take a step on scaled float16 gradients. Returns True if it was skipped because they overflowed."""
+    before = scaler.get_scale()
+    scaler.step(optimizer)
+    scaler.update()
+    return scaler.get_scale() < before

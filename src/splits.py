@@ -1,4 +1,4 @@
-"""The options of a dataset, and which pictures a split of it holds: by its own splits, lists of names, or a fold."""
+"""Dataset options, and the names of the images in a split: from a list, a fold, or the dataset's own splits."""
 
 import re
 from collections import Counter
@@ -11,18 +11,23 @@ import torch
 from PIL import Image
 
 from files import read_lines
-from utils import UserError
+from utils import UserError, user_path
 
 SPLITS = ("train", "valid", "test")
-BORDERS = ("foreground", "background", "ignore")  # what the trimap's border becomes in the mask
+SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test", "trainval": "trainval"}  # in messages
+BORDERS = ("foreground", "background", "ignore")  # what the border of a trimap counts as
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """dataset: its name. path: its folder. image_size: the side of its pictures, in pixels. in_channels: 3, or 1 for
-    grey. border: one of BORDERS. limit: use the first so many pictures of a split. cache_dir: where decoded pictures
-    are kept, by default `cache` in `path`. foreground: the mask values of --foreground. train_list, valid_list,
-    test_list: files that name the pictures of a split. fold: "k/n", cut train and valid anew.
+    """Options for loading a dataset.
+
+    dataset: its name. path: its folder. image_size: height and width of the loaded images, in pixels. in_channels: 3,
+    or 1 for gray. border: one of BORDERS. limit: use the first `limit` images of a split. cache_dir: folder for decoded
+    images, by default `cache` in `path`. foreground, ignore: mask values, as in --foreground and --ignore.
+    mask_pattern: file name of an image's mask (pairs.py). intensity_range: values of deep images that become black and
+    white, by default measured on the training images. train_list, valid_list, test_list: files that list the images of
+    a split. fold: "k/n", validate with part k of n.
     """
 
     dataset: str = "pets"
@@ -33,45 +38,41 @@ class DataOptions:
     limit: int | None = None
     cache_dir: Path | None = None
     foreground: tuple[str, ...] = ()
+    ignore: tuple[str, ...] = ()
+    mask_pattern: str | None = None
+    intensity_range: tuple[float, float] | None = None
     train_list: Path | None = None
     valid_list: Path | None = None
     test_list: Path | None = None
     fold: str | None = None
 
     def __post_init__(self):
-        """Raises UserError for options that exclude each other."""
-        if self.fold:
-            check_fold(self.fold)
-        if self.fold and (self.train_list or self.valid_list):
-            raise UserError("--fold cuts the train and valid splits itself; leave out --train_list and --valid_list")
-        if self.foreground and self.dataset != "folder":
-            raise UserError(f"--foreground is for masks of your own; leave it out with the {self.dataset}")
+        """Raise UserError for options that exclude each other."""
+        if self.fold and parse_fold(self.fold) and (self.train_list or self.valid_list):
+            raise UserError("--fold defines the training and validation splits; omit --train_list and --valid_list")
+        for flag in ("foreground", "ignore", "mask_pattern"):
+            if getattr(self, flag) and self.dataset != "folder":
+                raise UserError(f"--{flag} only applies to --dataset folder; omit it with --dataset {self.dataset}")
 
     @property
-    def grey(self) -> bool:
+    def gray(self) -> bool:
         return self.in_channels == 1
 
     @property
     def folder(self) -> Path:
-        """`path`, of a dataset that has one."""
+        """`path`, or UserError if there is none."""
         if self.path is None:
-            raise UserError(f"the dataset {self.dataset} needs a folder; name it with --data_path")
+            raise UserError(f"--dataset {self.dataset} needs a folder; pass it with --data_path")
         return Path(self.path)
 
     @property
     def cache(self) -> Path:
-        """Where decoded pictures are kept."""
+        """The folder for decoded images."""
         return self.cache_dir or self.folder / "cache"
 
-    @property
-    def lists(self) -> dict[str, Path]:
-        """The splits that have a list of names, with its file."""
-        given = {split: getattr(self, f"{split}_list") for split in SPLITS}
-        return {split: path for split, path in given.items() if path}
 
-
-def check_fold(text: str) -> tuple[int, int]:
-    """ "2/5" is (2, 5): part 2 of 5. Raises UserError."""
+def parse_fold(text: str) -> tuple[int, int]:
+    """Return (2, 5) for "2/5": part 2 of 5. Raises UserError."""
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     part, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= part <= parts or parts < 2:
@@ -79,95 +80,105 @@ def check_fold(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def names_of_split(options: DataOptions, split: str, own: Callable, known: Callable) -> list[str]:
-    """The names of a split's pictures: those of its list, of its fold, or the dataset's own.
+def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
+    """Return the names of a split's images. A split without a list excludes the images in the other splits' lists.
 
-    own: the dataset's own names of "train", "valid", "test" or "trainval". known: whether a name is one of the
-    dataset's. A split without a list leaves out what the lists name, so that no picture is in two splits by accident.
-    Raises UserError.
+    own(split, lists): the dataset's own names for "train", "valid", "test" or "trainval", given the names in the lists
+    of flags by split. find(text): the name that an entry of a list refers to, or None. Raises UserError.
     """
-    if split in options.lists:
-        return read_list(options.lists[split], known, f"--{split}_list")
-    listed = {name for each, path in options.lists.items() for name in read_list(path, known, f"--{each}_list")}
-    if options.fold and split != "test":
-        part, parts = check_fold(options.fold)
-        names = [name for name in own("trainval") if name not in listed]
-        names = [name for place, name in enumerate(names) if (place % parts == part - 1) == (split == "valid")]
-    else:
-        names = [name for name in own(split) if name not in listed]
+    files = {each: getattr(options, f"{each}_list") for each in SPLITS}
+    lists = {each: read_list(path, find, f"--{each}_list") for each, path in files.items() if path}
+    if split in lists:
+        return lists[split]
+    fold = parse_fold(options.fold) if options.fold and split != "test" else None
+    listed = {name for names in lists.values() for name in names}
+    names = [name for name in own("trainval" if fold else split, lists) if name not in listed]
+    if fold:
+        part, parts = fold
+        names = [name for index, name in enumerate(names) if (index % parts == part - 1) == (split == "valid")]
     if not names:
-        cut = f"--fold {options.fold} leaves" if options.fold else "the lists leave"
-        raise UserError(f"{cut} no picture for the {split} split; give it more pictures")
+        raise UserError(f"--fold and the lists leave no images for the {SPLIT_NAMES[split]} split; add some")
     return names
 
 
-def read_list(path: Path, known: Callable, flag: str = "") -> list[str]:
-    """The names in a text file, one a line.
+def official(split: str, lists: dict) -> str:
+    """Return the official split that `split` is taken from: all of trainval if only its other part has a list."""
+    other = {"train": "valid", "valid": "train"}.get(split)
+    return "trainval" if other in lists else split
 
-    A name is the whole line, blanks included, where the dataset knows that; else what stands before the first tab, or
-    the first word; with a picture's suffix or without. Raises UserError that names the list and the lines at fault.
+
+def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
+    """Return the names in a text file, one per line. Raises UserError with the file and the faulty lines.
+
+    An entry is the longest start of a line that `find` knows and that ends at a blank, tab, comma, semicolon or the end
+    of the line, with or without an image's extension. The rest of the line is ignored.
     """
     label = f"{flag} {path}".strip()
     try:
-        lines = read_lines(path, lambda line: find_name(line, known) is not None)
-    except FileNotFoundError:
-        raise UserError(f"{label} not found; it holds a picture's name on each line") from None
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"{label} is not a text file; it holds a picture's name on each line") from None
-    if not lines:
-        raise UserError(f"{label} names no picture; add names to it")
-    names, unknown = [], []
-    for line in lines:
-        name = find_name(line, known)
-        if name is None:
-            unknown.append(repr(line))
-        else:
-            names.append(name)
-    if unknown:
-        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise UserError(f"{label} names {', '.join(unknown[:5])}{more}, not found in the dataset; correct the list")
-    repeated = next((name for name, times in Counter(names).items() if times > 1), None)
-    if repeated:
-        raise UserError(f"{label} names {repeated} more than once; remove the repeated line")
+        lines = read_lines(path, lambda line: find_entry(line, find) is not None)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not found" if isinstance(error, FileNotFoundError) else "is not a text file"
+        raise UserError(f"{label} {reason}; it must contain one image name per line") from None
+    found = {line: find_entry(line, find) for line in lines}
+    names = [name for name in map(found.get, lines) if name]
+    unknown = [repr(line) for line, name in found.items() if not name]
+    repeated = [repr(name) for name, times in Counter(names).items() if times > 1]
+    missing = f", which {'is' if len(unknown) == 1 else 'are'} not in the dataset"
+    for fault, entries in ((missing, unknown), (" more than once", repeated)):
+        if entries:
+            raise UserError(f"{label} lists {first_few(entries)}{fault}; correct the list")
+    if not names:
+        raise UserError(f"{label} lists no images; add some")
     return names
 
 
-def find_name(line: str, known: Callable) -> str | None:
-    """The name that a line of a list means, or None."""
-    for text in (line, line.split("\t")[0].rstrip(), line.split()[0]):
+def find_entry(line: str, find: Callable) -> str | None:
+    """Return the name that a line of a list begins with, or None."""
+    ends = [found.start() for found in re.finditer(r"[\s,;]|$", line)]
+    for end in reversed(ends):
+        text = line[:end].strip().replace("\\", "/").removeprefix("./")
         stem, dot, suffix = text.rpartition(".")
-        if known(text):
-            return text
-        if dot + suffix.lower() in Image.registered_extensions() and known(stem):
-            return stem
+        is_image = dot + suffix.lower() in Image.registered_extensions()
+        name = find(text) or (find(stem) if is_image else None)
+        if name is not None:
+            return name
     return None
 
 
-def add_split_flags(add: Callable, recorded: str = ""):
-    """The flags of a dataset's masks and lists, for train.py and for the scripts that score. add: add_argument."""
-    add(
-        "--foreground",
-        nargs="+",
-        metavar="VALUE",
-        help="folder: the mask values that are foreground, where there are more than two: numbers (3), ranges "
-        f"(128-255) or colors (255,0,0){recorded}",
-    )
+def first_few(texts: list[str], separator: str = ", ", count: int = 5) -> str:
+    """Join the first few texts, and add how many more there are."""
+    more = f" and {len(texts) - count:,} more" if len(texts) > count else ""
+    return separator.join(texts[:count]) + more
+
+
+def add_dataset_flags(add: Callable, recorded: str = ""):
+    """Add the flags for folders, masks and lists with `add`, a parser's add_argument. recorded: the default, if any."""
+    folder = "dataset folder: Oxford-IIIT Pet, or one that contains images/ and masks/"
+    add("--data_path", type=user_path, help=f"{folder}; default: {recorded or 'dataset/oxford-iiit-pet'}")
+    add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
+    values = "numbers (3), ranges (128-255) or colors (255,0,0)"
+    pattern = "{name} is the image's name without extension, {id} its part before the first _"
+    for flag, text, default in (
+        ("foreground", f"mask values of the foreground: {values}", "all above 0"),
+        ("ignore", "mask values to ignore", "255 if the masks contain class indices"),
+        ("mask_pattern", f"file name of an image's mask, e.g. '{{name}}_gt.png': {pattern}", "see src/pairs.py"),
+    ):
+        text = f"only with --dataset folder: {text}; default: {recorded or default}"
+        nargs = None if flag == "mask_pattern" else "+"
+        add(f"--{flag}", help=text, metavar=flag.split("_")[-1].upper(), nargs=nargs)
     for split in SPLITS:
-        add(f"--{split}_list", type=Path, help=f"a text file that names the pictures of the {split} split{recorded}")
+        text = f"text file that lists the images of the {SPLIT_NAMES[split]} split"
+        add(f"--{split}_list", type=user_path, help=text + (f"; default: {recorded}" if recorded else ""))
 
 
 class SegmentationDataset(Protocol):
-    """What every dataset answers: see cache.PackedDataset."""
+    """Interface of every dataset, documented by cache.PackedDataset."""
 
     names: list[str]
     identities: list[str]
 
     def __len__(self) -> int: ...
-
     def __getitem__(self, index) -> dict: ...
-
     def to(self, device: torch.device) -> "SegmentationDataset": ...
-
     def original_size(self, name: str) -> tuple[int, int]: ...
-
     def original_mask(self, name: str) -> torch.Tensor: ...

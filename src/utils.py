@@ -1,86 +1,85 @@
-"""Dice and its relatives; what a user can get wrong."""
+"""Segmentation metrics, and the command line's helpers."""
 
 import argparse
 import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 LARGEST_SIDE = 2**14  # of the network's input, in pixels
 
-# ---------------------------------------------------------------------------------------- scores
+# ---------------------------------------------------------------------------------------- metrics
 
 
-def foreground(logits):
-    """Logits (N, C, H, W) to the foreground's (N, 1, H, W)."""
+def foreground(logits: torch.Tensor) -> torch.Tensor:
+    """Select the foreground's channel: logits (N, C, H, W) to (N, 1, H, W)."""
     return logits[:, -1:]
 
 
-def to_size(probability, size):
-    """Probability (h, w) to (H, W), bilinearly; size is (width, height)."""
+def to_size(probability: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize a probability (h, w) bilinearly to (H, W). size: (width, height)."""
     if probability.shape == size[::-1]:
         return probability
     return F.interpolate(probability[None, None], size=size[::-1], mode="bilinear", align_corners=False)[0, 0]
 
 
-def confusion(prediction, mask):
-    """Count pixels per picture. prediction (N, 1, H, W) bool, mask (N, 1, H, W) of 0, 1, 255.
+def confusion(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Count pixels per image: bool (N, 1, H, W) against a mask (N, 1, H, W) of 0, 1 and 255 (ignored).
 
-    Returns int64 (N, 4): true positives, false positives, false negatives, true negatives. 255 counts nowhere.
+    Returns int64 (N, 4): true positives, false positives, false negatives, true negatives.
     """
-    truth, false = mask == 1, mask == 0
-    pairs = (prediction & truth, prediction & false, ~prediction & truth, ~prediction & false)
+    positive, negative = mask == 1, mask == 0
+    pairs = (prediction & positive, prediction & negative, ~prediction & positive, ~prediction & negative)
     return torch.stack([pair.flatten(1).sum(1) for pair in pairs], dim=1)
 
 
-def ratio(part, whole):
-    """part / whole, and 1 where whole is 0."""
+def ratio(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Divide part by whole in float64; 1 if whole is 0."""
     part, whole = part.double(), whole.double()
     return torch.where(whole > 0, part / whole.clamp(min=1e-12), 1.0)
 
 
-def dice(counts, smooth=0.0):
-    """Counts (N, 4) to Dice (N,), 2|A and B| / (|A| + |B|); 1 where both are empty.
-
-    With the same `smooth`, Jaccard = Dice / (2 - Dice).
-    """
+def dice_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
+    """Return Dice (N,) from counts (N, 4): 2|A∩B| / (|A| + |B|), or 1 if both masks are empty."""
     tp, fp, fn, _ = counts.double().unbind(1)
     return ratio(2 * tp + 2 * smooth, 2 * tp + fp + fn + 2 * smooth)
 
 
-def jaccard(counts, smooth=0.0):
-    """Counts (N, 4) to Jaccard (N,), |A and B| / |A or B|; 1 where both are empty."""
+def jaccard_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
+    """Return Jaccard (IoU) (N,) from counts (N, 4): |A∩B| / |A∪B|, or 1 if both masks are empty."""
     tp, fp, fn, _ = counts.double().unbind(1)
     return ratio(tp + smooth, tp + fp + fn + smooth)
 
 
-def scores(counts):
-    """Counts (N, 4) of a split to dict of its scores, each the mean over pictures, and the pooled Dice."""
+def scores(counts: torch.Tensor) -> dict[str, float]:
+    """Return a split's scores from its counts (N, 4): means over images, and the Dice of all pixels pooled."""
     tp, fp, fn, tn = counts.unbind(1)
-    per_picture = {
-        "dice": dice(counts),
-        "jaccard": jaccard(counts),
+    per_image = {
+        "dice": dice_score(counts),
+        "jaccard": jaccard_score(counts),
         "accuracy": ratio(tp + tn, counts.sum(1)),
         "precision": ratio(tp, tp + fp),
         "recall": ratio(tp, tp + fn),
     }
-    means = {name: values.mean().item() for name, values in per_picture.items()}
-    return {**means, "pooled_dice": dice(counts.sum(0, keepdim=True)).item()}
+    means = {name: values.mean().item() for name, values in per_image.items()}
+    return {**means, "pooled_dice": dice_score(counts.sum(0, keepdim=True)).item()}
 
 
-# ------------------------------------------------------------------------------- user's mistakes
+# ----------------------------------------------------------------------------------- command line
 
 
 class UserError(Exception):
-    """A mistake the user can fix: one line that names the file or flag and says what to do."""
+    """A mistake that the user can fix. The message names the file or flag, and what to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with underscored flags, defaults in the help, and one line for a mistake."""
+    """argparse with one line on stderr and exit status 2 for a mistake."""
 
     def __init__(self, doc):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -90,8 +89,8 @@ class Parser(argparse.ArgumentParser):
         sys.exit(2)
 
 
-def number(kind, fits, wanted):
-    """An argparse type: `kind` of the text, where `fits` says so."""
+def checked(kind: Callable, fits: Callable, wanted: str) -> Callable:
+    """Make an argparse type: `kind` of the text, if `fits` accepts it. wanted: the expected value, for the message."""
 
     def convert(text):
         try:
@@ -105,67 +104,68 @@ def number(kind, fits, wanted):
     return convert
 
 
-positive = number(int, lambda n: n >= 1, "a whole number of at least 1")
-count = number(int, lambda n: n >= 0, "a whole number of at least 0")
-rate = number(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
-fraction = number(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
-seed = number(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
-port = number(int, lambda n: 1 <= n < 2**16, "a whole number from 1 to 65,535")
-workers = number(int, lambda n: 0 <= n <= 1024, "a whole number from 0 to 1,024")
-side = number(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
+positive_int = checked(int, lambda n: n >= 1, "a whole number of at least 1")
+non_negative_int = checked(int, lambda n: n >= 0, "a whole number of at least 0")
+non_negative_float = checked(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
+fraction = checked(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+seed = checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
+port = checked(int, lambda n: 1 <= n < 2**16, "a whole number from 1 to 65,535")
+worker_count = checked(int, lambda n: 0 <= n <= 1024, "a whole number from 0 to 1,024")
+image_side = checked(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 
 
-def threshold(text):
-    """The argparse type of a probability, or `chosen` for the checkpoint's own."""
-    wanted = "`chosen` or a number above 0 and below 1"
-    return text if text == "chosen" else number(float, lambda value: 0 < value < 1, wanted)(text)
+def user_path(text: str) -> Path:
+    """Parse a path, expanding ~."""
+    return Path(text).expanduser()
 
 
 @contextmanager
-def when_memory_runs_out(advice):
-    """Turn a device's or the machine's lack of memory in the block into a UserError that ends in `advice`."""
+def when_memory_runs_out(advice: str):
+    """Turn an out-of-memory error in the block into a UserError that ends with `advice`."""
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
         lacking = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
         if not lacking:
             raise
-        where = "the GPU's memory" if isinstance(error, torch.OutOfMemoryError) else "memory"
-        raise UserError(f"{where} is not enough; {advice}") from None
+        owner = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "the machine"
+        raise UserError(f"{owner} ran out of memory; {advice}") from None
 
 
-def command(script, *words, processes=1) -> str:
-    """A command that can be pasted into a shell."""
+def command(script: str, *words, processes: int = 1) -> str:
+    """Return a command that can be pasted into a shell."""
     launcher = ["torchrun", "--nproc_per_node", processes] if processes > 1 else ["python"]
     return shlex.join(str(word) for word in (*launcher, script, *words))
 
 
-def never_fail_to_print():
-    """Let standard output and error show what their encoding lacks, as in a path, as \\xe9 or \\u72ac."""
+def note(text: str):
+    """Print a note on stderr. Only rank 0 prints."""
+    if os.environ.get("RANK", "0") == "0":
+        print("note:", text, file=sys.stderr, flush=True)
+
+
+def count_of(n: int, noun: str) -> str:
+    """Return a number with its noun: "1 image", "3,312 images"."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def run(main: Callable[[], int]):
+    """Exit with the status of `main`: 2 and one line on stderr for a UserError. On SIGTERM, clean up and exit."""
+    sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # not where it was replaced, as by a notebook
+        if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-
-
-def one_line(text) -> str:
-    """Text in which what would end the line or steer a terminal, as in a file's name, is shown as \\n or \\x1b."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in str(text))
-
-
-def run(main):
-    """Call `main`; a UserError becomes one line on stderr and exit status 2, SIGTERM an exit that cleans up."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    never_fail_to_print()
     try:
         sys.exit(main())
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":  # of several processes one speaks
-            print(f"error: {one_line(error)}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("error:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
-    except BrokenPipeError:  # the reader of our output left, as `| head` does
+    except BrokenPipeError:  # the reader of our output exited, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python takes seconds to end where much memory is held
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python takes seconds to exit if it holds a lot of memory

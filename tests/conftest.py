@@ -1,13 +1,19 @@
-"""Drawn pictures in the dataset's official layout, and scripts run as a person runs them."""
+"""Synthetic data in the layouts that commands read; commands run in tests; checkpoints and runs made once."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest-xdist has a worker on every core
 
 import contextlib
+import hashlib
 import importlib
 import io
-import os
+import shutil
 import signal
 import subprocess
 import sys
-from functools import partial
+import tempfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -16,41 +22,79 @@ import torch
 from PIL import Image
 
 import folder
+import reports.plots
 import runtime
 import shapes
+import train
 from cache import PackedDataset
+from cores import available_cores
+from files import write_atomically
 from models import build_model
 from oxford_pet import load_dataset
 from splits import DataOptions
 from utils import run
 
 ROOT = Path(__file__).parents[1]
-if os.environ.get("TURN_PRECISION"):  # --precision auto chooses what it would not choose on this processor
-    measured = runtime.convolution_speeds()
-    names = sorted(measured, key=measured.__getitem__)
-    runtime.convolution_speeds = lambda: dict(zip(names, (50.0, 10.0), strict=True))
+CACHE = "TEST_CACHE"  # environment variable: the folder of what is made once for all tests of a session
+measure_speeds = runtime.convolution_speeds.__wrapped__
+FAST = "bfloat16" if os.environ.get("TURN_PRECISION") else "float32"  # what --precision auto chooses in tests
+runtime.convolution_speeds = lambda: {"float32": 10.0, "bfloat16": 10.0, FAST: 50.0}
+FIGURES = {name: getattr(reports.plots, name) for name in ("plot_batch", "plot_history", "plot_panels")}
 torch.set_num_threads(1)  # results then do not depend on the machine, and tiny networks are no slower
 
 
+def draw_nothing(*args):
+    """Write an image of one pixel in place of a figure, which takes longer than a tiny run."""
+    path = next(value for value in args if isinstance(value, Path))
+    write_atomically(path, lambda file: Image.new("L", (1, 1)).save(file, "PNG"))
+
+
+for figure in FIGURES:
+    setattr(reports.plots, figure, draw_nothing)
+
+
 def pytest_configure(config):
-    """Where there is a GPU, all but the tests marked cuda run on the CPU as well: their numbers are its numbers."""
-    if "not cuda" in config.option.markexpr:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    for number in (signal.SIGINT, signal.SIGHUP):  # a background job or nohup ignores them
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    if "cuda" not in config.option.markexpr.replace("not cuda", ""):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # other tests expect the CPU's numbers
+    if not hasattr(config, "workerinput"):
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="tests-")
+
+
+def pytest_unconfigure(config):
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.get(CACHE, ""), ignore_errors=True)
+
+
+def pytest_xdist_auto_num_workers(config):
+    """Start a worker per core: each has one thread, and a few hundred megabytes."""
+    return min(available_cores(), 8)
+
+
+def pytest_sessionfinish(session):
+    """Count a skipped test as a failure in CI, which has all that optional tests need."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter and os.environ.get("SKIPS_FAIL") and reporter.stats.get("skipped"):  # pytest-xdist's workers have none
+        session.exitstatus = 1
+
+
+# ------------------------------------------------------------------------------------------- data
 
 
 def draw_pet(folder, name, index, width=60, height=44):
-    """A drawn picture and its trimap (1 inside, 3 along the edge, 2 outside) in the official layout."""
-    picture, mask = shapes.draw(np.random.default_rng([7, index]), height, width, count=4)
+    """Write an image and its trimap (1 inside, 3 along the edge, 2 outside) in the official layout."""
+    image, mask = shapes.draw(np.random.default_rng([7, index]), height, width, count=4)
     inside = np.pad(mask, 1, mode="edge")
-    neighbours = [inside[y : y + height, x : x + width] for y in range(3) for x in range(3)]
-    edge = np.minimum.reduce(neighbours) != np.maximum.reduce(neighbours)
+    neighbors = [inside[y : y + height, x : x + width] for y in range(3) for x in range(3)]
+    edge = np.minimum.reduce(neighbors) != np.maximum.reduce(neighbors)
     trimap = np.where(edge, 3, np.where(mask == 1, 1, 2)).astype(np.uint8)
-    Image.fromarray(picture).save(folder / "images" / f"{name}.jpg", quality=95)
+    Image.fromarray(image).save(folder / "images" / f"{name}.jpg", quality=95)
     Image.fromarray(trimap).save(folder / "annotations" / "trimaps" / f"{name}.png")
 
 
 def make_pets(folder, trainval=20, test=6):
-    """A small dataset in the official layout; pictures of two shapes."""
+    """Make a small dataset in the official layout, with images of two shapes."""
     (folder / "images").mkdir(parents=True)
     (folder / "annotations" / "trimaps").mkdir(parents=True)
     for split, number, first in (("trainval", trainval, 0), ("test", test, trainval)):
@@ -74,28 +118,28 @@ def draw_folder(
     encode=None,
     suffix="png",
 ):
-    """A drawn picture (H, W, 3) and its mask (H, W) of 0 and 1; with `folder` also as files, the mask as 0 and 255."""
-    picture, mask = shapes.draw(np.random.default_rng([8, index]), height, width, count=4)
+    """Draw an image (H, W, 3) and its mask (H, W) of 0 and 1; with `folder` also write them, the mask as 0 and 255."""
+    pixels, mask = shapes.draw(np.random.default_rng([8, index]), height, width, count=4)
     if folder:
         image, label = folder / images / f"{name}.png", folder / masks / f"{name}{ending}.{suffix}"
         image.parent.mkdir(parents=True, exist_ok=True)
         label.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture).save(image)
+        Image.fromarray(pixels).save(image)
         (encode(mask) if encode else Image.fromarray(mask * 255)).save(label)
-    return picture, mask
+    return pixels, mask
 
 
-def make_folder(folder, number, encode=None, images="images", masks="masks", **options):
-    """Drawn pictures 0, 1, ... and their masks in a folder of one's own."""
+def make_folder(folder, number, encode=None, images="images", masks="masks", first=0, **options):
+    """Write images 0, 1, ... and their masks in a user's own folder. first: of the drawings."""
     for part in (images, masks):
         (folder / part).mkdir(parents=True)
     for index in range(number):
-        draw_folder(index, folder=folder, name=index, images=images, masks=masks, encode=encode, **options)
+        draw_folder(first + index, folder=folder, name=index, images=images, masks=masks, encode=encode, **options)
     return folder
 
 
 def labelled(tmp_path, *values):
-    """Masks of vertical stripes of these values."""
+    """Make a folder whose masks are vertical stripes of these values."""
     data = make_folder(tmp_path / "data", 6)
     stripes = np.array(values, dtype=np.uint8).repeat(60 // len(values))
     for path in (data / "masks").iterdir():
@@ -120,62 +164,124 @@ def pets(tmp_path):
     return make_pets(tmp_path / "oxford-iiit-pet")
 
 
-def script(name, *arguments, cwd, expect=0, **extra):
-    """`python src/NAME.py ARGUMENTS` in the folder cwd, in this process, which has torch loaded; what it left.
+# --------------------------------------------------------------------------------------- commands
 
-    extra: arguments of its main(), such as train.py's on_step.
-    """
-    before, signals = Path.cwd(), [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+
+def script(name, *arguments, cwd, expect=0):
+    """Run `python src/NAME.py ARGUMENTS` in the folder cwd, in this process, which has torch loaded."""
+    before, handler = Path.cwd(), signal.getsignal(signal.SIGTERM)
     argv, sys.argv = sys.argv, [f"src/{name}.py", *map(str, arguments)]
     out, err = io.StringIO(), io.StringIO()
     os.chdir(cwd)
     try:
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
-            run(partial(importlib.import_module(name).main, **extra))
+            run(importlib.import_module(name).main)
     finally:
         os.chdir(before)
         sys.argv = argv
-        for number, handler in signals:
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, handler)
     done = subprocess.CompletedProcess([name, *arguments], ended.value.code or 0, out.getvalue(), err.getvalue())
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
 
 def process(name, *arguments, cwd, expect=0, launcher=(sys.executable,)):
-    """The same in a process of its own, or in those that `launcher` starts."""
+    """Do the same in a separate process, or in those that `launcher` starts."""
     command = [*launcher, str(ROOT / "src" / f"{name}.py"), *map(str, arguments)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
 
 def error_of(done):
-    """The one line that a script with exit status 2 leaves on stderr."""
+    """Return the one line that a command with exit status 2 leaves on stderr."""
     lines = done.stderr.strip().splitlines()
     assert lines and lines[-1].startswith("error: "), done.stderr
     assert not any("Traceback" in line for line in lines), done.stderr
     return lines[-1]
 
 
+@contextmanager
+def after_each_step(call):
+    """In the block, call(steps taken, learner) after each step of training in this process."""
+    real = train.train_step
+
+    def step(batch, learner, augmentation, args, number):
+        results = real(batch, learner, augmentation, args, number)
+        call(number + 1, learner)
+        return results
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "train_step", step)
+        yield
+
+
+def stop_after(steps, number=signal.SIGTERM):
+    """Return a context in which a run gets a signal after so many steps."""
+    return after_each_step(lambda taken, learner: taken == steps and os.kill(os.getpid(), number))
+
+
+# ---------------------------------------------------------------------------- what is made once
+
+
+def made_once(kind, make, /, **key):
+    """Return a folder of the session's cache that make(folder) fills when it is first asked for.
+
+    Workers share the cache. Two that make the same folder at once make it twice, and one of the two is kept.
+    """
+    if CACHE not in os.environ:  # outside pytest
+        os.environ[CACHE] = tempfile.mkdtemp(prefix="tests-")
+    root = Path(os.environ[CACHE])
+    folder = root / f"{kind}-{hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:16]}"
+    if not folder.exists():
+        made = Path(tempfile.mkdtemp(dir=root))
+        make(made)
+        with contextlib.suppress(OSError):
+            made.rename(folder)
+    return folder
+
+
 def make_checkpoint(path, name="unet", image_size=32, seed=0, threshold=0.5, **options):
-    """A checkpoint of a network that was never trained, as train.py writes it."""
-    torch.manual_seed(seed)
+    """Write a checkpoint of a network that was never trained, as train.py writes it."""
     options = {"in_channels": 3, "out_channels": 1, **({} if name == "resnet34_unet" else {"width": 4}), **options}
-    scaling = {"mean": [0.5] * options["in_channels"], "std": [0.5] * options["in_channels"]}
-    about = {"name": name, "options": options, "dataset": "pets", "image_size": image_size, "border": "foreground"}
-    more = {"epoch": 1, "scores": {}, "threshold": threshold, "seconds": 1.0, "command": "python src/train.py"}
-    model = build_model(name, **options)
-    with torch.no_grad():
-        for _ in range(20):  # running statistics that keep activations, and so rounding errors, of the usual size
-            model(torch.randn(4, options["in_channels"], 64, 64))
-    torch.save({**about, **scaling, **more, "model": model.state_dict()}, path)
+
+    def make(folder):
+        torch.manual_seed(seed)
+        channels = options["in_channels"]
+        network, normalization = build_model(name, **options), {"mean": [0.5] * channels, "std": [0.5] * channels}
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        with torch.no_grad():  # running statistics that keep activations, and so rounding errors, of the usual size
+            network(torch.randn(8, channels, 96, 96))
+        about = {"name": name, "options": options, "dataset": "pets", "image_size": image_size, "border": "foreground"}
+        more = {"epoch": 1, "scores": {}, "threshold": threshold, "seconds": 1.0, "command": "python src/train.py"}
+        torch.save({**about, **normalization, **more, "model": network.state_dict()}, folder / "a.pth")
+
+    key = {
+        "name": name,
+        "image_size": image_size,
+        "seed": seed,
+        "threshold": threshold,
+        "options": sorted(options.items()),
+    }
+    shutil.copyfile(made_once("checkpoint", make, **key) / "a.pth", path)
     return path
 
 
-def pytest_sessionfinish(session):
-    """In CI, which has all that optional tests need, a skip is a failure."""
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter and os.environ.get("SKIPS_FAIL") and reporter.stats.get("skipped"):  # pytest-xdist's workers have none
-        session.exitstatus = 1
+def trained_run(folder, *flags, pets=False, stopped=None):
+    """Copy into `folder` what `train.py FLAGS --name a` leaves, with the pets it was trained on; return its output.
+
+    stopped: the step after which the run got SIGTERM.
+    """
+
+    def make(made):
+        if pets:
+            make_pets(made / "dataset/oxford-iiit-pet")
+        with stop_after(stopped) if stopped else nullcontext():
+            done = script("train", *flags, "--name", "a", cwd=made, expect=143 if stopped else 0)
+        (made / "output.txt").write_text(done.stdout)
+
+    run = made_once("run", make, flags=[*map(str, flags)], pets=pets, stopped=stopped)
+    shutil.copytree(run, folder, dirs_exist_ok=True)
+    return (run / "output.txt").read_text()

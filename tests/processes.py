@@ -1,6 +1,6 @@
-"""Scripts in processes of their own, forked from one that has torch loaded, so that a start takes no time.
+"""Commands in separate processes, forked from one that has torch loaded, so that a start takes no time.
 
-They can be killed, given a slow disk, and made to be several as torchrun makes them.
+They can be killed, prepared by a function, and made to be several as torchrun makes them.
 """
 
 import multiprocessing
@@ -11,86 +11,92 @@ import sys
 import time
 from pathlib import Path
 
-import conftest  # noqa: F401  # which turns the choice of precision where that is asked for
+import conftest  # noqa: F401  # which sets the choice of precision
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference", "torch._dynamo"])  # for fake tensors
+FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference"])
 
 
-def launch(name, *arguments, cwd, slow_disk=0.0, group=False, **environment):
-    """Start `python src/NAME.py ARGUMENTS` in the folder cwd; what it says goes to cwd/NAME.log. -> the process."""
-    process = FORKS.Process(target=enter, args=(name, [*map(str, arguments)], str(cwd), slow_disk, environment, group))
+def launch(name, *arguments, cwd, setup=None, group=False, **environment):
+    """Start `python src/NAME.py ARGUMENTS` in the folder cwd; its output goes to cwd/NAME.log. Return the process.
+
+    setup: a function of a module, called in the process before the command. group: give it a process group.
+    """
+    process = FORKS.Process(target=enter, args=(name, [*map(str, arguments)], str(cwd), setup, environment, group))
     process.start()
     return process
 
 
-def launch_pair(name, *arguments, cwd):
-    """Two processes that share the work, as `torchrun --nproc_per_node 2` starts them; the first one's log is kept."""
+def launch_pair(name, *arguments, cwd, setup=None):
+    """Start two processes as `torchrun --nproc_per_node 2` does; the second one's output goes to cwd/second.log."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    together = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [launch(name, *arguments, cwd=cwd, RANK=str(rank), LOCAL_RANK=str(rank), **together) for rank in range(2)]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [{"RANK": rank, "LOCAL_RANK": rank, **group} for rank in ("0", "1")]
+    return [launch(name, *arguments, cwd=cwd, setup=setup, **environment) for environment in ranks]
 
 
 def finish(*processes, expect=0, log=None, seconds=240):
-    """Wait for processes to end with the exit status `expect`."""
+    """Wait for processes to end with the exit status `expect`, and return their log."""
+    deadline = time.monotonic() + seconds
     for process in processes:
-        process.join(seconds)
-        assert process.exitcode == expect, (process.exitcode, Path(log).read_text() if log else "")
+        process.join(max(0.0, deadline - time.monotonic()))
+    text = Path(log).read_text() if log else ""
+    found = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    assert set(found) == {expect}, (found, text)
+    return text
 
 
-def enter(name, arguments, cwd, slow_disk, environment, group):
+def wait_for(condition, *processes, log=None, seconds=120):
+    """Wait until `condition()` holds while processes are running. Fail if one ends, or after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        running = all(process.exitcode is None for process in processes)
+        assert running and time.monotonic() < deadline, Path(log).read_text() if log else "not within the deadline"
+        time.sleep(0.01)
+
+
+def enter(name, arguments, cwd, setup, environment, group):
     if group:
         os.setpgid(0, 0)
     os.chdir(cwd)
     os.environ.update(environment)
-    log = "second.log" if environment.get("RANK") == "1" else f"{name}.log"
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    encoding = os.environ.get("STREAM_ENCODING")
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding=encoding) for number in (1, 2))
+    redirect("second.log" if environment.get("RANK") == "1" else f"{name}.log", os.environ.get("STREAM_ENCODING"))
     sys.argv = [f"src/{name}.py", *arguments]
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    if slow_disk:
-        slow_down(slow_disk)
-    if "STUCK_DECODER" in os.environ:
-        get_stuck()
+    if setup:
+        setup()
     module = __import__(name)
     module.run(module.main)
 
 
-def slow_down(seconds):
+def redirect(log, encoding=None):
+    """Append what this process prints to the file `log`."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding=encoding) for number in (1, 2))
+
+
+def slow_disk(seconds=0.05):
     """Make each write to the disk wait, before it and after, so that a kill finds many a file half done."""
     for name in ("fsync", "replace"):
         quick = getattr(os, name)
 
-        def slow(*args, quick=quick):
+        def slow(*args, quick=quick, **kwargs):
             time.sleep(seconds)
-            quick(*args)
+            quick(*args, **kwargs)
             time.sleep(seconds)
 
         setattr(os, name, slow)
 
 
-def get_stuck():
-    """Make each picture take minutes to decode, in a thread that hears of no signal; STUCK_DECODER is made first."""
-    import photos.pictures
-
-    def wait(picture):
-        Path(os.environ["STUCK_DECODER"]).touch()
-        time.sleep(300)
-
-    photos.pictures.load = wait
-
-
 def logged(function, argument, log):
     """Call a function in a process whose output goes to the file `log`."""
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    sys.stdout, sys.stderr = os.fdopen(1, "w", buffering=1), os.fdopen(2, "w", buffering=1)
+    redirect(log)
     function(argument)

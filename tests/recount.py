@@ -1,9 +1,9 @@
-"""Count again, in plain Python, what `evaluate.py --protocols` counts: an independent check of every row.
+"""Count again, in plain Python, what benchmarks/protocols.py counts: an independent check of every row.
 
     python tests/recount.py --model saved_models/unet_pets.pth --data_path dataset/oxford-iiit-pet --limit 200
 
-Reads each trimap with Pillow, predicts each picture by itself, and goes over its pixels one at a time. Prints each
-row's difference, and fails if one exceeds 1e-6. About a second per picture.
+Reads each trimap with Pillow, predicts each image by itself, and goes over its pixels one at a time. Prints each row's
+difference, and fails if one exceeds 1e-6. About a second per image.
 """
 
 import argparse
@@ -16,10 +16,12 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+from protocols import count_images, table_of
 
 from data import eval_loader, load_split
 from predictor import load_predictor
-from reports.protocols import count_pictures, table_of
 from runtime import Runtime
 from splits import DataOptions
 
@@ -31,24 +33,24 @@ MEANING = {
 
 
 def predict_grids(predictor, folder, name):
-    """The probability of one picture as rows of floats, at the network's size and at its own."""
-    picture = Image.open(folder / "images" / f"{name}.jpg").convert("RGB")
-    pixels = np.array(picture.resize((predictor.size, predictor.size), Image.Resampling.BILINEAR))
+    """Return the probability of one image as rows of floats, at the network's size and at its original size."""
+    image = Image.open(folder / "images" / f"{name}.jpg").convert("RGB")
+    pixels = np.array(image.resize((predictor.size, predictor.size), Image.Resampling.BILINEAR))
     probability = predictor.probability(torch.from_numpy(pixels).permute(2, 0, 1)[None])
-    size = picture.size[::-1]
-    own = torch.nn.functional.interpolate(probability, size=size, mode="bilinear", align_corners=False)
-    return {"network": probability[0, 0].tolist(), "own": own[0, 0].tolist()}
+    size = image.size[::-1]
+    original = torch.nn.functional.interpolate(probability, size=size, mode="bilinear", align_corners=False)
+    return {"network": probability[0, 0].tolist(), "original": original[0, 0].tolist()}
 
 
 def trimap_grids(folder, name, side):
-    """The trimap of one picture as rows of 1, 2, 3, at side x side pixels and at its own size."""
+    """Return the trimap of one image as rows of 1, 2, 3, at side x side pixels and at its original size."""
     trimap = Image.open(folder / "annotations" / "trimaps" / f"{name}.png")
     small = trimap.resize((side, side), Image.Resampling.NEAREST)
-    return {"network": np.array(small).tolist(), "own": np.array(trimap).tolist()}
+    return {"network": np.array(small).tolist(), "original": np.array(trimap).tolist()}
 
 
 def count(predicted, trimap, meaning):
-    """True positives, false positives and false negatives of one picture."""
+    """Count true positives, false positives and false negatives of one image."""
     tp = fp = fn = 0
     for line, labels in zip(predicted, trimap, strict=True):
         for guess, label in zip(line, labels, strict=True):
@@ -60,7 +62,7 @@ def count(predicted, trimap, meaning):
 
 
 def contour(mask):
-    """The places (y, x) that differ from their right, lower or lower right neighbour."""
+    """Find the pixels (y, x) that differ from their right, lower or lower right neighbor."""
     height, width = len(mask), len(mask[0])
     found = set()
     for y in range(height):
@@ -72,7 +74,7 @@ def contour(mask):
 
 
 def matched(places, others, tolerance):
-    """How many places have one of the others within the tolerance."""
+    """Count the places that have one of the others within the tolerance."""
     reach = range(-tolerance, tolerance + 1)
     disk = sorted(
         ((dy, dx) for dy in reach for dx in reach if dy * dy + dx * dx <= tolerance * tolerance),
@@ -82,7 +84,7 @@ def matched(places, others, tolerance):
 
 
 def boundary_f(predicted, truth):
-    """DAVIS's contour accuracy of one picture."""
+    """Return DAVIS's contour accuracy of one image."""
     tolerance = math.ceil(0.008 * math.sqrt(len(truth) ** 2 + len(truth[0]) ** 2))
     ours, true = contour(predicted), contour(truth)
     if not ours and not true:
@@ -98,11 +100,11 @@ def share(part, whole):
 
 
 def recount(predictor, folder, names, thresholds):
-    """Scores by (border, size, average, pixels, threshold): Dice, IoU, and boundary F or None."""
-    pictures = {}
+    """Return scores by (border, size, average, pixels, threshold): Dice, IoU, and boundary F or None."""
+    images = {}
     for name in names:
         guesses, trimaps = predict_grids(predictor, folder, name), trimap_grids(folder, name, predictor.size)
-        for size in ("network", "own"):
+        for size in ("network", "original"):
             for threshold in thresholds:
                 predicted = [[value >= threshold for value in line] for line in guesses[size]]
                 for border, meaning in MEANING.items():
@@ -110,26 +112,26 @@ def recount(predictor, folder, names, thresholds):
                     if border != "ignore":
                         f = boundary_f(predicted, [[meaning[label] for label in line] for line in trimaps[size]])
                     row = (*count(predicted, trimaps[size], meaning), f)
-                    pictures.setdefault((border, size, threshold), []).append(row)
+                    images.setdefault((border, size, threshold), []).append(row)
     scores = {}
-    for (border, size, threshold), rows in pictures.items():
+    for (border, size, threshold), rows in images.items():
         n = len(rows)
         dice = sum(share(2 * tp, 2 * tp + fp + fn) for tp, fp, fn, _ in rows) / n
         iou = sum(share(tp, tp + fp + fn) for tp, fp, fn, _ in rows) / n
         f = None if border == "ignore" else sum(row[3] for row in rows) / n
-        scores[border, size, "picture", "all", threshold] = (dice, iou, f)
+        scores[border, size, "image", "all", threshold] = (dice, iou, f)
         tp, fp, fn = (sum(row[place] for row in rows) for place in range(3))
         scores[border, size, "pooled", "all", threshold] = (
             share(2 * tp, 2 * tp + fp + fn), share(tp, tp + fp + fn), None
         )  # fmt: skip
         if (border, size) == ("foreground", "network"):
             cheap = sum(share(2 * tp, 2 * tp + fn) for tp, _, fn, _ in rows) / n
-            scores[border, size, "picture", "truth's", threshold] = (cheap, iou, None)
+            scores[border, size, "image", "target's", threshold] = (cheap, iou, None)
     return scores
 
 
 def differences(rows, scores):
-    """Pairs of a row's protocol and its largest difference from the recount. Every protocol must be in both."""
+    """Return each row's largest difference from the recount, by protocol. Every protocol must be in both."""
     found = {}
     for row in rows:
         key = (row.border, row.size, row.average, row.pixels, row.threshold)
@@ -149,14 +151,14 @@ def main():
     parser.add_argument("--limit", type=int, default=200)
     args = parser.parse_args()
     predictor = load_predictor(args.model, Runtime())
-    thresholds = sorted({0.5, predictor.about.get("threshold", 0.5)})
+    thresholds = sorted({0.5, predictor.checkpoint.threshold or 0.5})
     options = DataOptions("pets", args.data_path, predictor.size, border="ignore", limit=args.limit)
     dataset = load_split(DataOptions(**{**vars(options), "cache_dir": args.cache_dir}), args.split)
-    rows = table_of(count_pictures(predictor, eval_loader(dataset, 8), thresholds, "count"), predictor.size)
+    rows = table_of(count_images(predictor, eval_loader(dataset, 8), thresholds, "count"), predictor.size)
     found = differences(rows, recount(predictor, args.data_path, dataset.names, thresholds))
     for key, difference in found.items():
         print(*key, f"{difference:.1e}")
-    print(f"{len(found)} rows over {len(dataset)} pictures; largest difference {max(found.values()):.1e}")
+    print(f"{len(found)} rows over {len(dataset)} images; largest difference {max(found.values()):.1e}")
     sys.exit(max(found.values()) > 1e-6)
 
 

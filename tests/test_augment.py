@@ -3,41 +3,41 @@ import torch
 import torchvision.transforms.functional as TF
 from conftest import load_shapes
 
-from augment import AUGMENTS, Strength, augment, jitter_color, random_draws, to_float
+from augment import AUGMENTS, Strength, augment, jitter_color, random_params, to_float
 
 
-def chance(n, seed=0):
-    return random_draws(n, torch.Generator().manual_seed(seed))
+def params(n, seed=0):
+    return random_params(n, torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture
 def batch():
     items = load_shapes("train", 48)[list(range(6))]
     mask = items["mask"].clone()
-    mask[:, :, 10:13] = 255  # a band that is ignored
+    mask[:, :, 10:13] = 255  # an ignored band
     return items["image"], mask
 
 
 @pytest.mark.parametrize("level", AUGMENTS)
 def test_a_mask_stays_a_mask(level, batch):
-    image, mask = augment(*batch, AUGMENTS[level], chance(6))
+    image, mask = augment(*batch, AUGMENTS[level], params(6))
     assert image.shape == batch[0].shape and mask.shape == batch[1].shape and mask.dtype == torch.uint8
     assert set(mask.unique().tolist()) <= {0, 1, 255}
     assert image.isfinite().all() and image.min() > -0.01 and image.max() < 255.01
 
 
 def test_none_changes_nothing(batch):
-    image, mask = augment(*batch, AUGMENTS["none"], chance(6))
+    image, mask = augment(*batch, AUGMENTS["none"], params(6))
     assert torch.equal(image, batch[0].float()) and torch.equal(mask, batch[1])
 
 
 @pytest.mark.parametrize("level", ["flips", "light", "scale_jitter", "full"])
-def test_a_mask_moves_as_its_picture_does(level, batch):
-    """The mask of an augmented picture is the augmented mask, taken as a picture and thresholded."""
+def test_a_mask_moves_with_its_image(level, batch):
+    """The augmented mask is what augmenting the mask as an image and thresholding it gives."""
     mask = (batch[1] == 1).to(torch.uint8)
     strength = AUGMENTS[level]
     as_image, moved = augment(
-        mask.repeat(1, 3, 1, 1) * 255, mask, Strength(**{**vars(strength), "color": 0}), chance(6)
+        mask.repeat(1, 3, 1, 1) * 255, mask, Strength(**{**vars(strength), "color": 0}), params(6)
     )
     seen = moved != 255
     near_threshold = (as_image[:, :1] - 127.5).abs() < 0.01
@@ -47,7 +47,7 @@ def test_a_mask_moves_as_its_picture_does(level, batch):
     assert torch.equal((as_image[:, :1] >= 127.5)[compared], (moved == 1)[compared])
 
 
-def test_an_augmentation_grows_with_the_passes():
+def test_an_augmentation_ramps_up_over_epochs():
     grown = Strength(True, True, 20, (0.64, 1.44), 1.21, 0.1, 0.2, 0.02)
     growing = Strength(True, True, 20, (0.64, 1.44), 1.21, 0.1, 0.2, 0.02, growth=10)
     assert growing.after(0) == Strength(flip_horizontal=True, flip_vertical=True)
@@ -55,14 +55,14 @@ def test_an_augmentation_grows_with_the_passes():
     assert growing.after(10) == growing.after(1000) == grown.after(0) == grown
 
 
-def test_what_a_rotation_uncovers_is_ignored():
+def test_what_the_image_does_not_cover_is_ignored():
     image, mask = torch.full((4, 3, 64, 64), 200, dtype=torch.uint8), torch.ones(4, 1, 64, 64, dtype=torch.uint8)
-    _, turned = augment(image, mask, Strength(rotation=45, scale=(1.2, 1.3)), chance(4, 3))
-    assert set(turned.unique().tolist()) == {1, 255}  # no background comes from nowhere
+    _, turned = augment(image, mask, Strength(rotation=45, scale=(1.2, 1.3)), params(4, 3))
+    assert set(turned.unique().tolist()) == {1, 255}  # nothing becomes background
 
 
 def test_flips_are_exact(batch):
-    image, mask = augment(*batch, Strength(flip_horizontal=True), chance(6))
+    image, mask = augment(*batch, Strength(flip_horizontal=True), params(6))
     flipped = 0
     for new, old, new_mask, old_mask in zip(image, batch[0].float(), mask, batch[1], strict=True):
         turned = not torch.allclose(new, old, atol=0.01)
@@ -72,31 +72,31 @@ def test_flips_are_exact(batch):
     assert 0 < flipped < len(image)
 
 
-def test_rotation_keeps_shape_on_pictures_that_are_not_square():
-    """A disc stays a disc when a wide picture turns: its box has the sides it had."""
+def test_rotation_keeps_shapes_in_images_that_are_not_square():
+    """A disc in a wide image stays a disc: its bounding box has the same sides."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(128), indexing="ij")
     disc = ((y - 32) ** 2 + (x - 64) ** 2 < 20**2).to(torch.uint8)[None, None].repeat(8, 1, 1, 1)
-    _, turned = augment(disc.repeat(1, 3, 1, 1), disc, Strength(rotation=80), chance(8))
+    _, turned = augment(disc.repeat(1, 3, 1, 1), disc, Strength(rotation=80), params(8))
     for mask in turned[:, 0] == 1:
         rows, columns = mask.any(1).sum().item(), mask.any(0).sum().item()
         assert abs(rows - 39) <= 2 and abs(columns - 39) <= 2
 
 
-def test_every_picture_draws_its_own_amounts_and_keeps_them_in_a_part_of_the_batch(batch):
+def test_every_image_has_its_own_params_also_in_a_micro_batch(batch):
     same = batch[0][:1].repeat(6, 1, 1, 1), batch[1][:1].repeat(6, 1, 1, 1)
-    whole, whole_mask = augment(*same, AUGMENTS["full"], chance(6, 5))
+    whole, whole_mask = augment(*same, AUGMENTS["full"], params(6, 5))
     assert all(not torch.allclose(whole[0], other) for other in whole[1:])
     torch.manual_seed(99)
     rows = slice(2, 5)
     part, part_mask = augment(
-        same[0][rows], same[1][rows], AUGMENTS["full"], {name: value[rows] for name, value in chance(6, 5).items()}
+        same[0][rows], same[1][rows], AUGMENTS["full"], {name: value[rows] for name, value in params(6, 5).items()}
     )
     torch.testing.assert_close(part, whole[rows])
     assert torch.equal(part_mask, whole_mask[rows])
 
 
-def test_grey_pictures(batch):
-    image, _ = augment(batch[0][:, :1], batch[1], AUGMENTS["full"], chance(6))
+def test_gray_images(batch):
+    image, _ = augment(batch[0][:, :1], batch[1], AUGMENTS["full"], params(6))
     assert image.shape[1] == 1 and image.isfinite().all()
 
 
@@ -104,8 +104,8 @@ def test_color_is_torchvisions():
     image = torch.rand(5, 3, 8, 8) * 0.2 + 0.4  # far from where torchvision clamps between its steps
     factors = torch.rand(5, 3) * 0.4 + 0.8
     found = jitter_color(image * 255, factors) / 255
-    for picture, result, brightness, contrast, saturation in zip(image, found, *factors.T.tolist(), strict=True):
-        expected = TF.adjust_contrast(TF.adjust_saturation(picture, saturation), contrast)
+    for one, result, brightness, contrast, saturation in zip(image, found, *factors.T.tolist(), strict=True):
+        expected = TF.adjust_contrast(TF.adjust_saturation(one, saturation), contrast)
         torch.testing.assert_close(result, TF.adjust_brightness(expected, brightness), atol=1e-3, rtol=0)
 
 

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
-from models.convolution import conv2d, deconv2d
+from convolution import conv2d, deconv2d
 
 
 def test_conv2d_of_the_report():

@@ -1,31 +1,46 @@
-"""Two processes against one: the same pictures, the same gradients, the same Dice."""
+"""Two processes against one: the same images, the same gradients, the same Dice."""
 
 import json
+import time
+from datetime import timedelta
 
 import pytest
 import torch
+import torch.distributed
 from conftest import make_checkpoint, make_pets, script
 from processes import finish, launch_pair
 
+import data
 from checkpoint import load
-from data import ShuffledBatches
-from training.distributed import gather_rows, share
+from data import ShuffledBatches, eval_loader
+from training.distributed import gather_rows, rank, shard
 
 
-def test_shares_cover_every_item_once():
+def test_shards_cover_every_item_once():
     for n, parts in ((16, 2), (7, 3), (3, 3), (100, 8)):
-        items = [item for part in range(parts) for item in range(n)[share(n, part, parts)]]
+        items = [item for part in range(parts) for item in range(n)[shard(n, part, parts)]]
         assert items == list(range(n))
 
 
-def test_shares_of_a_batch_are_the_batch(monkeypatch):
+def test_shuffled_batches_cover_every_image_once_an_epoch():
+    """Also where a batch goes across an epoch's end."""
+    batches = list(ShuffledBatches(range(10), 4, 0, range(5)))
+    assert [len(batch) for batch in batches] == 5 * [4]
+    stream = [index for batch in batches for index in batch]
+    assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10)) and stream[:10] != stream[10:]
+    assert list(ShuffledBatches(range(10), 4, 0, range(3, 5))) == batches[3:]
+
+
+def test_shards_of_a_batch_are_the_batch(monkeypatch):
     whole = list(ShuffledBatches(range(10), 5, 0, range(4)))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    parts = []
-    for rank in ("0", "1"):
-        monkeypatch.setenv("RANK", rank)
+    parts, evaluated = [], []
+    for number in ("0", "1"):
+        monkeypatch.setenv("RANK", number)
         parts.append(list(ShuffledBatches(range(10), 5, 0, range(4))))
+        evaluated += [index for batch in eval_loader(range(7), 2).batch_sampler for index in batch]
     assert [first + second for first, second in zip(*parts, strict=True)] == whole
+    assert sorted(evaluated) == list(range(7))
 
 
 def test_rows_of_one_process_stay_as_they_are():
@@ -33,44 +48,17 @@ def test_rows_of_one_process_stay_as_they_are():
     assert torch.equal(gather_rows(rows, 3), rows)
 
 
-@pytest.mark.parametrize("pictures", [7, 8])
-def test_two_processes_score_as_one(pictures, tmp_path):
-    """Every picture is counted once, whether the split divides by two or not."""
-    make_pets(tmp_path / "dataset/oxford-iiit-pet", 2, pictures)
-    make_checkpoint(tmp_path / "a.pth")
-    script("evaluate", "--model", "a.pth", "--output", "one", "--batch_size", 2, cwd=tmp_path)
-    pair = launch_pair("evaluate", "--model", "a.pth", "--output", "two", "--batch_size", 2, cwd=tmp_path)
-    finish(*pair, log=tmp_path / "evaluate.log")
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text())[0] for name in ("one", "two"))
-    assert one["pictures"] == two["pictures"] == pictures
-    for name in ("dice", "jaccard", "pooled_dice"):
-        assert one[name] == pytest.approx(two[name], abs=1e-6)
-    assert (tmp_path / "one.csv").read_text() == (tmp_path / "two.csv").read_text()
-    assert not (tmp_path / "second.log").read_text()
+STEP = ("--dataset", "shapes", "--width", 4, "--image_size", 32, "--limit", 9, "--steps", 1, "--epochs", 1)
+STEP = (*STEP, "--norm", "none", "--optimizer", "sgd", "--augment", "full", "--precision", "float32")
 
 
-@pytest.mark.parametrize("batch_size", [4, 5])
+@pytest.mark.parametrize("batch_size", [5, pytest.param(4, marks=pytest.mark.integration)])
 def test_a_step_of_two_processes_has_the_gradients_of_one(batch_size, tmp_path):
-    """Plain SGD without momentum state: after its first step the momentum buffer is the gradient."""
-    flags = ("--dataset", "shapes", "--width", 4, "--image_size", 32, "--limit", 10, "--batch_size", batch_size)
-    flags = (
-        *flags,
-        "--steps",
-        1,
-        "--epochs",
-        1,
-        "--norm",
-        "none",
-        "--optimizer",
-        "sgd",
-        "--augment",
-        "full",
-        "--precision",
-        "float32",
-    )
+    """Plain SGD: after its first step the momentum buffer is the gradient. 9 validation images do not divide by 2."""
+    flags, log = (*STEP, "--batch_size", batch_size), tmp_path / "train.log"
     script("train", *flags, "--name", "one", cwd=tmp_path)
-    finish(*launch_pair("train", *flags, "--name", "two", cwd=tmp_path), log=tmp_path / "train.log")
-    one, two = (load(tmp_path / f"saved_models/{name}.last.pth")["training"] for name in ("one", "two"))
+    finish(*launch_pair("train", *flags, "--name", "two", cwd=tmp_path), log=log)
+    one, two = (load(tmp_path / f"saved_models/{name}.last.pth").training for name in ("one", "two"))
     gradient, other = (
         torch.cat([state["momentum_buffer"].flatten() for state in run["optimizer"]["state"].values()])
         for run in (one, two)
@@ -78,11 +66,52 @@ def test_a_step_of_two_processes_has_the_gradients_of_one(batch_size, tmp_path):
     torch.testing.assert_close(other, gradient, rtol=0, atol=1e-5)
     assert gradient.abs().max() > 1e-2
     for figure in ("valid_dice", "valid_loss", "train_dice", "train_loss"):
-        assert one["history"][0][figure] == pytest.approx(two["history"][0][figure], abs=1e-6)
+        first, second = (run["state"]["history"][0][figure] for run in (one, two))
+        assert first == pytest.approx(second, abs=1e-6)
+    assert not (tmp_path / "second.log").read_text()
 
 
-def test_a_mistake_is_said_once(tmp_path):
-    pair = launch_pair("train", "--dataset", "shapes", "--limit", 1, "--name", "a", cwd=tmp_path)
-    finish(*pair, expect=2)
-    [line] = (tmp_path / "train.log").read_text().splitlines()[1:]
-    assert line == "error: a batch of 1 pictures has too few for 2 parts; raise --batch_size"
+@pytest.mark.integration
+@pytest.mark.parametrize("images", [7, 8])
+def test_two_processes_score_as_one(images, tmp_path):
+    """Every image is counted once, whether the split divides by two or not."""
+    make_pets(tmp_path / "dataset/oxford-iiit-pet", 2, images)
+    make_checkpoint(tmp_path / "a.pth")
+    flags = ("--model", "a.pth", "--batch_size", 2)
+    script("evaluate", *flags, "--output", "one", cwd=tmp_path)
+    finish(*launch_pair("evaluate", *flags, "--output", "two", cwd=tmp_path), log=tmp_path / "evaluate.log")
+    one, two = (json.loads((tmp_path / f"{name}.json").read_text())[0] for name in ("one", "two"))
+    for name in ("dice", "jaccard", "pooled_dice"):
+        assert one[name] == pytest.approx(two[name], abs=1e-6)
+    csv = (tmp_path / "one.csv").read_text()
+    assert csv == (tmp_path / "two.csv").read_text() and len(csv.splitlines()) == images + 1
+    assert not (tmp_path / "second.log").read_text()
+
+
+@pytest.mark.integration
+def test_a_mistake_is_reported_once(tmp_path):
+    pair = launch_pair("train", "--dataset", "shapes", "--batch_size", 1, "--name", "a", cwd=tmp_path)
+    log = finish(*pair, expect=2, log=tmp_path / "train.log")
+    assert log.count("error: ") == 1 and "--batch_size 1" in log and not (tmp_path / "second.log").read_text()
+
+
+def decode_slowly():
+    """Let rank 0 take longer to load the data than other ranks wait for it in an ordinary collective call."""
+    start, load_split = torch.distributed.init_process_group, data.load_split
+
+    def start_with_timeout(backend):
+        start(backend, timeout=timedelta(seconds=10))
+
+    def load_slowly(options, split):
+        if rank() == 0 and split == "train":
+            time.sleep(15)
+        return load_split(options, split)
+
+    torch.distributed.init_process_group, data.load_split = start_with_timeout, load_slowly
+
+
+@pytest.mark.integration
+def test_decoding_longer_than_the_timeout_does_not_end_the_run(tmp_path):
+    pair = launch_pair("train", *STEP, "--batch_size", 4, "--name", "a", cwd=tmp_path, setup=decode_slowly)
+    finish(*pair, log=tmp_path / "train.log")
+    assert (tmp_path / "saved_models/a.pth").exists()

@@ -74,7 +74,7 @@ def test_download_unpacks_the_official_layout_and_may_be_repeated(server, tmp_pa
 
 def test_a_connection_that_is_cut_is_said_and_mended_by_the_same_command(server, tmp_path):
     server.cut = True
-    with pytest.raises(UserError, match="images.tar.gz was not fetched .* run the same command again"):
+    with pytest.raises(UserError, match="images.tar.gz failed .* run the command again"):
         oxford_pet.download(tmp_path / "pets")
     assert not (tmp_path / "pets" / "images").exists()
     server.cut = False
@@ -84,7 +84,7 @@ def test_a_connection_that_is_cut_is_said_and_mended_by_the_same_command(server,
 
 def test_an_archive_of_another_sum_is_not_unpacked(server, tmp_path):
     server.files["/images.tar.gz"] = server.files["/annotations.tar.gz"]
-    with pytest.raises(UserError, match="images.tar.gz was not fetched"):
+    with pytest.raises(UserError, match="images.tar.gz failed"):
         oxford_pet.download(tmp_path / "pets")
     assert not (tmp_path / "pets" / "annotations").exists()
 
@@ -92,5 +92,5 @@ def test_an_archive_of_another_sum_is_not_unpacked(server, tmp_path):
 def test_no_network_says_what_to_do(server, tmp_path):
     server.shutdown()
     server.server_close()
-    with pytest.raises(UserError, match=r"fetch images.tar.gz and annotations.tar.gz on any machine, put both into"):
+    with pytest.raises(UserError, match="images.tar.gz and annotations.tar.gz into"):
         oxford_pet.download(tmp_path / "pets")

@@ -9,8 +9,9 @@ from conftest import error_of, make_checkpoint, make_folder, script
 from PIL import Image
 
 import losses
-from scoring import THRESHOLDS, Tally, best_threshold, describe_threshold, resolve_threshold
-from utils import UserError, confusion, dice
+from checkpoint import Checkpoint
+from scoring import THRESHOLDS, DiceMeter, best_threshold, resolve_threshold
+from utils import UserError, confusion, dice_score
 
 
 def test_the_threshold_is_that_of_the_highest_mean_dice():
@@ -18,12 +19,12 @@ def test_the_threshold_is_that_of_the_highest_mean_dice():
     mask = torch.randint(0, 2, (6, 1, 16, 16), generator=generator, dtype=torch.uint8)
     mask[:, :, :2] = 255
     probability = (0.3 * mask.clamp(max=1) + 0.5 * torch.rand(mask.shape, generator=generator)).clamp(0, 1)
-    tally = Tally(range(6), criterion=losses.bce)
+    tally = DiceMeter(range(6), criterion=losses.bce)
     for part in (slice(0, 4), slice(4, 6)):
         tally.add({"mask": mask[part]}, probability.logit()[part])
     expected = torch.stack([confusion(probability >= threshold, mask) for threshold in THRESHOLDS])
     assert torch.equal(tally.counts(), expected) and torch.equal(tally.at(0.5), expected[9])
-    means = [dice(counts).mean().item() for counts in expected]
+    means = [dice_score(counts).mean().item() for counts in expected]
     assert best_threshold(tally.counts()) == THRESHOLDS[int(np.argmax(means))] != 0.5
     assert tally.loss() == pytest.approx(losses.bce(probability.logit(), mask).item())
 
@@ -31,55 +32,59 @@ def test_the_threshold_is_that_of_the_highest_mean_dice():
 def evaluate(folder, *flags):
     script("evaluate", "--model", "a.pth", "--output", "scores", *flags, cwd=folder)
     with open(folder / "scores.csv", newline="") as file:
-        pictures = list(csv.DictReader(file))
-    return json.loads((folder / "scores.json").read_text())[0], pictures
+        images = list(csv.DictReader(file))
+    return json.loads((folder / "scores.json").read_text())[0], images
 
 
-def test_dice_at_the_pictures_own_size_is_that_of_the_masks_that_inference_writes(pets, tmp_path):
-    pets.rename(tmp_path / "pets")
+def test_dice_at_original_size_is_that_of_the_masks_that_inference_writes(pets, tmp_path):
     make_checkpoint(tmp_path / "a.pth")
-    names = (tmp_path / "pets/annotations/test.txt").read_text().split()[::4]
-    (tmp_path / "names.txt").write_text("\n".join(names))
-    flags = ("--input", "pets/images", "--names", "names.txt", "--csv", "numbers.csv", "--precision", "float32")
-    script("inference", "--model", "a.pth", *flags, cwd=tmp_path)
-    with open(tmp_path / "numbers.csv", newline="") as file:
-        expected = [float(row["dice"]) for row in csv.DictReader(file)]
-    result, pictures = evaluate(tmp_path, "--data_path", "pets", "--own_size")
-    assert [row["name"] for row in pictures] == names
-    assert [float(row["dice"]) for row in pictures] == pytest.approx(expected, abs=1e-6)
-    assert result["own_size"] and result["dice"] == pytest.approx(np.mean(expected), abs=1e-6)
-    assert evaluate(tmp_path, "--data_path", "pets")[0]["dice"] != result["dice"]
+    flags = ("--data_path", pets, "--precision", "float32")
+    script("inference", "--model", "a.pth", *flags, "--output", "masks", cwd=tmp_path)
+    result, images = evaluate(tmp_path, *flags, "--original_size")
+    for row in images:
+        mask = np.array(Image.open(tmp_path / "masks" / f"{row['name']}.png")) > 0
+        target = np.array(Image.open(pets / "annotations/trimaps" / f"{row['name']}.png")) != 2
+        assert float(row["dice"]) == pytest.approx(2 * (mask & target).sum() / (mask.sum() + target.sum()), abs=1e-6)
+    assert result["original_size"] and evaluate(tmp_path, *flags)[0]["dice"] != result["dice"]
+    assert result["dice"] == pytest.approx(np.mean([float(row["dice"]) for row in images]), abs=1e-6)
 
 
-def test_the_checkpoints_threshold_is_reported_apart_and_empty_masks_are_counted(pets, tmp_path):
-    pets.rename(tmp_path / "pets")
-    trimap = next((tmp_path / "pets/annotations/trimaps").glob("Drawn_2[0-5].png"))
+def test_the_checkpoints_threshold_is_scored_too_and_empty_masks_are_counted(pets, tmp_path):
+    trimap = next((pets / "annotations/trimaps").glob("Drawn_2[0-5].png"))
     Image.fromarray(np.full(np.array(Image.open(trimap)).shape, 2, np.uint8)).save(trimap)
     make_checkpoint(tmp_path / "a.pth", threshold=0.3)
-    result, pictures = evaluate(tmp_path, "--data_path", "pets")
-    plain, _ = evaluate(tmp_path, "--data_path", "pets", "--border", "foreground")
-    assert plain["dice"] == result["dice"] != result["dice_at_threshold"]
-    rest = [float(row["dice"]) for row in pictures if int(row["tp"]) + int(row["fn"])]
+    result, images = evaluate(tmp_path, "--data_path", pets)
+    assert result["dice"] != result["dice_at_threshold"]
+    rest = [float(row["dice"]) for row in images if int(row["tp"]) + int(row["fn"])]
     assert result["empty_masks"] == 1 and len(rest) == 5
     assert result["dice_without_empty"] == pytest.approx(np.mean(rest), abs=1e-6)
-    out = script("evaluate", "--model", "a.pth", "--data_path", "pets", cwd=tmp_path).stdout
-    assert "without its 1 empty masks" in out and "at its threshold, 0.30, chosen on valid" in out
 
 
 def test_the_threshold_of_the_flag_or_the_checkpoint(pets, tmp_path):
-    pets.rename(tmp_path / "pets")
     make_checkpoint(tmp_path / "a.pth", threshold=0.3)
-    half, _ = evaluate(tmp_path, "--data_path", "pets")
-    given, _ = evaluate(tmp_path, "--data_path", "pets", "--threshold", ".3")
-    chosen, pictures = evaluate(tmp_path, "--data_path", "pets", "--threshold", "chosen")
+    half, _ = evaluate(tmp_path, "--data_path", pets)
+    given, _ = evaluate(tmp_path, "--data_path", pets, "--threshold", "0.3")
+    chosen, images = evaluate(tmp_path, "--data_path", pets, "--threshold", "chosen")
     assert half["scored_at"] == 0.5 and given["scored_at"] == chosen["scored_at"] == 0.3
     assert given["dice"] == chosen["dice"] == half["dice_at_threshold"] != half["dice"]
-    assert np.mean([float(row["dice"]) for row in pictures]) == pytest.approx(chosen["dice"], abs=1e-6)
-    flags = ("--model", "a.pth", "--data_path", "pets", "--threshold")
-    out = script("evaluate", *flags, "chosen", cwd=tmp_path).stdout
-    assert "threshold .3, chosen on valid" in out and "at its threshold" not in out
+    assert np.mean([float(row["dice"]) for row in images]) == pytest.approx(chosen["dice"], abs=1e-6)
     for value in ("0", "1", "half"):
-        assert "--threshold" in error_of(script("evaluate", *flags, value, cwd=tmp_path, expect=2))
+        done = script("evaluate", "--model", "a.pth", "--threshold", value, cwd=tmp_path, expect=2)
+        assert "--threshold" in error_of(done)
+
+
+def test_a_pattern_is_expanded_and_takes_the_best_weights(pets, tmp_path):
+    for name in ("a.last.pth", "a.pth", "b.last.pth"):
+        make_checkpoint(tmp_path / name)
+    flags = ("--data_path", pets, "--output", "e", "--limit", 2)
+
+    def scored(*models):
+        script("evaluate", "--model", *models, *flags, cwd=tmp_path)
+        return [result["model"] for result in json.loads((tmp_path / "e.json").read_text())]
+
+    assert scored("*.pth") == scored("a.last.pth", "a.pth", "b.last.pth") == ["a.pth", "b.last.pth"]
+    assert scored("a.pth", "a.last.pth") == ["a.pth", "a.last.pth"]  # named one by one
+    assert "c*.pth" in error_of(script("evaluate", "--model", "c*.pth", *flags, cwd=tmp_path, expect=2))
 
 
 def test_of_thresholds_that_are_equal_the_one_nearest_to_half_is_best():
@@ -89,36 +94,32 @@ def test_of_thresholds_that_are_equal_the_one_nearest_to_half_is_best():
 
 def test_inference_scores_and_draws_a_split_at_its_threshold(pets, tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr("inference.plot_panels", lambda rows, title, path, mark: drawn.append((rows, title)))
+    monkeypatch.setattr("inference.plot_panels", lambda rows, title, path: drawn.append((rows, title)))
     make_checkpoint(tmp_path / "a.pth", seed=1)
     for limit in (0.1, 0.5, 0.9):
         flags = ("--model", "a.pth", "--data_path", pets, "--threshold", limit, "--precision", "float32")
         out = script("inference", *flags, "--output", f"{limit}", cwd=tmp_path).stdout
         scored = script("evaluate", *flags, cwd=tmp_path).stdout
         assert re.findall(r"a.pth +32 .*", out) == re.findall(r"a.pth +32 .*", scored)
-        assert ("scored at threshold" in out) == (limit != 0.5)
         for row in drawn[-1][0]:
             assert torch.equal(row["predicted"], row["probability"] >= limit)
-        assert ("at threshold" in drawn[-1][1]) == (limit != 0.5)
 
 
 def test_a_split_of_empty_masks_is_valid_json(tmp_path):
     data = make_folder(tmp_path / "data", 6, lambda mask: Image.fromarray(mask * 0))
     make_checkpoint(tmp_path / "a.pth")
-    out = script("evaluate", "--model", "a.pth", "--data_path", data, "--output", "e", cwd=tmp_path).stdout
-    assert "nothing without its 1 empty masks" in out
+    script("evaluate", "--model", "a.pth", "--data_path", data, "--output", "e", cwd=tmp_path)
     [result] = json.loads((tmp_path / "e.json").read_text(), parse_constant=lambda text: pytest.fail(text))
     assert result["dice_without_empty"] is None
 
 
 def test_a_checkpoint_without_a_threshold_has_none_to_choose():
-    assert resolve_threshold(0.4, {}, "a.pth") == 0.4
+    assert resolve_threshold(0.4, Checkpoint({}, "unet", {}), "a.pth") == 0.4
     with pytest.raises(UserError, match="--threshold chosen: a.pth"):
-        resolve_threshold("chosen", {}, "a.pth")
-    assert describe_threshold(0.5, {}) == ".5" and describe_threshold(0.45, {"threshold": 0.4}) == ".45"
+        resolve_threshold("chosen", Checkpoint({}, "unet", {}), "a.pth")
 
 
-@pytest.mark.parametrize("threshold", [0.0, 1.5, "half", None])
+@pytest.mark.parametrize("threshold", [0.0, 1.5, "half"])
 def test_a_threshold_that_cannot_be_is_refused(threshold, tmp_path):
     make_checkpoint(tmp_path / "a.pth", threshold=threshold)
     assert "is damaged" in error_of(script("evaluate", "--model", "a.pth", cwd=tmp_path, expect=2))
@@ -130,6 +131,6 @@ def test_a_lack_of_memory_says_which_flag_to_lower(pets, tmp_path, monkeypatch):
 
     make_checkpoint(tmp_path / "a.pth")
     monkeypatch.setattr("predictor.Predictor.logits", predict)
-    for name, flags in (("evaluate", ()), ("inference", ()), ("inference", ("--input", str(pets / "images")))):
+    for name, flags in (("evaluate", ()), ("inference", ())):
         done = script(name, "--model", "a.pth", "--data_path", pets, *flags, cwd=tmp_path, expect=2)
-        assert "the GPU's memory is not enough; use a smaller --batch_size than " in error_of(done)
+        assert "--batch_size" in error_of(done)

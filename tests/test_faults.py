@@ -1,128 +1,125 @@
-"""Runs that are cut off: at any step, by any signal, on one process and two; disks that fill; caches half written."""
+"""Runs that are interrupted: at any step, by any signal, with workers, on one process and two; disks that fail."""
 
 import errno
+import fcntl
+import multiprocessing
 import os
 import signal
+import stat
 import subprocess
 import sys
-import time
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-import torch
-from conftest import ROOT, error_of, load_pets, make_pets, script
+from conftest import ROOT, after_each_step, error_of, make_pets, script, stop_after, trained_run
 from kills import kill_often
-from processes import FORKS, finish, launch, launch_pair
+from processes import finish, launch, launch_pair, slow_disk, wait_for
+from test_resume import same_end
+from test_scripts import contents
 
-import oxford_pet
 from checkpoint import load, save
+from files import write_atomically
 from utils import UserError
 
 RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 12, "--batch_size", 4, "--steps", 7)
-RUN = (*RUN, "--epochs", 2, "--augment", "full", "--dropout", 0.3)
+RUN = (*RUN, "--epochs", 2, "--augment", "full", "--dropout", 0.3, "--precision", "float32", "--name", "a")
+LONG = (*RUN, "--steps", 5000, "--save_every", "5steps")
+LAST = "saved_models/a.last.pth"
 
 
-def same_end(folder, first, second):
-    """Weights, average and history of two runs are equal, bit for bit."""
-    one, two = (load(folder / f"saved_models/{name}.last.pth")["training"] for name in (first, second))
-    for first_part, second_part in (
-        (one["weights"], two["weights"]),
-        (one["average"]["module"], two["average"]["module"]),
-    ):
-        assert all(torch.equal(value, second_part[key]) for key, value in first_part.items())
-    histories = [(folder / f"saved_models/{name}.csv").read_bytes() for name in (first, second)]
-    return histories[0] == histories[1]
+def steps_in(folder):
+    return load(folder / LAST).training["state"]["step"]
 
 
-def stop_after(steps):
-    """For on_step: the running process sends itself SIGTERM after that step of training."""
-
-    def on_step(state):
-        if state.step == steps:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    return on_step
+# ---------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("steps", [1, 6, 7, 10])
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_run_stopped_after_any_step_goes_on_as_if_it_had_not_been(precision, steps, tmp_path):
-    flags = (*RUN, "--precision", precision)
-    script("train", *flags, "--name", "whole", cwd=tmp_path)
-    ended = script(
-        "train", *flags, "--name", "cut", cwd=tmp_path, expect=128 + signal.SIGTERM, on_step=stop_after(steps)
-    )
-    out = ended.stdout
-    assert f"stopped after step {steps}; resume with: python src/train.py --resume saved_models/cut.last.pth" in out
-    script("train", "--resume", "saved_models/cut.last.pth", cwd=tmp_path)
-    assert same_end(tmp_path, "whole", "cut")
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+def test_every_signal_saves_and_gives_its_exit_status(name, tmp_path):
+    number = getattr(signal, name)
+    with stop_after(5, number):
+        out = script("train", *RUN, cwd=tmp_path, expect=128 + number).stdout
+    assert f"--resume {LAST}" in out and steps_in(tmp_path) == 5
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    """SIGHUP under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_after(5, signal.SIGHUP):
+            script("train", *RUN, cwd=tmp_path)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and steps_in(tmp_path) == 14
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_signal_while_the_processes_agree_is_not_lost(tmp_path, monkeypatch):
-    agreed = []
+    calls = []
 
     def agree(*values):
-        agreed.append(values)
-        if len(agreed) == 3:
+        calls.append(values)
+        if len(calls) == 3:
             os.kill(os.getpid(), signal.SIGTERM)
         return values
 
-    monkeypatch.setattr("training.stop.agree", agree)
-    out = script("train", *RUN, "--name", "cut", cwd=tmp_path, expect=128 + signal.SIGTERM).stdout
-    assert "stopped after step 3; resume with" in out  # before the first step it is asked once
+    monkeypatch.setattr("training.progress.agree", agree)
+    script("train", *RUN, cwd=tmp_path, expect=128 + signal.SIGTERM)
+    assert steps_in(tmp_path) == 3  # before the first step it is asked once
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_two_processes_that_are_killed_go_on_as_if_they_had_not_been(precision, tmp_path):
-    flags = (*RUN, "--steps", 30, "--precision", precision, "--save_every", "4steps")
-    finish(*launch_pair("train", *flags, "--name", "whole", cwd=tmp_path), log=tmp_path / "train.log")
-    pair = launch_pair("train", *flags, "--name", "cut", cwd=tmp_path)
-    last = tmp_path / "saved_models/cut.last.pth"
-    while not last.exists():
-        assert all(process.exitcode is None for process in pair), (tmp_path / "train.log").read_text()
-        time.sleep(0.01)
+@pytest.mark.integration
+def test_a_second_signal_exits_at_once_and_leaves_the_files_whole(tmp_path):
+    log = tmp_path / "train.log"
+    process = launch("train", *LONG, cwd=tmp_path, setup=slow_disk)
+    wait_for((tmp_path / LAST).exists, process, log=log)
+    os.kill(process.pid, signal.SIGINT)
+    wait_for(lambda: "again" in log.read_text() or process.exitcode is not None, log=log)
+    if process.exitcode is None:
+        os.kill(process.pid, signal.SIGINT)
+    process.join(20)
+    assert process.exitcode in (-signal.SIGINT, 128 + signal.SIGINT)
+    assert process.exitcode > 0 or steps_in(tmp_path) % 5 == 0
+
+
+@pytest.mark.integration
+def test_ctrl_c_with_workers_is_answered_once(tmp_path):
+    """Ctrl-C reaches the whole group of processes."""
+    process = launch("train", *LONG, "--workers", 2, cwd=tmp_path, group=True)
+    wait_for((tmp_path / LAST).exists, process, log=tmp_path / "train.log")
+    os.killpg(process.pid, signal.SIGINT)
+    log = finish(process, expect=128 + signal.SIGINT, log=tmp_path / "train.log", seconds=60)
+    assert log.count("again") == 1
+
+
+@pytest.mark.integration
+def test_two_processes_that_are_killed_continue_exactly(tmp_path):
+    flags, log = (*RUN, "--steps", 30, "--save_every", "4steps"), tmp_path / "train.log"
+    finish(*launch_pair("train", *flags, "--name", "whole", cwd=tmp_path), log=log)
+    pair = launch_pair("train", *flags, cwd=tmp_path)
+    wait_for((tmp_path / LAST).exists, *pair, log=log)
     for process in pair:
         process.kill()
         process.join()
-    step = load(last)["training"]["step"]
-    assert 4 <= step < 60
-    finish(*launch_pair("train", "--resume", last, cwd=tmp_path), log=tmp_path / "train.log")
-    assert f"resuming after step {step} of 60" in (tmp_path / "train.log").read_text()
-    assert same_end(tmp_path, "whole", "cut")
+    assert 4 <= steps_in(tmp_path) < 60
+    finish(*launch_pair("train", "--resume", LAST, cwd=tmp_path), log=log)
+    assert same_end(tmp_path, "whole", "a")
 
 
-def test_torchrun_stops_saves_and_goes_on(tmp_path):
+@pytest.mark.integration
+def test_torchrun_stops_and_saves(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", ROOT / "src/train.py"]
-    command = [str(word) for word in [*torchrun, *RUN, "--steps", 2000, "--save_every", "5steps", "--name", "a"]]
-    process = subprocess.Popen(
-        command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, text=True
-    )
-    while not (tmp_path / "saved_models/a.last.pth").exists():
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    out, _ = process.communicate(timeout=120)
-    assert "resume with: torchrun --nproc_per_node 2 src/train.py --resume saved_models/a.last.pth" in out
-    assert 0 < load(tmp_path / "saved_models/a.last.pth")["training"]["step"] < 4000
+    command = [str(word) for word in (*torchrun, *LONG)]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            wait_for(lambda: (tmp_path / LAST).exists() or process.poll() is not None)
+            process.send_signal(signal.SIGTERM)
+            out, _ = process.communicate(timeout=120)
+        finally:
+            process.kill()
+    assert f"torchrun --nproc_per_node 2 src/train.py --resume {LAST}" in out
+    assert 0 < steps_in(tmp_path) < 4000
 
 
-def test_a_second_signal_leaves_at_once_and_leaves_the_files_whole(tmp_path):
-    process = launch("train", *RUN, "--steps", 5000, "--save_every", "5steps", cwd=tmp_path, slow_disk=0.2)
-    last = tmp_path / "saved_models/unet.last.pth"
-    while not last.exists():
-        assert process.exitcode is None, (tmp_path / "train.log").read_text()
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    while "once more to leave at once" not in (tmp_path / "train.log").read_text():
-        assert process.exitcode is None, (tmp_path / "train.log").read_text()
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGINT)
-    process.join(20)
-    assert process.exitcode == -signal.SIGINT
-    assert load(last)["training"]["step"] % 5 == 0
-
-
+@pytest.mark.integration
 def test_some_kills(tmp_path):
     done, _, _, broken, same = kill_often(3, tmp_path)
     assert (done, broken, same) == (3, 0, True)
@@ -134,94 +131,128 @@ def test_fifty_kills(tmp_path):
     assert done == 50 and saving > 10 and broken == 0 and same
 
 
-def test_a_disk_that_fills_keeps_what_was_saved(tmp_path, monkeypatch):
-    script("train", *RUN, "--epochs", 1, "--name", "a", cwd=tmp_path)
-    before = {path: path.read_bytes() for path in (tmp_path / "saved_models").glob("*.pth")}
+# ---------------------------------------------------------------------------------------- workers
+
+
+def kill_a_worker():
+    """Kill the data loading process after the third step."""
+    patch = after_each_step(lambda taken, learner: taken == 3 and multiprocessing.active_children()[0].kill())
+    patch.__enter__()
+    kill_a_worker.patch = patch  # for as long as the process
+
+
+def test_a_killed_worker_is_one_line_and_the_run_is_saved(tmp_path):
+    process = launch("train", *RUN, "--workers", 1, cwd=tmp_path, setup=kill_a_worker)
+    log = finish(process, expect=2, log=tmp_path / "train.log", seconds=120)
+    [error] = [line for line in log.splitlines() if line.startswith("error: ")]
+    assert "--workers" in error and "Traceback" not in log
+    assert 3 <= steps_in(tmp_path) < 14
+    script("train", "--resume", LAST, "--workers", 0, cwd=tmp_path)
+
+
+BROKEN = """
+import train
+def train_step(*args):
+    raise KeyError("a mistake in new code")
+if __name__ == "__main__":
+    train.train_step = train_step
+    train.run(train.main)
+"""
+
+
+def test_an_exception_with_workers_ends_the_process_with_its_traceback(tmp_path):
+    """In a process like a user's; a data loading process that is left would keep it from ending."""
+    (tmp_path / "broken.py").write_text(BROKEN)
+    command = [sys.executable, "broken.py", *map(str, RUN), "--workers", "1"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "Traceback" in done.stderr and "a mistake in new code" in done.stderr
+
+
+# ------------------------------------------------------------------------------------------ disks
+
+
+def test_a_full_disk_leaves_what_was_saved(tmp_path, monkeypatch):
+    trained_run(tmp_path, *RUN, "--epochs", 1)
+    before = contents(tmp_path / "saved_models")
 
     def full(handle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("files.os.fsync", full)
-    done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 2, cwd=tmp_path, expect=2)
-    assert "cannot be written (No space left on device)" in error_of(done) and "as it was" in error_of(done)
-    assert before == {path: path.read_bytes() for path in (tmp_path / "saved_models").glob("*.pth")}
-    assert not list((tmp_path / "saved_models").glob(".*"))
+    error = error_of(script("train", "--resume", LAST, "--epochs", 2, cwd=tmp_path, expect=2))
+    assert "saved_models/a." in error and "No space left" in error
+    assert before == contents(tmp_path / "saved_models")
 
 
-def test_too_little_room_is_found_before_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("training.saving.shutil.disk_usage", lambda path: SimpleNamespace(free=1000))
-    done = script("train", *RUN, cwd=tmp_path, expect=2)
-    assert "has 0 MB free, checkpoints need about" in error_of(done)
+def test_a_file_system_without_locks_permissions_and_folder_syncs(tmp_path, monkeypatch):
+    """Like some network mounts."""
+
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    def fsync(handle, real=os.fsync):
+        return refuse() if stat.S_ISDIR(os.fstat(handle).st_mode) else real(handle)
+
+    make_pets(tmp_path / "dataset/oxford-iiit-pet", 10, 2)
+    for module, name in ((fcntl, "flock"), (fcntl, "lockf"), (os, "chmod"), (os, "fchmod")):
+        monkeypatch.setattr(module, name, refuse)
+    monkeypatch.setattr(os, "fsync", fsync)
+    flags = ("--width", 2, "--image_size", 32, "--batch_size", 4, "--name", "a")
+    script("train", *flags, "--epochs", 1, cwd=tmp_path)
+    script("train", "--resume", LAST, "--epochs", 2, cwd=tmp_path)
+    assert load(tmp_path / LAST).epoch == 2
 
 
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_the_same_command_twice_gives_the_same_history_and_weights(precision, tmp_path):
-    for name in ("one", "two"):
-        script("train", *RUN, "--precision", precision, "--deterministic", "--name", name, cwd=tmp_path)
-    assert same_end(tmp_path, "one", "two")
-    script("train", *RUN, "--precision", precision, "--name", "other", "--seed", 1, cwd=tmp_path)
-    first = (tmp_path / "saved_models/one.csv").read_bytes()
-    assert first != (tmp_path / "saved_models/other.csv").read_bytes()
+def test_a_write_that_fails_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.txt"
+    write_atomically(path, lambda file: file.write(b"old"))
+    path.chmod(0o640)
 
+    def fail(file):
+        file.write(b"half of the new")
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-# --------------------------------------------------------------------------------------- caches
-
-
-def pack_slowly(folder, started):
-    read = oxford_pet.read_pair
-
-    def slow(*args):
-        started.set()
-        time.sleep(0.02)
-        return read(*args)
-
-    oxford_pet.read_pair = slow
-    load_pets(folder, "train", 32)
-
-
-def test_a_cache_writer_that_is_killed_leaves_nothing_that_is_trusted(tmp_path):
-    pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
-    expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
-    for delay in (0.0, 0.05, 0.1, 0.2):
-        started = FORKS.Event()
-        process = FORKS.Process(target=pack_slowly, args=(pets, started))
-        process.start()
-        started.wait(60)
-        time.sleep(delay)
-        process.kill()
-        process.join()
-        assert not list(pets.glob("cache/train-*.npy"))
-    [left, *_] = pets.glob("cache/unfinished-*")
-    os.utime(left, (0, 0))
-    dataset = load_pets(pets, "train", 32)
-    assert np.array_equal(dataset.packed, expected.packed)
-    assert not left.exists()  # it was older than a day
-
-
-def test_two_that_start_at_once_do_not_spoil_each_other(tmp_path):
-    pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
-    expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
-    started = FORKS.Event()
-    starters = [FORKS.Process(target=pack_slowly, args=(pets, started)) for _ in range(2)]
-    for process in starters:
-        process.start()
-    finish(*starters)
-    [packed] = pets.glob("cache/*")
-    assert np.array_equal(np.load(packed), expected.packed)
-
-
-def test_a_damaged_cache_is_made_anew(tmp_path):
-    pets = make_pets(tmp_path / "oxford-iiit-pet", 6, 2)
-    expected = np.array(load_pets(pets, "train", 32).packed)
-    [packed] = pets.glob("cache/*")
-    for damaged in (b"", packed.read_bytes()[:-100], b"\x93NUMPY rubbish"):
-        packed.write_bytes(damaged)
-        assert np.array_equal(load_pets(pets, "train", 32).packed, expected)
-
-
-# ---------------------------------------------------------------------------------- checkpoints
+    with pytest.raises(UserError, match=r"a\.txt"):
+        write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+    write_atomically(path, lambda file: file.write(b"new"))
+    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_save_that_fails_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="no such folder|cannot be written"):
-        save({"model": {}}, tmp_path / "nowhere" / "a.pth")
+    trained_run(tmp_path, *RUN, "--epochs", 1)
+    with pytest.raises(UserError, match=r"nowhere/a\.pth"):
+        save(load(tmp_path / LAST), tmp_path / "nowhere" / "a.pth")
+
+
+# ---------------------------------------------------------------------------------------- imports
+
+IMPORTS = """
+import os, signal, sys, warnings
+import torch
+import matplotlib
+def state():
+    numbers = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGPIPE", "SIGCHLD")
+    signals = [signal.getsignal(getattr(signal, name)) for name in numbers]
+    umask = os.umask(0o22)
+    os.umask(umask)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KMP_")}
+    backend = matplotlib.rcParams._get("backend") if hasattr(matplotlib.rcParams, "_get") else None
+    seed = torch.get_rng_state().tolist()
+    return signals, umask, environment, backend, [*warnings.filters], torch.get_num_threads(), seed
+before = state()
+for name in sys.argv[1:]:
+    __import__(name)
+for first, second in zip(before, state()):
+    assert first == second, (first, second)
+assert "matplotlib.pyplot" not in sys.modules
+"""
+COMMANDS = ("train", "evaluate", "inference", "predict", "report", "export")
+
+
+def test_importing_the_commands_changes_nothing_in_the_process(tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    command = [sys.executable, "-c", IMPORTS, *COMMANDS]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr

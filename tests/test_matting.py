@@ -1,4 +1,4 @@
-"""Alpha and colours of a cut-out: a known truth is found again, and the corner cases give what they must."""
+"""Alpha and colors of a cut-out: a known alpha is recovered, and the corner cases give what they must."""
 
 import numpy as np
 import pytest
@@ -8,8 +8,7 @@ from PIL import Image
 
 from photos import matting
 from photos.matting import BORDER, compose, distance, guided_filter, matte
-from photos.outputs import cutout
-from photos.pieces import largest
+from photos.outputs import Style, cut_out
 
 ORANGE, BLUE, GREEN = (200, 120, 40), (30, 60, 160), (0, 255, 0)
 
@@ -32,7 +31,7 @@ def scene(width=240, height=180, radius=50, hairs=60):
 
 
 def mix(alpha, over, under):
-    """alpha (H, W) and two colours -> PIL picture."""
+    """alpha (H, W) and two colors -> PIL image."""
     colors = alpha[..., None] * torch.tensor(over) + (1 - alpha[..., None]) * torch.tensor(under)
     return Image.fromarray(colors.round().to(torch.uint8).numpy())
 
@@ -44,7 +43,7 @@ def soft_threshold(probability):
 
 @pytest.mark.parametrize("work_side", [768, 120])
 def test_a_known_alpha_is_recovered(monkeypatch, work_side):
-    monkeypatch.setattr(matting, "WORK_SIDE", work_side)
+    monkeypatch.setattr(matting, "WORK_SIZE", work_side)
     photo, probability, truth = scene()
     alpha, _ = matte(photo, probability)
     error, before = (alpha - truth).abs().sum(), (soft_threshold(probability) - truth).abs().sum()
@@ -74,7 +73,7 @@ def test_no_old_background_is_in_the_colors():
 
 def test_cutout_is_matted_and_black_where_transparent():
     photo, probability, truth = scene()
-    pixels = torch.from_numpy(np.array(cutout(photo, probability)))
+    pixels = torch.from_numpy(np.array(cut_out(photo, probability)))
     assert (pixels[..., 3] / 255 - truth).abs().sum() < (soft_threshold(probability) - truth).abs().sum() / 4
     assert (pixels[pixels[..., 3] == 0] == 0).all()
 
@@ -83,23 +82,19 @@ def test_cutout_on_a_background():
     photo, probability, _ = scene()
     red = Image.new("RGB", (31, 17), (200, 0, 0))
     for background in ("#c80000", (200, 0, 0), red):
-        picture = cutout(photo, probability, background=background)
-        assert picture.mode == "RGB" and picture.size == photo.size
-        assert picture.getpixel((0, 0)) == (200, 0, 0) and picture.getpixel((120, 90)) == ORANGE
-    cropped = cutout(photo, probability, crop=True, background="white")
-    assert cropped.size == cutout(photo, probability, crop=True).size < photo.size
+        image = cut_out(photo, probability, Style(background=background))
+        assert image.mode == "RGB" and image.size == photo.size
+        assert image.getpixel((0, 0)) == (200, 0, 0) and image.getpixel((120, 90)) == ORANGE
+    cropped = cut_out(photo, probability, Style(crop=True, background="white"))
+    assert cropped.size == cut_out(photo, probability, Style(crop=True)).size < photo.size
 
 
-def test_keep_chooses_the_pieces():
+def test_small_components_are_dropped():
     photo, probability, _ = scene()
-    probability[2:20, 2:20] = 1  # 0.7 % of the picture
-    probability[168:178, 228:238] = 1  # 0.2 %, a speck
-    both, _ = matte(photo, probability)
-    one, _ = matte(photo, probability, keep=largest)
-    everything, _ = matte(photo, probability, keep=None)
-    assert both[2:20, 2:20].max() > 0.9 and both[165:, 225:].max() == 0
-    assert one[2:20, 2:20].max() == 0 and one[90, 120] == 1
-    assert everything[165:, 225:].max() > 0
+    probability[2:20, 2:20] = 1  # 0.7% of the image
+    probability[168:178, 228:238] = 1  # 0.2%
+    alpha, _ = matte(photo, probability)
+    assert alpha[2:20, 2:20].max() > 0.9 and alpha[165:, 225:].max() == 0
 
 
 def test_a_small_hole_of_doubt_is_filled():
@@ -110,7 +105,7 @@ def test_a_small_hole_of_doubt_is_filled():
 
 @pytest.mark.parametrize("factor", [1, 3])
 def test_tiles_make_no_difference(monkeypatch, factor):
-    monkeypatch.setattr(matting, "WORK_SIDE", 240 // factor)
+    monkeypatch.setattr(matting, "WORK_SIZE", 240 // factor)
     photo, probability, _ = scene()
     whole, whole_colors = matte(photo, probability, tile=10**6)
     tiled, tiled_colors = matte(photo, probability, tile=7)
@@ -162,6 +157,7 @@ def test_guided_filter_keeps_what_is_linear_in_the_color():
     assert torch.allclose((linear[:3] * image).sum(0) + linear[3], alpha, atol=1e-3)
 
 
+@pytest.mark.integration
 def test_closed_form_recovers_alpha():
     pytest.importorskip("pymatting")
     photo, probability, truth = scene()
@@ -169,20 +165,3 @@ def test_closed_form_recovers_alpha():
     assert (alpha - truth).abs().sum() < (soft_threshold(probability) - truth).abs().sum() / 4
     empty, _ = matte(photo, torch.zeros(180, 240), method="closed_form")
     assert (empty == 0).all()
-
-
-def test_plain_is_the_probability_from_the_threshold_on_and_the_photo():
-    photo, probability, _ = scene()
-    probability[:3, :3] = 0.9  # a speck
-    alpha, foreground = matte(photo, probability, threshold=0.3, method="plain")
-    assert (alpha[:3, :3] == 0).all()
-    probability[:3, :3] = 0
-    assert (alpha == torch.where(probability >= 0.3, probability, 0)).all() and 0 < (alpha > 0).float().mean() < 1
-    assert (foreground.numpy() == np.array(photo)).all()
-
-
-def test_mistakes():
-    with pytest.raises(ValueError, match="guided, closed_form"):
-        matte(Image.new("RGB", (4, 4)), torch.zeros(4, 4), method="magic")
-    with pytest.raises(ValueError, match="size"):
-        matte(Image.new("RGB", (4, 5)), torch.zeros(4, 5))

@@ -2,11 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import BLOCK, NEWTON_SCHULZ, RMS, Muon, as_matrix, in_blocks, is_matrix, newton_schulz
+from training.muon import BLOCK, NEWTON_SCHULZ, RMS, Muon, as_matrix, in_blocks, newton_schulz, split_parameters
+from training.state import build_optimizer
 
 
 def orthogonal(matrix):
-    """A matrix by five steps of the iteration as the paper writes it, in float64."""
+    """Orthogonalize a matrix by five steps of the iteration as the paper writes it, in float64."""
     a, b, c = NEWTON_SCHULZ
     x = matrix.double() / (matrix.double().norm() + 1e-7)
     x = x.T if x.shape[0] > x.shape[1] else x
@@ -16,12 +17,41 @@ def orthogonal(matrix):
 
 
 def muon_of(network, *settings):
-    parameters = list(network.parameters())
-    others = [parameter for parameter in parameters if not is_matrix(parameter)]
-    return Muon([parameter for parameter in parameters if is_matrix(parameter)], others, *settings)
+    matrices, others, decayed = split_parameters(network)
+    return Muon(matrices, others, *settings, decayed=decayed)
 
 
-def test_each_matrix_of_a_batch_is_made_orthogonal_by_five_newton_schulz_steps():
+class Block(nn.Module):
+    """Layers of modern networks besides plain convolutions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.depthwise = nn.Conv2d(8, 8, 3, groups=8)
+        self.linear = nn.Linear(8, 8)
+        self.norm = nn.LayerNorm(8)
+        self.head = nn.Conv2d(8, 1, 1)
+
+
+def test_linear_layers_and_depthwise_convolutions_are_decayed_by_adamw():
+    block = Block()
+    names = {id(parameter): name for name, parameter in block.named_parameters()}
+    matrices, others, decayed = ([names[id(p)] for p in part] for part in split_parameters(block))
+    assert matrices == ["conv.weight"] and decayed == ["depthwise.weight", "linear.weight"]
+    assert set(others) == {name for name in names.values() if "bias" in name} | {"norm.weight", "head.weight"}
+    decay = {id(p): group["weight_decay"] for group in build_optimizer("muon", block, 0.01, 0.1).param_groups
+             for p in group["params"]}  # fmt: skip
+    assert {names[key] for key, value in decay.items() if value} == {"conv.weight", *decayed}
+
+
+def test_adamw_does_not_decay_norms_and_biases():
+    block = Block()
+    decayed, others = build_optimizer("adamw", block, 0.01, 0.1).param_groups
+    assert decayed["weight_decay"] == 0.1 and all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert others["weight_decay"] == 0 and all(parameter.ndim == 1 for parameter in others["params"])
+
+
+def test_newton_schulz_is_the_papers_iteration():
     generator = torch.Generator().manual_seed(0)
     matrices = [torch.randn(shape, generator=generator) for shape in ((3, 8, 72), (1, 9, 64), (2, 8, 16))]
     for x, polynomial in zip(matrices, newton_schulz(matrices), strict=True):
@@ -33,7 +63,7 @@ def test_each_matrix_of_a_batch_is_made_orthogonal_by_five_newton_schulz_steps()
 @pytest.mark.parametrize(
     "filters, channels, blocks", [(256, 32, 4), (128, 16, 1), (48, 64, 1), (256, 8, 1), (200, 64, 1)]
 )
-def test_a_convolution_is_seen_as_blocks_of_the_shorter_side_without_a_copy(filters, channels, blocks, layout):
+def test_a_convolution_is_viewed_as_blocks_of_its_shorter_side(filters, channels, blocks, layout):
     weight = torch.randn(filters, channels, 3, 3).to(memory_format=layout)
     seen = in_blocks(as_matrix(weight))
     short, long = sorted((filters, 9 * channels))
@@ -42,7 +72,7 @@ def test_a_convolution_is_seen_as_blocks_of_the_shorter_side_without_a_copy(filt
     assert not weight.any()
 
 
-def test_singular_values_come_near_one_from_any_size():
+def test_singular_values_come_near_one():
     u, _, v = torch.linalg.svd(torch.randn(32, 288), full_matrices=False)
     matrix = 1e-6 * u @ torch.diag(torch.logspace(0, -2, 32)) @ v
     [polynomial] = newton_schulz([matrix[None]])
@@ -52,7 +82,7 @@ def test_singular_values_come_near_one_from_any_size():
     assert polynomial.isfinite().all()
 
 
-def test_convolutions_move_by_muon_and_the_rest_by_adamw():
+def test_convolutions_are_updated_by_muon_and_the_rest_by_adamw():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 1, 1))
     before = {name: value.detach().clone() for name, value in network.named_parameters()}
@@ -74,7 +104,7 @@ def test_convolutions_move_by_muon_and_the_rest_by_adamw():
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_blocks_of_rows_move_each_on_its_own(layout):
+def test_blocks_of_rows_are_orthogonalized_separately(layout):
     torch.manual_seed(0)
     network = nn.Conv2d(64, 4 * BLOCK, 3, bias=False).to(memory_format=layout)
     before = network.weight.detach().clone()
@@ -87,7 +117,7 @@ def test_blocks_of_rows_move_each_on_its_own(layout):
         torch.testing.assert_close(network.weight[rows] - before[rows], expected, atol=1e-6, rtol=1e-4)
 
 
-def test_a_gradient_that_overflowed_in_float16_moves_nothing():
+def test_a_float16_gradient_that_overflows_changes_nothing():
     network = nn.Conv2d(3, 8, 3)
     before = [value.detach().clone() for value in network.parameters()]
     optimizer, scaler = muon_of(network, 0.01), torch.amp.GradScaler("cpu")
@@ -98,8 +128,8 @@ def test_a_gradient_that_overflowed_in_float16_moves_nothing():
     assert scaler.get_scale() < 65536
 
 
-def test_a_state_goes_on_on_the_device_of_its_parameters():
-    """Saved on the CPU, resumed elsewhere: here on the device of tensors without values."""
+def test_a_loaded_state_is_on_the_device_of_its_parameters():
+    """Saved on the CPU, resumed on another device, here on meta."""
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
     optimizer = muon_of(network, 1e-2)

@@ -1,26 +1,21 @@
+"""One way from pixels to a prediction: precision, layout, evaluation mode."""
+
 import pytest
 import torch
-from conftest import make_checkpoint
+from conftest import load_shapes, make_checkpoint
+from test_checkpoint import NETWORKS
 
 from checkpoint import load, restore_model
-from predictor import load_predictor
+from data import eval_loader
+from predictor import Predictor, load_predictor
 from runtime import Runtime
+from scoring import DiceMeter, best_threshold, evaluate
+from utils import UserError, confusion
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "name, options",
-    [
-        ("unet", {}),
-        ("unet", {"norm": "none"}),
-        ("unet_add", {"dropout": 0.5}),
-        ("unet_shallow", {"in_channels": 1, "out_channels": 2}),
-        ("resnet34_unet", {"decoder": "nearest"}),
-        ("resnet34_unet", {"decoder": "upconv"}),
-        ("resnet34_unet", {"decoder": "transposed"}),
-    ],
-)
-def test_weights_cast_once_give_the_logits_of_weights_cast_by_autocast(name, options, dtype, tmp_path):
+@pytest.mark.parametrize("name, options", NETWORKS)
+def test_weights_cast_once_give_the_logits_of_autocast(name, options, dtype, tmp_path):
     path, runtime = make_checkpoint(tmp_path / "a.pth", name, **options), Runtime(dtype=dtype)
     predictor = load_predictor(path, runtime, tta=True)
     assert {weight.dtype for weight in predictor.network.parameters()} == {dtype}
@@ -30,3 +25,38 @@ def test_weights_cast_once_give_the_logits_of_weights_cast_by_autocast(name, opt
     expected = predictor.logits(pixels)
     assert logits.dtype == torch.float32
     torch.testing.assert_close(logits, expected, atol=0, rtol=0)
+
+
+def test_evaluation_covers_every_image_in_evaluation_mode(tmp_path):
+    """The counts are those of one image at a time, whatever the batch size, and the network stays as it is."""
+    checkpoint = load(make_checkpoint(tmp_path / "a.pth"))
+    network = restore_model(checkpoint, "a.pth").train()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    predictor = Predictor(network, checkpoint.mean, checkpoint.std, 32, Runtime())
+    dataset = load_shapes("valid", 32, limit=7)
+    meter = evaluate(predictor, eval_loader(dataset, 4), DiceMeter(dataset))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    images = [dataset[[index]] for index in range(7)]
+    expected = [confusion(predictor.probability(one["image"]) >= 0.5, one["mask"]) for one in images]
+    assert meter.at(0.5).tolist() == torch.cat(expected).tolist()
+
+
+def test_a_probability_at_the_threshold_is_foreground():
+    meter = DiceMeter(range(1), thresholds=(0.25, 0.5, 0.75))
+    logits = torch.logit(torch.tensor([0.25, 0.5, 0.75, 0.9], dtype=torch.float64)).float().view(1, 1, 1, 4)
+    meter.add({"mask": torch.ones(1, 1, 1, 4, dtype=torch.uint8)}, logits)
+    assert meter.counts()[:, 0, 0].tolist() == [4, 3, 2]
+
+
+def test_the_best_threshold_is_the_nearest_to_half_of_several():
+    counts = torch.tensor([[[8, 4, 0, 4]], [[8, 2, 0, 6]], [[8, 2, 0, 6]], [[6, 0, 2, 8]]])
+    assert best_threshold(counts, (0.1, 0.3, 0.6, 0.9)) == 0.6
+
+
+def test_nan_is_never_scored():
+    meter, mask = DiceMeter(range(2)), torch.ones(2, 1, 4, 4, dtype=torch.uint8)
+    logits = torch.zeros(2, 1, 4, 4)
+    logits[1, 0, 2, 2] = torch.nan
+    meter.add({"mask": mask}, logits)
+    with pytest.raises(UserError, match="NaN"):
+        meter.at(0.5)

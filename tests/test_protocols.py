@@ -1,27 +1,29 @@
 import csv
 import json
+import sys
 
 import pytest
 import torch
-from conftest import error_of, make_checkpoint, make_pets, script
+from conftest import ROOT, error_of, load_pets, make_checkpoint, make_pets, script
 from recount import differences, recount
 
-from data import eval_loader, load_split
-from oxford_pet import truth_of
+from data import eval_loader
+from oxford_pet import trimap_to_mask
 from predictor import load_predictor
-from reports.boundary import boundary_f, contour, near, tolerance_of
-from reports.protocols import count_pictures, dice_of_truth, table_of, truth_under
 from runtime import Runtime
-from splits import BORDERS, DataOptions
+from splits import BORDERS
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+from protocols import boundary_f, contour, count_images, dice_of_target, near, table_of, target_under, tolerance_of
 
 
 def test_every_row_is_that_of_a_plain_recount(tmp_path):
     pets = make_pets(tmp_path / "pets", 10, 6)
     predictor = load_predictor(make_checkpoint(tmp_path / "a.pth", threshold=0.45), Runtime())
-    dataset = load_split(DataOptions("pets", pets, predictor.size, border="ignore"), "test")
-    rows = table_of(count_pictures(predictor, eval_loader(dataset, 4), (0.5, 0.45), "count"), predictor.size)
+    dataset = load_pets(pets, "test", predictor.size, border="ignore")
+    rows = table_of(count_images(predictor, eval_loader(dataset, 4), (0.5, 0.45), "count"), predictor.size)
     found = differences(rows, recount(predictor, pets, dataset.names, (0.5, 0.45)))
-    assert len(rows) == len(found) == 2 * (3 * 2 * 2 + 1)  # thresholds * (borders * sizes * averages + truth's pixels)
+    assert len(rows) == len(found) == 2 * (3 * 2 * 2 + 1)  # thresholds * (borders * sizes * averages + target's pixels)
     assert max(found.values()) < 1e-6
     assert not any(row.reported for row in rows if row.size == "network")  # it is 32 x 32, and nobody reports that
     assert len({round(row.dice, 6) for row in rows}) > 20  # the rows do differ
@@ -30,12 +32,12 @@ def test_every_row_is_that_of_a_plain_recount(tmp_path):
 def test_the_ignoring_mask_holds_the_other_two():
     trimap = torch.tensor([[1, 2, 3, 1], [3, 3, 2, 2]], dtype=torch.uint8)
     for border in BORDERS:
-        assert torch.equal(truth_under(truth_of(trimap, "ignore"), border), truth_of(trimap, border))
+        assert torch.equal(target_under(trimap_to_mask(trimap, "ignore"), border), trimap_to_mask(trimap, border))
 
 
-def test_the_peers_dice_takes_no_notice_of_false_positives():
+def test_dice_of_the_target_ignores_false_positives():
     counts = torch.tensor([[6, 0, 2, 9], [6, 9, 2, 0], [0, 5, 0, 9]])
-    assert dice_of_truth(counts).tolist() == [12 / 14, 12 / 14, 1]
+    assert dice_of_target(counts).tolist() == [12 / 14, 12 / 14, 1]
 
 
 def square(top, left, side=20, size=64):
@@ -56,7 +58,7 @@ def test_boundary_f_of_squares():
     assert boundary_f(nothing, truth).item() == boundary_f(truth, nothing).item() == 0
 
 
-def test_a_contour_is_one_pixel_wide_and_a_full_picture_has_none():
+def test_a_contour_is_one_pixel_wide_and_a_full_image_has_none():
     assert contour(square(20, 20)).sum() == 4 * 20
     assert not contour(torch.ones(1, 1, 8, 8, dtype=torch.bool)).any()
 
@@ -68,29 +70,25 @@ def test_near_is_a_disk():
     assert torch.equal(near(point, 3)[0, 0], y**2 + x**2 <= 9)
 
 
-def test_the_table_of_evaluate(pets, tmp_path):
+def test_the_command(pets, tmp_path):
     make_checkpoint(tmp_path / "a.pth", threshold=0.45)
     flags = ("--model", "a.pth", "--data_path", pets)
-    out = script("evaluate", *flags, "--protocols", "--output", "out", cwd=tmp_path).stdout
+    out = script("protocols", *flags, "--output", "out", cwd=tmp_path).stdout
     records = json.loads((tmp_path / "out.json").read_text())
     with open(tmp_path / "out.csv", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(records) == 26
-    assert ".45, chosen on valid" in out and "tolerance" in out and "32x32" in out
-    assert "segmentation_models.pytorch" not in out  # which scores at 256x256
+    assert "32x32" in out and "segmentation_models.pytorch" not in out  # which scores at 256x256
     scores = {(r["border"], r["size"], r["average"], r["pixels"], r["threshold"]): r["dice"] for r in records}
     script("evaluate", *flags, "--output", "plain", cwd=tmp_path)
     plain = json.loads((tmp_path / "plain.json").read_text())[0]
-    pairs = (("picture", 0.5, "dice"), ("pooled", 0.5, "pooled_dice"), ("picture", 0.45, "dice_at_threshold"))
+    pairs = (("image", 0.5, "dice"), ("pooled", 0.5, "pooled_dice"), ("image", 0.45, "dice_at_threshold"))
     for average, threshold, name in pairs:
         row = scores["foreground", "network", average, "all", threshold]
         assert row == pytest.approx(plain[name], abs=1e-9)
+    assert "--border" in error_of(script("protocols", *flags, "--border", "ignore", cwd=tmp_path, expect=2))
 
 
-def test_protocols_are_of_the_pets_and_take_no_border(pets, tmp_path):
-    about = torch.load(make_checkpoint(tmp_path / "a.pth"), weights_only=True)
-    torch.save({**about, "dataset": "shapes"}, tmp_path / "b.pth")
-    done = script("evaluate", "--model", "b.pth", "--protocols", cwd=tmp_path, expect=2)
-    assert "--protocols" in error_of(done)
-    for flags in (("--border", "ignore"), ("--own_size",)):
-        more = ("--model", "a.pth", "--data_path", pets, "--protocols", *flags)
-        assert "--protocols" in error_of(script("evaluate", *more, cwd=tmp_path, expect=2))
+def test_protocols_are_of_the_pets(tmp_path):
+    checkpoint = torch.load(make_checkpoint(tmp_path / "a.pth"), weights_only=True)
+    torch.save({**checkpoint, "dataset": "shapes"}, tmp_path / "b.pth")
+    assert "b.pth" in error_of(script("protocols", "--model", "b.pth", cwd=tmp_path, expect=2))

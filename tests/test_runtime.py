@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, measure_speeds
 
 import cores
 import runtime
@@ -14,7 +14,7 @@ import runtime
 
 @pytest.mark.parametrize(
     ("float32", "bfloat16", "chosen"),
-    [(331, 167, torch.float32), (100, 110, torch.float32), (100, 121, torch.bfloat16), (85, 590, torch.bfloat16)],
+    [(331, 167, torch.float32), (100, 110, torch.float32), (100, 121, torch.bfloat16)],
 )
 def test_auto_takes_bfloat16_only_if_it_is_measured_to_be_faster(float32, bfloat16, chosen, monkeypatch):
     monkeypatch.setattr(runtime, "convolution_speeds", lambda: {"float32": float32, "bfloat16": bfloat16})
@@ -24,7 +24,7 @@ def test_auto_takes_bfloat16_only_if_it_is_measured_to_be_faster(float32, bfloat
 
 def test_measuring_leaves_threads_and_random_numbers_as_they_were():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
-    speeds = runtime.convolution_speeds.__wrapped__()
+    speeds = measure_speeds()
     assert min(speeds.values()) > 0
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
@@ -39,11 +39,11 @@ def test_cores_follow_the_cgroup_quota(tmp_path, monkeypatch):
     assert cores.available_cores() == 24
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+@pytest.mark.parametrize(("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
 def test_commands_set_a_short_spin_unless_the_user_has_set_one(given, expected):
     code = "import os, startup; print(os.environ['GOMP_SPINCOUNT'])"
     environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "src", env=environment, capture_output=True, text=True
+        [sys.executable, "-c", code], cwd=ROOT / "src", env=environment, capture_output=True, text=True, timeout=60
     )
     assert done.stdout.strip() == expected

@@ -1,15 +1,19 @@
-"""The learning rate and the picture size over a whole run."""
+"""The learning rate and the image size over a whole run."""
 
-from collections import Counter
+import math
+from argparse import Namespace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import after_each_step, script
+from test_scripts import history_of
 
 from training.schedule import (
     SCHEDULES,
-    build_schedule,
-    epochs_of_sizes,
-    size_of,
+    at_largest_size,
+    build_scheduler,
+    size_at,
     sizes,
     warmup_stable_decay,
     warmup_steps,
@@ -23,7 +27,6 @@ from training.schedule import (
         (128, 256, [128, 192, 256]),
         (0, 256, [256]),
         (256, 256, [256]),
-        (300, 256, [256]),
         (255, 256, [256]),
         (1, 32, [32]),
         (33, 100, [32, 64, 100]),
@@ -33,9 +36,9 @@ def test_sizes_at_their_boundaries(start, end, expected):
     assert sizes(start, end) == expected
 
 
-@pytest.mark.parametrize("epochs", [1, 2, 3, 5, 40, 150])
+@pytest.mark.parametrize("epochs", [1, 2, 3, 40, 150])
 def test_every_run_ends_at_the_full_size_and_never_shrinks(epochs):
-    seen = [size_of(epoch, epochs, 64, 256) for epoch in range(epochs)]
+    seen = [size_at((epoch + 1) / epochs, 64, 256) for epoch in range(epochs)]
     assert seen == sorted(seen) and seen[-1] == 256
     if epochs >= 40:
         assert set(seen) == {64, 96, 128, 192, 256}
@@ -43,39 +46,71 @@ def test_every_run_ends_at_the_full_size_and_never_shrinks(epochs):
         assert shares == sorted(shares, reverse=True)
 
 
-def rates(name, steps, epochs_done=0):
-    weight = torch.zeros(1, requires_grad=True)
-    optimizer = torch.optim.SGD([weight], 0.5)
-    schedule, seen = build_schedule(name, optimizer, 0.5, steps, lambda: warmup_steps(steps)), []
+def rates(name, steps, former=None, epochs=1):
+    """Return the learning rate of each step of a run whose peak is 0.5, and the scheduler's state."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.5)
+    done, seen = former["last_epoch"] if former else 0, []
+    if former:
+        optimizer.param_groups[0]["initial_lr"] = 0.5
+    state = SimpleNamespace(step=done)
+    scheduler = build_scheduler(name, optimizer, lambda step: (step, done + steps), steps // 10, former)
     for _ in range(steps):
         seen.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step(1.0) if name == "plateau" else schedule.step()
-    return seen
+        scheduler.step(1.0) if name == "plateau" else scheduler.step()
+        state.step += 1
+    return seen, scheduler.state_dict()
 
 
 def test_warmup_stable_decay_over_a_whole_run():
-    shares = [warmup_stable_decay(step, 3000, 200) for step in range(3001)]
-    assert shares[0] == pytest.approx(1 / 201) and shares[199] == pytest.approx(200 / 201)
-    assert shares[200:2001] == [1] * 1801  # constant until two thirds
-    assert shares[2500] == pytest.approx(0.5) and shares[3000] == 0
-    assert rates("wsd", 30) == pytest.approx([0.5 * warmup_stable_decay(step, 30, 3) for step in range(30)])
+    factors = [warmup_stable_decay(step, 3000, step, 200) for step in range(3001)]
+    assert factors[0] == pytest.approx(1 / 201) and factors[199] == pytest.approx(200 / 201)
+    assert factors[200:2001] == [1] * 1801  # constant until two thirds
+    assert factors[2500] == pytest.approx(0.5) and factors[3000] == 0
+    assert rates("wsd", 30)[0] == pytest.approx([0.5 * warmup_stable_decay(step, 30, step, 3) for step in range(30)])
+    assert warmup_steps(Namespace(hours=None, epochs=3), 10) == 3
 
 
-def test_a_finished_run_returns_to_the_constant_rate_when_resumed_for_more():
-    assert warmup_stable_decay(999, 1000, 100) < 0.01 and warmup_stable_decay(1000, 3000, 100) == 1
+def test_a_finished_run_returns_to_the_constant_rate_when_resumed_for_more_epochs():
+    first, former = rates("wsd", 30)
+    assert first[-1] < 0.1 and rates("wsd", 60, former)[0][0] == 0.5
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_no_schedule_goes_above_the_rate_or_below_zero(name):
-    seen = rates(name, 40)
+def test_no_schedule_goes_above_the_peak_or_below_zero(name):
+    seen, _ = rates(name, 40)
     assert max(seen) <= 0.5 + 1e-12 and min(seen) >= 0 and max(seen) > 0.45
     if name in ("cosine", "onecycle", "wsd"):
         assert seen[-1] < 0.05
+    if name == "plateau":  # a loss that stays the same halves the rate
+        assert seen[-1] < seen[0] / 2
 
 
-@pytest.mark.parametrize("start, end", [(64, 256), (0, 256), (32, 64), (96, 224)])
-def test_epochs_are_counted_as_they_are_planned(start, end):
-    for epochs in (*range(1, 60), 997):
-        planned = Counter(size_of(epoch, epochs, start, end) for epoch in range(epochs))
-        assert +Counter(epochs_of_sizes(epochs, start, end)) == planned
+def test_epochs_of_smaller_images_are_not_compared_with_larger_ones():
+    history = [(256, 0.9925), (64, 0.98), (128, 0.985), (256, 0.990), (256, 0.991)]
+    rows = [{"epoch": n, "image_size": size, "valid_dice": dice} for n, (size, dice) in enumerate(history, 1)]
+    assert [row["epoch"] for row in at_largest_size(rows)] == [1, 4, 5]
+    assert at_largest_size(rows[:3]) == rows[:1]
+
+
+def test_a_run_in_hours_follows_the_clock(tmp_path, monkeypatch):
+    """An hour of steps that take a minute each: sizes and learning rate follow the fraction that is spent."""
+    clock, used = [0.0], []
+    monkeypatch.setattr("training.progress.time", SimpleNamespace(perf_counter=lambda: clock[0]))
+
+    def a_minute(taken, learner):
+        clock[0] += 60
+        used.append(learner.optimizer.param_groups[0]["lr"])
+
+    flags = ("--dataset", "shapes", "--width", 2, "--limit", 8, "--batch_size", 4, "--steps", 8, "--schedule", "cosine")
+    flags = (*flags, "--hours", 1, "--start_size", 32, "--image_size", 64, "--precision", "float32", "--name", "a")
+    with after_each_step(a_minute):
+        script("train", *flags, cwd=tmp_path)
+    history = history_of(tmp_path)
+    assert len(used) == 60 and [int(row["step"]) for row in history] == [*range(8, 60, 8), 60]
+    assert [int(row["image_size"]) for row in history] == 2 * [32] + 6 * [64]  # 26% of the time at 32
+    assert used == pytest.approx([0.004 * (1 + math.cos(math.pi * step / 60)) for step in range(60)], abs=1e-9)
+    clock[0] = 0.0
+    monkeypatch.undo()
+    again = script("train", "--resume", "saved_models/a.last.pth", cwd=tmp_path)
+    assert history_of(tmp_path) == history and again.returncode == 0

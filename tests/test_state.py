@@ -1,125 +1,231 @@
+"""A step of training: optimizers, float16, memory layouts, batch norm, the average, what is best."""
+
+import math
 import warnings
+from argparse import Namespace
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from conftest import load_shapes
+from torch import nn
 
 import train
 from data import train_loader
-from models import build_model
+from losses import LOSSES, build_loss
+from models import MODELS, build_model
 from runtime import Runtime, choose_runtime, pick_device
-from scoring import Tally
-from training.settings import OPTIMIZERS, parse_args
-from training.state import State
-from utils import UserError
+from training.args import OPTIMIZERS, parse_args
+from training.augmentation import BatchAugmentation
+from training.ema import EMA, refresh_batch_norm
+from training.progress import check_loss, warn_about_one_class
+from training.schedule import build_scheduler, position_of
+from training.state import Learner, TrainMeter, TrainState, build_optimizer
+from utils import UserError, scores
+
+HALF = ([0.5] * 3, [0.5] * 3)
 
 
-def small_run(precision=torch.float32, optimizer="muon", layout=torch.contiguous_format):
-    settings, _ = parse_args(None, ["--dataset", "shapes", "--width", "4", "--optimizer", optimizer])
+def start_run(*flags, precision=torch.float32, layout=torch.contiguous_format, steps=80, images=80):
+    """Make what train.py's main makes: the arguments, the learner and its state, the augmentation."""
+    args, _ = parse_args(None, ["--dataset", "shapes", "--ema", "0", *flags])
     runtime = Runtime(dtype=precision, memory_format=layout)
     torch.manual_seed(0)
-    return State(settings, runtime.place(build_model("unet", width=4)), 80, ([0.5] * 3, [0.5] * 3), runtime)
+    model = runtime.to_device(build_model(args.model, **({} if args.model == "resnet34_unet" else {"width": 4})))
+    optimizer = build_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay)
+    scaler, state = torch.amp.GradScaler("cpu", enabled=precision == torch.float16), TrainState(warmup=steps // 10)
+    args.epochs, position = 1, position_of(args, state, steps)
+    scheduler = build_scheduler(args.schedule, optimizer, position, state.warmup, None)
+    ema = EMA(model, args.ema) if args.ema else None
+    learner = Learner(model, model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
+    return Namespace(
+        args=args, runtime=runtime, learner=learner, state=state, model=model, optimizer=optimizer,
+        augmentation=BatchAugmentation(args, images, HALF, runtime),
+    )  # fmt: skip
 
 
-def a_step(state, factor=1.0):
-    state.optimizer.zero_grad()
-    image = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    state.scaler.scale(state.model(image).mean() * factor).backward()
-    state.end_step()
+def a_step(run, criterion=None, rows=range(8)):
+    """Take a step on drawn images, and return the mean loss."""
+    batch = load_shapes("train", 32, limit=80)[list(rows)]
+    run.learner.criterion = criterion or run.learner.criterion
+    results = train.train_step(batch, run.learner, run.augmentation, run.args, run.state.step)
+    run.state.step += 1
+    return sum(loss.item() for loss, _ in results) / len(results)
+
+
+def weights_of(run):
+    return [value.detach().clone() for value in run.model.parameters()]
+
+
+CASES = [("--optimizer", name) for name in OPTIMIZERS] + [("--loss", name) for name in LOSSES]
+CASES += [("--model", name) for name in MODELS]
+
+
+@pytest.mark.parametrize("flags", CASES, ids=" ".join)
+def test_every_optimizer_loss_and_network_learns(flags):
+    run = start_run(*flags, "--augment", "none", "--schedule", "none")
+    losses = [a_step(run) for _ in range(3)]
+    assert losses[-1] < losses[0]
+
+
+def decay(model, factor, logits, mask):
+    """A loss whose gradients float16 does not round."""
+    return factor * sum(value.square().mean() for value in model.parameters())
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_step_that_overflows_in_float16_leaves_weights_and_schedule(optimizer):
-    state, other = (small_run(torch.float16, optimizer) for _ in range(2))
-    before = [value.detach().clone() for value in state.model.parameters()]
-    rate = state.optimizer.param_groups[0]["lr"]
+def test_a_float16_step_that_overflows_changes_nothing(optimizer):
+    run, other = (start_run("--optimizer", optimizer, precision=torch.float16) for _ in range(2))
+    before, rate = weights_of(run), run.optimizer.param_groups[0]["lr"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # torch warns of a schedule that moves before the optimizer does
-        a_step(state, 1e38)
-    torch.testing.assert_close(list(state.model.parameters()), before)
-    assert state.optimizer.param_groups[0]["lr"] == rate
-    a_step(state)
-    assert state.optimizer.param_groups[0]["lr"] > rate
-    assert state.step == 2
-    a_step(other)  # the first step of a run in which nothing overflowed
-    torch.testing.assert_close(list(state.model.parameters()), list(other.model.parameters()))
+        a_step(run, partial(decay, run.model, 1e38))
+    torch.testing.assert_close(weights_of(run), before)
+    assert run.optimizer.param_groups[0]["lr"] == rate
+    for each in (run, other):  # the next step is the first of a run in which nothing overflowed
+        a_step(each, partial(decay, each.model, 1.0))
+    assert run.optimizer.param_groups[0]["lr"] > rate and run.state.step == 2
+    torch.testing.assert_close(weights_of(run), weights_of(other))
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_a_state_goes_on_in_another_memory_layout(optimizer):
+def test_a_state_is_loaded_into_another_memory_layout(optimizer):
     """A wide U-Net's is another in float32 on a CPU than in bfloat16, or on a GPU."""
-    state, other = small_run(optimizer=optimizer), small_run(optimizer=optimizer, layout=torch.channels_last)
-    a_step(state)
-    other.load_state(deepcopy(state.state_dict()))
+    flags = ("--optimizer", optimizer)
+    run, other = start_run(*flags), start_run(*flags, layout=torch.channels_last)
+    a_step(run)
+    other.learner.load_state_dict(deepcopy(run.learner.state_dict()))
     for _ in range(2):
-        gradients = [torch.randn_like(value) for value in state.model.parameters()]
-        for run in (state, other):
-            for parameter, gradient in zip(run.model.parameters(), gradients, strict=True):
+        gradients = [torch.randn_like(value) for value in run.model.parameters()]
+        for each in (run, other):
+            for parameter, gradient in zip(each.model.parameters(), gradients, strict=True):
                 parameter.grad = torch.empty_like(parameter).copy_(gradient)
-            run.optimizer.step()
-    torch.testing.assert_close(list(other.model.parameters()), list(state.model.parameters()))
+            each.optimizer.step()
+    torch.testing.assert_close(weights_of(other), weights_of(run))
 
 
-def test_a_run_goes_on_in_float16_and_back():
-    state, half, back = small_run(), small_run(torch.float16), small_run()
-    a_step(state)
-    half.load_state(state.state_dict())
-    a_step(half)
-    back.load_state(half.state_dict())
-    a_step(back)
-    assert back.step == 3 and half.scaler.get_scale() > 1
+def test_a_state_is_loaded_into_float16_and_back():
+    run, half, back = start_run(), start_run(precision=torch.float16), start_run()
+    for before, after in ((run, half), (half, back)):
+        a_step(before)
+        after.learner.load_state_dict(before.learner.state_dict())
+    assert math.isfinite(a_step(back)) and half.learner.scaler.get_scale() > 1
 
 
-def test_batch_norm_sees_the_images_that_training_did(monkeypatch):
-    """Its statistics are made anew under autocast, from steps between which augmentation has grown."""
-    state, dataset, seen = small_run(torch.bfloat16), load_shapes("train", 32, limit=80), []
-    real = train.augmented
+def test_the_average_follows_the_weights():
+    """Its decay is 0, then (1 + n) / (10 + n) until that reaches --ema."""
+    run = start_run("--ema", "0.15")
+    expected = None
+    for decay in (0.0, 0.15, 0.15):
+        a_step(run)
+        weights = torch.cat([value.flatten() for value in weights_of(run)])
+        expected = weights if expected is None else decay * expected + (1 - decay) * weights
+    average = torch.cat([value.flatten() for value in run.learner.eval_model.parameters()])
+    torch.testing.assert_close(average, expected)
+    assert not torch.allclose(average, weights)
+    average = EMA(nn.Linear(1, 1), 0.999)
+    for _ in range(3):
+        average.update()
+    assert average.count == 3
+
+
+def test_batch_norm_is_recomputed_from_the_images_of_the_last_steps():
+    """Also in bfloat16, and while augmentation ramps up."""
+    run, dataset, seen = start_run(precision=torch.bfloat16), load_shapes("train", 32, limit=80), []
+    steps = range(train.RECENT + 4)
+    for step, batch in zip(steps, train_loader(dataset, range(80), run.args, steps), strict=True):
+        seen.append(run.augmentation(batch, step)[0])
+    again = [image for image, _ in run.augmentation.batches(dataset, range(80), steps[4:])]
+    assert all(torch.equal(image, same) for image, same in zip(seen[4:], again, strict=True))
+    refresh_batch_norm(run.model, again, run.runtime)
+    norm, means = run.model.stem[1], []
+    with torch.no_grad():
+        for image in again:
+            with run.runtime.autocast():
+                means.append(run.model.stem[0](image).float().mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_mean, torch.stack(means).mean(0), atol=1e-2, rtol=1e-2)
+
+
+def test_augmentation_ramps_up_with_the_epochs(monkeypatch):
+    run, dataset, seen = start_run("--augment", "scale_jitter"), load_shapes("train", 32, limit=80), []
     with monkeypatch.context() as patch:
-        patch.setattr(train, "augmented", lambda *args: seen.append(real(*args)) or seen[-1])
-        for batch in train_loader(dataset, range(80), 8, state.settings.seed, range(train.RECENT + 4)):
-            train.train_step(state, batch)
-    with state.runtime.autocast():
-        again = list(train.recent_images(state, dataset, range(80)))
-    assert all(torch.equal(image, same) for (image, _), same in zip(seen[4:], again, strict=True))
+        keep = lambda image, mask, strength, params: (seen.append(strength.rotation), (image, mask))[1]  # noqa: E731
+        patch.setattr("training.augmentation.augment", keep)
+        for step in (0, 50, 100, 500):
+            run.augmentation(dataset[[0, 1]], step, slice(0, 2))
+    assert seen == [0, 10, 20, 20]
+    images, masks = run.augmentation.sample(dataset, range(80), 0, 16)  # NAME.batch.png shows it at full strength
+    plain = torch.cat([dataset[[index]]["mask"] for index in range(80)])
+    assert len(images) == len(masks) == 16 and (masks == 255).any() and not (plain == 255).any()
 
 
-def test_training_augments_as_far_as_its_passes_allow(monkeypatch):
-    state, dataset, far = small_run(), load_shapes("train", 32, limit=80), []
-    real = train.augment
-    monkeypatch.setattr(train, "augment", lambda *args: far.append(args[2].rotation) or real(*args))
-    for state.step in (0, 50, 100, 500):  # ten steps are a pass
-        train.train_step(state, dataset[[0, 1, 2, 3]])
-    assert far == [0, 10, 20, 20]
-    state.step = 0
-    images, masks = train.next_pictures(state, dataset, range(80))  # NAME.batch.png shows what is to come
-    assert far[4:] == [20, 20] and len(images) == len(masks) == 16
+def test_the_best_epoch_has_the_highest_dice_at_the_largest_size():
+    """Not the lowest loss, and the first of two that are equal."""
+    state, best = TrainState(), []
+    for size, dice, loss in ((32, 0.9, 0.1), (64, 0.5, 0.1), (64, 0.7, 0.9), (64, 0.6, 0.05), (64, 0.7, 0.01)):
+        state.end_epoch(size, (0.5, 0.5), {"dice": dice, "jaccard": dice}, 0.5, loss)
+        best.append(state.is_best())
+    assert best == [True, True, True, False, False] and state.best == 0.7
+    state.end_epoch(32, (0.5, 0.5), {"dice": 0.99, "jaccard": 0.9}, 0.5, 0.0)
+    assert not state.is_best() and state.best == 0.7
 
 
-def test_a_run_of_eight_gpus_goes_on_where_there_is_one(monkeypatch):
-    saved = small_run()
-    a_step(saved)
-    state, taken = small_run(), []
-    kept = saved.state_dict()
-    kept["random"]["cuda"] = [torch.full((16,), gpu, dtype=torch.uint8) for gpu in range(8)]
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_rng_state_all", taken.extend)
-    state.load_state(kept)
-    assert [value[0].item() for value in taken] == [0]
-    assert state.step == 1
+def test_the_meter_gives_means_over_images():
+    meter = TrainMeter()
+    meter.add(torch.tensor(1.0), torch.tensor([[1, 0, 0, 0]]))
+    meter.add(torch.tensor(4.0), torch.tensor([[0, 1, 0, 0], [1, 1, 1, 0]]))
+    assert meter.means() == pytest.approx((3.0, 0.5)) and meter.highest == 4
+    restored = TrainMeter()
+    restored.load_state_dict(meter.state_dict())
+    assert restored.means() == meter.means()
+    meter.reset()
+    assert meter.means() == (0, 0)
 
 
-@pytest.mark.parametrize("name, chosen", [("cuda", []), ("cuda:1", [1])])
-def test_a_gpu_asked_for_by_number_is_the_current_one(name, chosen, monkeypatch):
+@pytest.mark.parametrize("loss, word", [(float("nan"), "NaN"), (float("inf"), "exploded"), (1e5, "exploded")])
+def test_a_loss_that_diverges_ends_the_run(loss, word):
+    meter = TrainMeter()
+    for value in (0.7, loss):
+        meter.add(torch.tensor(value), torch.tensor([[1, 0, 0, 0]]))
+    with pytest.raises(UserError, match=f"{word}.*--learning_rate"):
+        check_loss(meter, meter.means()[0], "in epoch 1")
+
+
+@pytest.mark.parametrize(
+    "counts, word",
+    [  # per image: true positives, false positives, false negatives, true negatives
+        ([[0, 0, 4, 96], [0, 0, 5, 95]], "background; .*--loss"),
+        ([[0, 0, 40, 60], [0, 0, 0, 100]], "background"),
+        ([[30, 70, 0, 0], [20, 80, 0, 0]], "foreground"),
+        ([[0, 0, 4, 96], [1, 0, 5, 94]], None),
+        ([[0, 0, 0, 100], [0, 0, 0, 100]], None),  # like the masks
+    ],
+)
+def test_a_prediction_of_one_class_gets_a_note(counts, word, capsys):
+    warn_about_one_class(torch.tensor(counts), "saved_models/a.batch.png")
+    note = capsys.readouterr().err
+    assert bool(note) == bool(word)
+    if word:
+        assert word.split(";")[0] in note and "a.batch.png" in note
+        assert ("--loss" in note) == ("--loss" in word)
+
+
+def test_scores_are_means_over_images():
+    assert scores(torch.tensor([[1, 0, 0, 0], [0, 1, 1, 0]]))["dice"] == 0.5
+
+
+@pytest.mark.parametrize("name, chosen", [("cuda", []), ("cuda:1", [torch.device("cuda:1")])])
+def test_a_gpu_named_by_number_becomes_the_current_one(name, chosen, monkeypatch):
     seen = []
     monkeypatch.setattr("runtime.pick_device", torch.device)
-    monkeypatch.setattr(torch._C, "_cuda_setDevice", seen.append, raising=False)
+    monkeypatch.setattr(torch.cuda, "set_device", seen.append)
     assert choose_runtime(name, "float32").device == torch.device(name)
     assert seen == chosen
 
 
 @pytest.mark.parametrize("name", ["auto", "cuda"])
-def test_each_process_of_torchrun_has_a_gpu_of_its_own(name, monkeypatch):
+def test_each_process_of_torchrun_gets_its_own_gpu(name, monkeypatch):
     asked = []
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
@@ -129,17 +235,5 @@ def test_each_process_of_torchrun_has_a_gpu_of_its_own(name, monkeypatch):
     assert pick_device(name) == torch.device("cuda:1")
     assert asked == [torch.device("cuda:1")]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    with pytest.raises(UserError, match="2 processes for 1 GPUs; lower --nproc_per_node"):
+    with pytest.raises(UserError, match="--nproc_per_node"):
         pick_device(name)
-
-
-def test_what_is_not_a_number_is_never_scored_as_foreground():
-    tally = Tally(range(2))
-    logits = torch.zeros(2, 1, 4, 4)
-    tally.add({"mask": torch.ones(2, 1, 4, 4, dtype=torch.uint8)}, logits)
-    assert tally.at(0.5)[:, 0].tolist() == [16, 16]
-    logits[1, 0, 2, 2] = torch.nan
-    broken = Tally(range(2))
-    broken.add({"mask": torch.ones(2, 1, 4, 4, dtype=torch.uint8)}, logits)
-    with pytest.raises(UserError, match="what the network predicts is not a number"):
-        broken.at(0.5)

@@ -1,9 +1,8 @@
-"""ResNet-34 encoder (He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR
-2016, table 1) with a U-Net decoder (Ronneberger et al. 2015).
+"""ResNet-34 encoder (He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016, table 1) with a
+U-Net decoder (Ronneberger et al. 2015).
 
-Names and shapes of the encoder's `state_dict` are torchvision's `resnet34` without `fc`, so
-published weights load. Any height and width will do: strides round up, and what the decoder makes
-too large is cropped to its skip connection.
+The encoder's `state_dict` has the names and shapes of torchvision's `resnet34` without `fc`, so published weights load.
+Accepts any input size: strides round up, and decoder features are cropped to the size of the skip connection.
 """
 
 from torch import nn
@@ -14,11 +13,8 @@ DECODERS = ("transposed", "nearest", "upconv")
 
 
 def conv_bn(in_channels, out_channels):
-    return [
-        nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False),
-        nn.BatchNorm2d(out_channels),
-        nn.ReLU(inplace=True),
-    ]
+    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 class BasicBlock(nn.Module):
@@ -33,9 +29,8 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, channels, 1, stride, bias=False), nn.BatchNorm2d(channels)
-            )
+            shortcut = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(channels))
 
     def forward(self, x):
         shortcut = x if self.downsample is None else self.downsample(x)
@@ -75,16 +70,16 @@ class ResNet34Encoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Double the size, join the skip connection where there is one, convolve.
+    """Double the size, concatenate the skip connection if there is one, convolve.
 
-    form: "transposed": transposed convolution, then two conv-ReLU without norm (R2);
-          "nearest": nearest upsampling, then two conv-BN-ReLU (R4);
-          "upconv": transposed convolution, then one conv-BN-ReLU (R5).
+    form: "transposed": transposed convolution, then two conv-ReLU without norm (report 2);
+          "nearest": nearest upsampling, then two conv-BN-ReLU (report 4);
+          "upconv": transposed convolution, then one conv-BN-ReLU (report 5).
     """
 
     def __init__(self, in_channels, skip_channels, out_channels, form):
         super().__init__()
-        self.channels = in_channels if form == "nearest" else out_channels  # of what comes from below
+        self.channels = in_channels if form == "nearest" else out_channels  # of the upsampled features
         joined = self.channels + skip_channels
         if form == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")
@@ -94,15 +89,11 @@ class DecoderBlock(nn.Module):
         if form == "upconv":
             self.conv = nn.Sequential(*conv_bn(joined, out_channels))
         else:
-            self.conv = nn.Sequential(
-                nn.Conv2d(joined, out_channels, 3, padding=1),
-                nn.ReLU(inplace=True),
-                nn.Conv2d(out_channels, out_channels, 3, padding=1),
-                nn.ReLU(inplace=True),
-            )
+            first, second = (nn.Conv2d(channels, out_channels, 3, padding=1) for channels in (joined, out_channels))
+            self.conv = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
 
     def forward(self, x, skip, size):
-        """x (N, C, h, w), skip (N, S, H, W) or None, size (H, W), to (N, out_channels, H, W)."""
+        """Merge x (N, C, h, w) and skip (N, S, H, W) or None at size (H, W): (N, out_channels, H, W)."""
         x = crop(self.up(x), size)
         return self.conv(x) if skip is None else convolve_joined(self.conv, x, skip, self.channels)
 
@@ -110,11 +101,13 @@ class DecoderBlock(nn.Module):
 class ResNet34UNet(nn.Module):
     """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
-    decoder: how the five features are brought back to full size.
-        "nearest": five blocks (R4), the last without a skip connection.
-        "upconv": five blocks (R5), the last without a skip connection.
-        "transposed": four blocks, then bilinear interpolation of the logits to the input's size (R2).
+    decoder: how the five features are upsampled to full size.
+        "nearest": five blocks (report 4), the last without a skip connection.
+        "upconv": five blocks (report 5), the last without a skip connection.
+        "transposed": four blocks, then bilinear interpolation of the logits to the input's size (report 2).
     """
+
+    norm_follows_convolution = True  # see checkpoint.fold_batch_norms
 
     def __init__(self, in_channels=3, out_channels=1, decoder="nearest"):
         super().__init__()
@@ -140,12 +133,9 @@ class ResNet34UNet(nn.Module):
 
 
 def options_of(weights: dict) -> dict:
-    """The options of the ResNet34-UNet that a state_dict is of. Raises KeyError or AttributeError."""
-    decoder = "transposed" if "blocks.4.conv.0.weight" not in weights else "nearest"
+    """Return the options of a state_dict's ResNet34-UNet. Raises KeyError or AttributeError."""
+    decoder = "nearest" if "blocks.4.conv.0.weight" in weights else "transposed"
     if "blocks.4.up.weight" in weights:
         decoder = "upconv"
-    return {
-        "in_channels": weights["encoder.conv1.weight"].shape[1],
-        "out_channels": weights["head.weight"].shape[0],
-        "decoder": decoder,
-    }
+    channels = weights["encoder.conv1.weight"].shape[1], weights["head.weight"].shape[0]
+    return {"in_channels": channels[0], "out_channels": channels[1], "decoder": decoder}

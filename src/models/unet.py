@@ -1,8 +1,7 @@
 """U-Net (Ronneberger, Fischer, Brox: "U-Net: Convolutional Networks for Biomedical Image
 Segmentation", MICCAI 2015, figure 1), with "same" padding, so that logits have the input's size.
 
-Any height and width will do: pooling rounds up, and what the decoder makes too large is cropped
-to its skip connection.
+Accepts any input size: pooling rounds up, and decoder features are cropped to the size of the skip connection.
 """
 
 import torch
@@ -38,7 +37,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double the size, halve the channels, join the skip connection by concatenation or addition."""
+    """Double the size, halve the channels, merge the skip connection by concatenation or addition."""
 
     def __init__(self, channels, norm, skip):
         super().__init__()
@@ -47,7 +46,7 @@ class Up(nn.Module):
         self.conv = DoubleConv(2 * channels if skip == "concat" else channels, channels, norm)
 
     def forward(self, x, skip):
-        """x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise, to (N, C, H, W)."""
+        """Merge x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise: (N, C, H, W)."""
         x = crop(self.up(x), skip.shape[-2:])
         return convolve_joined(self.conv, skip, x, self.channels) if self.skip == "concat" else self.conv(skip + x)
 
@@ -55,12 +54,12 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
-    width: channels of the first level, doubled at each of `depth` poolings.
-    norm: "batch", or "none" as in the paper.
-    skip: "concat" as in the paper, or "add".
-    dropout: share of the channels dropped at the end of the contracting path (paper, section 3.1).
-    Raises ValueError for more than MOST_CHANNELS channels at the bottom, or a dropout outside [0, 1].
+    width: channels of the first level, doubled on `depth` more levels. norm: "batch", or "none" as in the paper.
+    skip: "concat" as in the paper, or "add". dropout: fraction of the channels dropped at the end of the contracting
+    path (paper, section 3.1). Raises ValueError for more than MOST_CHANNELS channels at the bottom.
     """
+
+    norm_follows_convolution = True  # see checkpoint.fold_batch_norms
 
     def __init__(self, in_channels=3, out_channels=1, width=64, depth=4, norm="batch", skip="concat", dropout=0.0):
         super().__init__()
@@ -69,8 +68,6 @@ class UNet(nn.Module):
         widths = [width * 2**level for level in range(depth)]
         self.stem = DoubleConv(in_channels, width, norm)
         self.downs = nn.ModuleList(Down(channels, norm) for channels in widths)
-        if not 0 <= dropout <= 1:  # nan, too, which Dropout2d takes
-            raise ValueError(f"a dropout of {dropout} is not from 0 to 1")
         self.dropout = nn.Dropout2d(dropout)
         self.ups = nn.ModuleList(Up(channels, norm, skip) for channels in reversed(widths))
         self.head = nn.Conv2d(width, out_channels, 1)
@@ -89,10 +86,10 @@ class UNet(nn.Module):
 
 
 def convolve_joined(layers, first, second, channels):
-    """layers(torch.cat([first, second], dim=1)), without the joined copy, which costs time (benchmarks/README.md).
+    """Compute layers(torch.cat([first, second], dim=1)) without the concatenation, which costs time.
 
-    layers: first of all a 3x3 convolution; it is the sum of what its weights make of each. channels: of `first`, as a
-    plain number, which tracing then takes for one.
+    layers: modules starting with a 3x3 convolution, which is applied to `first` and `second` separately and summed.
+    channels: channel count of `first`, passed as an int so that tracing treats it as a constant.
     """
     conv, *others = layers
     x = F.conv2d(first, conv.weight[:, :channels], conv.bias, padding=conv.padding)
@@ -103,15 +100,17 @@ def convolve_joined(layers, first, second, channels):
 
 
 def crop(x, size):
-    """(N, C, h, w) to its first H rows and W columns; size is (H, W)."""
-    if torch.compiler.is_exporting():  # a slice would fix which sizes are odd to those of the example
+    """Crop (N, C, h, w) to its first H rows and W columns; size is (H, W)."""
+    if torch.compiler.is_exporting():  # a slice would make the example's odd and even sizes constants
         rows, columns = (torch.arange(length, device=x.device) for length in size)
         return x.index_select(2, rows).index_select(3, columns)
     return x[..., : size[0], : size[1]]
 
 
 def init_weights(module):
-    """Normal weights of standard deviation sqrt(2 / fan) (paper, section 3; He et al. 2015), zero biases."""
+    """Draw normal weights of standard deviation sqrt(2 / fan) (paper, section 3; He et al. 2015); zero the biases."""
+    if any(weight.is_meta for weight in module.parameters(recurse=False)):
+        return  # it would do nothing but import torch._dynamo, for three seconds
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
@@ -119,12 +118,8 @@ def init_weights(module):
 
 
 def options_of(weights: dict) -> dict:
-    """The options of the U-Net that a state_dict is of. Raises KeyError, AttributeError or ValueError."""
+    """Return the options of a state_dict's U-Net. Raises KeyError, AttributeError or ValueError."""
     width, in_channels = weights["stem.0.weight"].shape[:2]
-    return {
-        "in_channels": in_channels,
-        "out_channels": weights["head.weight"].shape[0],
-        "width": width,
-        "depth": len({key.split(".")[1] for key in weights if key.startswith("downs.")}),
-        "norm": "none" if "stem.0.bias" in weights else "batch",
-    }
+    depth = len({key.split(".")[1] for key in weights if key.startswith("downs.")})
+    options = {"in_channels": in_channels, "out_channels": weights["head.weight"].shape[0], "width": width}
+    return {**options, "depth": depth, "norm": "none" if "stem.0.bias" in weights else "batch"}

@@ -1,215 +1,96 @@
-"""From what a person names on the command line to picture files, and where their outputs go."""
+"""Find the images given on the command line, and choose where their outputs go."""
 
 import glob
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from itertools import chain, count
+from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from files import read_lines
-from photos.marks import may_write, read_mark
-from photos.pictures import kind_of_file, suffixes
-from utils import UserError
-
-LONGEST_NAME = 255  # bytes, on almost every file system
+from photos.decode import suffixes
+from utils import UserError, count_of
 
 
 @dataclass(frozen=True)
-class Source:
-    """A picture file, and its place below the folder that was named: what its outputs are called after."""
+class Job:
+    """An image file and the output file of each kind. name, image_id: its name in --csv and in --rle."""
 
     path: Path
-    place: PurePath
+    files: dict[str, Path]
+    name: str = ""
+    image_id: str = ""
 
 
-@dataclass
-class Found:
-    """sources: the pictures. left_out: a line for each thing that cannot be read. others: files by their ending.
+def find_images(inputs, recursive: bool = False, output: Path | None = None) -> tuple[dict[Path, PurePath], Counter]:
+    """Resolve files, folders and globs to images, each once.
 
-    own: how many outputs of an earlier run were not taken.
+    From a folder, take the files with an image suffix; with `recursive`, also from its subfolders, except hidden ones,
+    links, and `output`. Returns each image with its path relative to the given folder, and the number of other files
+    by suffix. Raises UserError if an input is not found, or there is no image at all.
     """
-
-    sources: list[Source] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    others: Counter = field(default_factory=Counter)
-    own: int = 0
-
-    def describe_others(self) -> str:
-        """How many files were not taken, and what their names end in; "" where there are none."""
-        said = []
-        if self.others:
-            endings = ", ".join(f"{count:,} {ending}" for ending, count in self.others.most_common())
-            said.append(f"skipped {self.others.total():,} files that are not named like pictures ({endings})")
-        if self.own:
-            said.append(f"skipped {self.own:,} outputs of an earlier run")
-        return "; ".join(said)
-
-
-def find_pictures(inputs, recursive: bool = False, output_folders=()) -> Found:
-    """Files, folders and globs as pictures, each once.
-
-    Of a folder, the files with a picture's suffix; with `recursive`, of its sub-folders too, but not of
-    `output_folders`. Other files are always taken; of those in `output_folders`, not what an earlier run wrote. Raises
-    UserError for an input that is not found, or where there is no picture at all.
-    """
-    found = Found()
-    sources: dict[str, Source] = {}
-    outputs = {os.path.realpath(folder) for folder in output_folders}
-    for text in inputs:
-        matches = [text] if os.path.lexists(text) else sorted(glob.glob(str(text), recursive=True))
-        paths = [Path(match) for match in matches]
+    images: dict[str, tuple[Path, PurePath]] = {}
+    unused: Counter = Counter()
+    for text in map(os.path.expanduser, map(str, inputs)):
+        paths = [text] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
         if not paths:
-            raise UserError(f"--input {text} not found; name files, folders or globs of pictures")
-        for path in paths:
-            if not os.path.isdir(path):
-                here = [Source(path, PurePath(path.name))] if is_regular(path, found) else []
-            else:
-                here = walk(path, PurePath(), recursive, (os.path.realpath(path),), outputs, found)
-            for source in here:
-                if os.path.realpath(source.path.parent) in outputs and read_mark(source.path):
-                    found.own += 1
+            raise UserError(f"{text} not found; pass image files, folders or globs")
+        for top in map(Path, paths):
+            for path in files_in(top, recursive, output) if top.is_dir() else [top]:
+                hidden = path.name.startswith(".")
+                if path != top and (hidden or path.suffix.lower() not in suffixes()):
+                    unused["hidden" if hidden else path.suffix or "no suffix"] += 1
                 else:
-                    sources.setdefault(os.path.abspath(source.path), source)
-    found.sources = list(sources.values())
-    if not sources:
-        reason = "; ".join([*found.left_out, *filter(None, [found.describe_others()])])
-        reason = f" ({reason})" if reason else ""
-        raise UserError(f"--input {' '.join(map(str, inputs))} has no picture in it{reason}; try --recursive")
-    return found
+                    name = PurePath(path.name) if path == top else path.relative_to(top)
+                    images.setdefault(os.path.realpath(path), (path, name))
+    if not images:
+        rest = f" ({describe_unused(unused)})" if unused else ""
+        raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; use --recursive to search subfolders")
+    return dict(images.values()), unused
 
 
-def is_regular(path, found):
-    """Whether a path is a regular file, or cannot be asked; anything else is noted as left out."""
-    try:
-        kind = kind_of_file(os.stat(path))
-    except OSError:
-        return True  # reading it says why
-    if kind:
-        found.left_out.append(f"{path} is {kind}; only regular files are read")
-    return not kind
+def files_in(top, recursive, output):
+    """Yield the files in a folder, and with `recursive` below it."""
+
+    def fail(error):
+        raise UserError(f"{error.filename} cannot be opened ({error.strerror}); correct its permissions") from None
+
+    for folder, below, names in os.walk(top, onerror=fail):
+        below[:] = sorted(name for name in below if recursive and not name.startswith("."))
+        if output:
+            below[:] = [name for name in below if Path(folder, name).resolve() != output.resolve()]
+        yield from (Path(folder, name) for name in sorted(names))
 
 
-def walk(folder, place, recursive, above, outputs, found):
-    """The pictures in a folder, and with `recursive` below it; links to folders are followed, but never in a circle."""
-    try:
-        entries = sorted(folder.iterdir())
-    except OSError as error:
-        found.left_out.append(f"{folder} cannot be opened ({error.strerror})")
-        return
-    for path in entries:
-        if os.path.isdir(path):
-            if not recursive:
-                continue
-            real = os.path.realpath(path)
-            if path.name.startswith("."):
-                found.others["hidden"] += 1
-            elif real in above:
-                found.left_out.append(f"{path} is a link back to a folder above it")
-            elif real not in outputs:
-                yield from walk(path, place / path.name, True, (*above, real), outputs, found)
-        elif is_regular(path, found):
-            if path.name.startswith("."):
-                found.others["hidden"] += 1
-            elif path.suffix.lower() in suffixes():
-                yield Source(path, place / path.name)
-            else:
-                found.others[path.suffix or "without an ending"] += 1
+def describe_unused(unused: Counter) -> str:
+    """Describe the files that are not images in one line."""
+    counts = ", ".join(f"{number:,} {suffix}" for suffix, number in unused.most_common())
+    return f"ignored {count_of(unused.total(), 'non-image file')}: {counts}"
 
 
-def name_outputs(sources, folders, endings, others=()) -> list[dict[str, Path]]:
-    """For each source a dict of kind to file, no two alike, and none that is there already, but for earlier outputs.
+def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[str, str]) -> list[Job]:
+    """Choose the outputs of each image: a.png for a.jpg; a.jpg.png if several images share the name a.
 
-    folders: kind to folder; endings: kind to suffix; others: files that are not to be written. A picture's outputs have
-    its own name, a.png for a.jpg; where another picture has taken that, a.jpg.png, then a.jpg-2.png. `beside` gives the
-    name of a second file, a.jpg.png for the overlay a.jpg, which is kept free too.
+    folders, endings: the folder and the ending of each kind of output. Raises UserError if two images have the same
+    relative path.
     """
-    taken = {os.path.realpath(path) for path in (*others, *(source.path for source in sources))}
-    outputs = []
-    for source in sources:
-        numbered = (with_end(source.place, f"-{number}") for number in count(2))
-        for name in chain([source.place.with_suffix(""), source.place], numbered):
-            files = {kind: folder / fit(name, endings[kind]) for kind, folder in folders.items()}
-            every = [path for file in files.values() for path in {file, beside(file)}]
-            real = [os.path.realpath(path) for path in every]
-            folders_of_each = [files[kind].parent for kind in files if "/" in endings[kind]]
-            if taken.isdisjoint(real) and all(map(may_write, every)) and not any(map(os.path.isfile, folders_of_each)):
-                break
-        taken.update(real)
-        outputs.append(files)
-    return outputs
+    stems = Counter(str(name.with_suffix("")).casefold() for name in images.values())  # some file systems ignore case
+    jobs: dict[str, Job] = {}
+    for path, name in images.items():
+        shared = stems[str(name.with_suffix("")).casefold()] > 1
+        stem = (name if shared else name.with_suffix("")).as_posix()
+        files = {kind: folder / f"{stem}{endings[kind]}" for kind, folder in folders.items()}
+        job = Job(path, files, name.as_posix(), stem)
+        if jobs.setdefault(stem.casefold(), job) is not job:
+            advice = "pass one folder above both with --recursive, or predict them in separate runs"
+            raise UserError(f"{jobs[stem.casefold()].path} and {path} would have the same outputs; {advice}")
+    return list(jobs.values())
 
 
-def with_end(place, text):
-    return place.with_name(place.name + text)
-
-
-def fit(place, ending):
-    """A place with an ending, its name cut to what file systems take, with room for `beside`."""
-    room = LONGEST_NAME - len(ending) - (len(".png") if ending == ".jpg" else 0)
-    name = os.fsencode(place.name)
-    if len(name) > room:
-        tail = name[-6:] if b"-" in name[-6:] else b""  # the number that makes it differ
-        name = name[: room - len(tail)].decode(errors="ignore").encode() + tail
-    return place.parent / (os.fsdecode(name) + ending)
-
-
-def beside(file: Path) -> Path:
-    """Where an output goes that JPEG cannot hold: a PNG beside."""
-    return file.with_name(file.name + ".png") if file.suffix == ".jpg" else file
-
-
-def choose_names(sources, listing):
-    """Only the pictures that a text file names, in its order, each once.
-
-    A line is a picture's path, its place in the folder, its name, or its name without suffix; else its first word is.
-    """
-    known: list[dict[str, list[Source]]] = [{}, {}, {}, {}]
-    for source in sources:
-        spelled = (str(source.path), source.place.as_posix(), source.path.name, source.path.stem)
-        for names, name in zip(known, spelled, strict=True):
-            names.setdefault(name, []).append(source)
-    try:
-        lines = read_lines(listing, lambda line: any(line in names for names in known))
-    except (OSError, UnicodeDecodeError):
-        raise UserError(f"--names {listing} is not a text file; it holds a picture's name on each line") from None
-    chosen, missing = {}, []
-    for line in lines:
-        found = [names[text] for text in (line, line.split()[0]) for names in known if text in names]
-        if not found:
-            missing.append(line.split()[0])
-        elif len(found[0]) > 1:
-            several = ", ".join(str(source.path) for source in found[0][:3])
-            raise UserError(f"--names {listing}: {line} may be {several}; write one of these")
-        else:
-            chosen[found[0][0]] = None
-    if missing or not lines:
-        what = f"{', '.join(missing[:5])}{' ...' if len(missing) > 5 else ''}" if missing else "no picture"
-        raise UserError(f"--names {listing} names {what}, not found in --input; correct the list or the folder")
-    return list(chosen)
-
-
-def labels(sources) -> list[tuple[str, str]]:
-    """The name and the image_id by which tables know each source, all different.
-
-    The name is the place, the image_id that without its suffix; where these are another's too, they are longer.
-    """
-    names = [(source.place.as_posix(), source.path.as_posix()) for source in sources]
-    ids = [(source.place.with_suffix("").as_posix(), *name) for source, name in zip(sources, names, strict=True)]
-    return list(zip(distinct(names), distinct(ids), strict=True))
-
-
-def distinct(choices: Sequence[tuple[str, ...]]) -> list[str]:
-    """Of each of several lists of texts the first that no other takes; the last is not asked."""
-    chosen = [0] * len(choices)
-    while True:
-        texts = [texts[index] for texts, index in zip(choices, chosen, strict=True)]
-        times = Counter(texts)
-        further = [
-            times[text] > 1 and index + 1 < len(choice)
-            for text, index, choice in zip(texts, chosen, choices, strict=True)
-        ]
-        if not any(further):
-            return texts
-        chosen = [index + more for index, more in zip(chosen, further, strict=True)]
+def jobs_to_do(jobs: list[Job], overwrite: bool, skip_existing: bool) -> list[Job]:
+    """Drop the finished jobs, if skip_existing. Raises UserError if outputs exist and no flag allows it."""
+    if skip_existing:
+        return [job for job in jobs if not all(path.exists() for path in job.files.values())]
+    existing = [path for job in jobs for path in job.files.values() if path.exists()]
+    if existing and not overwrite:
+        more = f" (and {count_of(len(existing) - 1, 'more output')})" if len(existing) > 1 else ""
+        raise UserError(f"{existing[0]} already exists{more}; use --overwrite to replace or --skip_existing to keep it")
+    return jobs

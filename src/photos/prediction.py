@@ -1,100 +1,114 @@
-"""Any picture to the probability of foreground at its own size, for the commands and for a notebook."""
+"""From any image to the probability of foreground at its original size, for the commands and for notebooks."""
 
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from operator import index
+from numbers import Integral
 
 import numpy as np
 import torch
 from PIL import Image
 
-from photos.pictures import develop, on_white, read_picture, resize
+from models import MODELS
+from photos.decode import image_errors, on_white, read_image, to_srgb
 from predictor import Predictor, load_predictor
-from runtime import choose_runtime
+from runtime import PRECISIONS, choose_runtime
 from utils import LARGEST_SIDE, to_size
 
-ACCEPTED = "a path, a PIL picture, an array of uint8 (H, W), (H, W, 3) or (H, W, 4), or a list of these"
+BATCH = 8  # images of a list that are predicted at once
 
 
-def predict(model: Predictor, pictures, image_size: int | None = None, tile: int | None = None, tta: bool = False):
-    """The probability of foreground for each pixel of each picture.
+def load_model(path, device="auto", precision="auto", model_type=None) -> Predictor:
+    """Load a checkpoint of train.py, or a plain state_dict of the network `model_type`, for `predict`.
 
-    | pictures | how it is read |
+    device: "auto", "cpu", "cuda", "cuda:1", ... precision: "auto", "float32", "bfloat16" or "float16". Raises
+    ValueError for other arguments, UserError for a file or a device that cannot be used.
+    """
+    is_device = isinstance(device, (str, torch.device)) and not os.path.isfile(str(device))
+    check("path", path, isinstance(path, (str, os.PathLike)), "the path of a checkpoint")
+    check("device", device, is_device, '"auto", "cpu", "cuda" or a torch.device, and the path comes first')
+    check("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
+    check("model_type", model_type, model_type in (None, *MODELS), f"None or one of {', '.join(MODELS)}")
+    return load_predictor(os.path.expanduser(path), choose_runtime(str(device), precision), model_type)
+
+
+def check(name, value, fits, wanted):
+    """Raise ValueError unless an argument is valid."""
+    if not fits:
+        raise ValueError(f"{name} must be {wanted}, not {value!r:.80}")
+
+
+def predict(model: Predictor, images, image_size: int | None = None, tile: int | None = None, tta: bool = False):
+    """Predict the probability of foreground for each pixel of one or several images.
+
+    | images | read as |
     |---|---|
-    | path: str or pathlib.Path | upright as its EXIF says, colours as sRGB, transparency on white |
+    | path: str or pathlib.Path | EXIF orientation applied, in sRGB, transparency on white; first page or frame |
     | open binary file | as a path |
-    | PIL picture of any mode | as a path |
-    | array uint8 (H, W) | grey |
+    | PIL image of any mode | as a path |
+    | array uint8 (H, W) | gray |
     | array uint8 (H, W, 3) | RGB |
     | array uint8 (H, W, 4) | RGBA, transparency on white |
-    | list or tuple of these, of any sizes | each of them |
+    | list or tuple of these, of any sizes | in batches |
 
     image_size: side of the network's input, by default the checkpoint's. tile: see `tile_probability`. tta: average
-    with the mirror image.
+    the predictions for the image and its mirror image.
 
-    Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of them. Raises PictureError for a file that
-    cannot be read, TypeError or ValueError for anything that is not in the table.
+    Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises ImageError for a file that
+    cannot be read, ValueError for anything that is not in the table.
     """
-    size = model.size if image_size is None else whole_number("image_size", image_size)
-    tile = None if tile is None else whole_number("tile", tile)
-    model = replace(model, size=size, tta=tta)
-    if isinstance(pictures, (list, tuple)):
-        return [probability_at_own_size(model, open_photo(picture), tile).numpy() for picture in pictures]
-    return probability_at_own_size(model, open_photo(pictures), tile).numpy()
+    for name, value in (("image_size", image_size), ("tile", tile)):
+        is_side = isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE
+        check(name, value, value is None or is_side, f"a whole number from 1 to {LARGEST_SIDE:,}")
+    model = replace(model, size=int(image_size or model.size), tta=tta)
+    several = images if isinstance(images, (list, tuple)) else [images]
+    results: list[np.ndarray] = []
+    for first in range(0, len(several), BATCH):
+        batch = several[first : first + BATCH]
+        if tile:
+            results += [tile_probability(model, read_any(model, image), tile).numpy() for image in batch]
+            continue
+        photos = (read_any(model, image) for image in batch)  # one in memory at a time
+        sizes, inputs = zip(*((photo.size, to_input(model, photo)) for photo in photos), strict=True)
+        results += [to_size(*pair).numpy() for pair in zip(probability_of(model, inputs), sizes, strict=True)]
+    return results if several is images else results[0]
 
 
-def whole_number(name, value):
-    """The value as an int, if it is a side in pixels."""
-    try:
-        number = index(value)
-    except TypeError:
-        raise TypeError(f"{name} must be a whole number, not {value!r}") from None
-    if isinstance(value, bool) or not 1 <= number <= LARGEST_SIDE:
-        raise ValueError(f"{name} must be from 1 to {LARGEST_SIDE:,} pixels, not {value!r}")
-    return number
+def intensity_range(model: Predictor) -> list[float] | None:
+    """Return the values of deep images that become black and white, if the network was trained on such images."""
+    return model.checkpoint.intensity_range if model.checkpoint else None
 
 
-def open_photo(picture, keep_alpha: bool = False) -> Image.Image:
-    """One picture of `predict`'s table as a PIL picture in mode RGB; with keep_alpha, RGBA if it has transparency."""
-    if isinstance(picture, Image.Image):
-        if min(picture.size) == 0:
-            raise ValueError(f"a picture must have pixels, not {picture.width}x{picture.height}")
-        return develop(picture, keep_alpha)
-    if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (3,), (4,)):
-            raise ValueError(
-                f"an array must be uint8 (H, W), (H, W, 3) or (H, W, 4), not {picture.dtype} {picture.shape}"
-            )
-        if picture.size == 0:
-            raise ValueError(f"an array must have pixels, not {picture.shape}")
-        return develop(Image.fromarray(np.ascontiguousarray(picture)), keep_alpha)
-    if isinstance(picture, (str, os.PathLike)) or (hasattr(picture, "read") and hasattr(picture, "seek")):
-        return read_picture(picture, keep_alpha)
-    raise TypeError(f"a picture must be {ACCEPTED}, not {type(picture).__name__}")
+def read_any(model: Predictor, image) -> Image.Image:
+    """Read one image of `predict`'s table as a PIL image of mode RGB."""
+    if isinstance(image, np.ndarray):
+        fits = image.dtype == np.uint8 and image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)) and image.size
+        check("an array", (image.dtype, image.shape), fits, "uint8 (H, W), (H, W, 3) or (H, W, 4), and not empty")
+        image = Image.fromarray(np.ascontiguousarray(image))
+    if isinstance(image, Image.Image):
+        check("an image", image.size, min(image.size) > 0, "at least 1x1")
+        with image_errors():
+            image.load()
+            return to_srgb(image, False, intensity_range(model))
+    is_file = isinstance(image, (str, os.PathLike)) or (hasattr(image, "read") and hasattr(image, "seek"))
+    check("an image", image, is_file, "a path, a PIL image, an array of uint8, or a list of these")
+    return read_image(image, intensity_range=intensity_range(model))
 
 
 def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
-    """A PIL picture as uint8 (C, S, S): what the network takes."""
-    photo = on_white(photo)
-    pixels = np.array(resize(photo.convert("L") if model.channels == 1 else photo, model.size))
+    """Convert a PIL image to the network's input, uint8 (C, S, S)."""
+    photo = on_white(photo).convert("L" if model.channels == 1 else "RGB")
+    pixels = np.array(photo.resize((model.size, model.size), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels.reshape(model.size, model.size, -1)).permute(2, 0, 1)
 
 
-def probability_of(model: Predictor, images: Sequence[torch.Tensor]) -> torch.Tensor:
-    """uint8 (C, S, S) each, as probability float32 (N, S, S) on the CPU."""
-    return model.probability(torch.stack(list(images)))[:, 0].cpu()
-
-
-def probability_at_own_size(model: Predictor, photo: Image.Image, tile: int | None = None) -> torch.Tensor:
-    """Probability float32 (H, W) of the photo's own size."""
-    if tile:
-        return tile_probability(model, photo, tile)
-    return to_size(probability_of(model, [to_input(model, photo)])[0], photo.size)
+def probability_of(model: Predictor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Predict inputs, uint8 (C, S, S) each: the probability of foreground, float32 (N, S, S), on the CPU."""
+    return model.probability(torch.stack(list(inputs)))[:, 0].cpu()
 
 
 def tile_probability(model: Predictor, photo: Image.Image, tile: int) -> torch.Tensor:
-    """Predict a big photo in squares of `tile` x `tile` of its own pixels, half overlapping, and blend them."""
+    """Predict a large photo in half-overlapping tiles of `tile` x `tile` pixels at full resolution, and blend them."""
     width, height = photo.size
     total, weight = torch.zeros(height, width), torch.zeros(height, width)
     ramp = 1 - (torch.arange(tile) + 0.5 - tile / 2).abs() / (tile / 2)  # highest in the middle of a tile
@@ -110,11 +124,6 @@ def tile_probability(model: Predictor, photo: Image.Image, tile: int) -> torch.T
 
 
 def starts(length, tile):
-    """Where tiles begin along a side: half a tile apart, the last one ending at the edge."""
+    """Return where tiles begin along a side: half a tile apart, the last one ending at the edge."""
     last = max(0, length - tile)
     return [*range(0, last, max(1, tile // 2)), last]
-
-
-def load_model(path, device="auto", precision="auto", model_type=None) -> Predictor:
-    """Open a checkpoint of train.py, or a state_dict of the network `model_type`, for `predict`. Raises UserError."""
-    return load_predictor(path, choose_runtime(device, precision), model_type)

@@ -1,76 +1,146 @@
-"""The pictures that training and inference write: the curve of a run, and panels of predictions."""
+"""Figures of training and inference: a run's curves, a training batch, and panels of predictions."""
 
+import io
+import logging
 import math
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch.utils.data import Dataset
 
-from files import write_whole
+from files import write_atomically
 from predictor import Predictor
 from reports.statistics import Numbers, best_median_worst
-from training.schedule import of_largest_size
-from utils import confusion, dice, foreground
+from training.schedule import at_largest_size
+from utils import confusion, dice_score, foreground
 
-TRAIN, VALID, RATE = "tab:blue", "tab:orange", "tab:gray"
-FOREGROUND, IGNORED = "red", "blue"
+FOREGROUND, IGNORED = (1, 0, 0, 0.45), (0, 0, 1, 0.45)  # RGBA drawn over an image
+LONGEST_TITLE = 24  # characters of an image's name that fit above a panel
+# Fonts with Chinese, Japanese and Korean characters on Linux, Windows and macOS; Matplotlib's own font has none.
+CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei",
+             "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS")  # fmt: skip
 
 
-def save_figure(figure: Figure, path: Path, comment: str = ""):
-    """Write a figure as PNG, whole or not at all, and close it. Raises UserError where it cannot be written."""
-    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=100, metadata={"Comment": comment}))
-    plt.close(figure)
+def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.2)):
+    """Return a new figure and its axes, an array (rows, columns). size: (width, height) in inches."""
+    from matplotlib.figure import Figure  # pyplot would keep the figure, and might open windows
+
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def save_figure(figure, path: Path) -> bytes:
+    """Write a figure as a PNG file, atomically, and return the file's bytes. Raises UserError.
+
+    All text is plain: a "$" in an image's name does not start a formula, and characters that no installed font has are
+    drawn as boxes.
+    """
+    from matplotlib.font_manager import fontManager
+    from matplotlib.text import Text
+
+    installed = {font.name for font in fontManager.ttflist}
+    family = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
+    for text in figure.findobj(Text):
+        text.set(parse_math=False, family=family, text=text.get_text().encode(errors="replace").decode())
+    content, log = io.BytesIO(), logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns about fonts with only one weight
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(content, format="png", dpi=100)
+    log.setLevel(level)
+    write_atomically(path, lambda file: file.write(content.getvalue()))
+    return content.getvalue()
+
+
+def show(axis, image, title: str = "", **options):
+    """Draw an array (H, W) or (H, W, 3) without ticks. options: of imshow."""
+    axis.imshow(image, **{"cmap": "gray", "vmin": 0, "vmax": 1, **options})
+    axis.set_title(title, fontsize=8)
+    axis.set(xticks=[], yticks=[])
+    axis.spines[:].set_visible(False)
+
+
+def show_image(axis, image, title: str = ""):
+    """Draw an image, uint8 (C, H, W) with 1 or 3 channels."""
+    show(axis, np.asarray(image).transpose(1, 2, 0).squeeze(), title, vmax=255)
+
+
+def show_mask(axis, mask, title: str = ""):
+    """Draw a mask (H, W): 0 black, 1 white, 255 (ignored) gray."""
+    show(axis, np.where(np.asarray(mask) == 255, 0.5, mask), title)
+
+
+def shorten(name: str) -> str:
+    """Cut the middle out of a name that is too long for a panel's title."""
+    half = LONGEST_TITLE // 2
+    return name if len(name) <= LONGEST_TITLE else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0):
-    """Loss and Dice of train and valid, and the learning rate, by epoch. history: the rows of NAME.csv.
+    """Plot losses, Dice and learning rate by epoch. history: the rows of NAME.csv.
 
-    best_from: the epochs whose best weights are lost.
-    Dotted lines mark where the pictures grow: losses and Dice on either side are not comparable.
+    best_from: first epoch considered for "best" (checkpoints of earlier epochs are gone).
+    Dotted lines mark epochs with larger images than the one before; losses and Dice are not comparable across them.
     """
-    figure, axes = plt.subplots(1, 3, figsize=(13, 3.8), layout="constrained")
+    from matplotlib.ticker import MaxNLocator
+
+    figure, [[losses, dices, rates]] = subplots(1, 3, (13, 3.8))
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 30 else None
 
-    def line(axis, key, color, label):
+    def line(axis, key, color, label=None):
         axis.plot(epochs, [row[key] for row in history], color=color, label=label, marker=marker, markersize=3)
 
-    line(axes[0], "train_loss", TRAIN, "train")
-    line(axes[0], "valid_loss", VALID, "valid")
-    line(axes[1], "train_dice", TRAIN, "train")
-    line(axes[1], "valid_dice", VALID, "valid")
-    line(axes[2], "learning_rate", RATE, "learning rate")
-    best = max(of_largest_size(history[best_from:]) or of_largest_size(history), key=lambda row: row["valid_dice"])
-    grown = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
-    names = ("loss", f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", "learning rate, last step")
-    for axis, name in zip(axes, names, strict=True):
-        axis.set(title=name, xlabel="epoch")
+    for axis, key in ((losses, "loss"), (dices, "dice")):
+        line(axis, f"train_{key}", "tab:blue", "training")
+        line(axis, f"valid_{key}", "tab:orange", "validation")
+        axis.legend()
+    line(rates, "learning_rate", "tab:gray")
+    best = max(at_largest_size(history[best_from:]) or at_largest_size(history), key=lambda row: row["valid_dice"])
+    losses.set(title="Loss", ylabel="loss")
+    dices.set(title=f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", ylabel="mean Dice")
+    rates.set(title="Learning rate at the end of each epoch", ylabel="learning rate")
+    larger = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
+    for axis in (losses, dices, rates):
+        axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
-        for epoch in grown:
+        for epoch in larger:
             axis.axvline(epoch - 0.5, color="black", linestyle=":", linewidth=0.8)
-    axes[0].legend()
-    axes[1].legend()
-    figure.suptitle(title + "; dotted: the pictures grow" * bool(grown))
+    figure.suptitle(title + " (dotted: image size increases)" * bool(larger))
+    save_figure(figure, path)
+
+
+def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path):
+    """Draw augmented training images, eight in a row, with foreground in red and ignored pixels in blue.
+
+    images: float (N, C, H, W) of about 0 to 1. masks: uint8 (N, 1, H, W) of 0, 1, 255. On the CPU.
+    """
+    columns = min(8, len(images))
+    rows = -(-len(images) // columns)
+    figure, axes = subplots(rows, columns, (max(2 * columns, 6), 2 * rows + 0.5))
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, image, mask in zip(axes.flat, images, masks[:, 0].numpy(), strict=False):
+        show(axis, image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy())
+        overlay = np.zeros((*mask.shape, 4))
+        overlay[mask == 1], overlay[mask == 255] = FOREGROUND, IGNORED
+        axis.imshow(overlay, interpolation="nearest")
+    figure.suptitle(title)
     save_figure(figure, path)
 
 
 def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], threshold: float = 0.5) -> list[dict]:
-    """Predict a few pictures of a dataset, for `plot_panels`. threshold: probability of the prediction."""
+    """Predict some images of a dataset, for `plot_panels`. threshold: probability from which a pixel is foreground."""
     batch = dataset[list(indices)]
     logits = foreground(predictor.logits(batch["image"]))
     predicted = logits.cpu() >= math.log(threshold / (1 - threshold))
-    dices = dice(confusion(predicted, batch["mask"].cpu())).tolist()
+    dices = dice_score(confusion(predicted, batch["mask"].cpu())).tolist()
     masks = (batch["mask"][:, 0].cpu(), logits.sigmoid()[:, 0].cpu(), predicted[:, 0])
     columns = (batch["name"], batch["image"].cpu(), *masks, dices)
     names = ("name", "image", "mask", "probability", "predicted", "dice")
@@ -78,55 +148,27 @@ def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], t
 
 
 def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, threshold: float = 0.5) -> list[dict]:
-    """The `panel_rows` of the three best, median and worst pictures, with the group as their note.
-
-    dices: of every picture, (N,) numbers, on the CPU.
-    """
+    """Predict the three best, median and worst images, for `plot_panels`. dices: (N,) of all images, on the CPU."""
     chosen = best_median_worst(dices)
     rows = panel_rows(predictor, dataset, [index for _, index in chosen], threshold)
-    return [{**row, "note": f"{group}: "} for row, (group, _) in zip(rows, chosen, strict=True)]
+    return [{**row, "note": group} for row, (group, _) in zip(rows, chosen, strict=True)]
 
 
-def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path):
-    """Training pictures as the network sees them, in rows of four, with their masks drawn over: foreground is red,
-    what is ignored is blue.
+def plot_panels(rows: list[dict], title: str, path: Path):
+    """Draw a column for each image: the image, its ground truth, the probability and the prediction.
 
-    images: float (N, C, H, W) of about 0 to 1, masks: uint8 (N, 1, H, W) of 0, 1, 255; on the CPU.
+    rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float (H, W),
+    `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. An optional `note` is put above the name.
     """
-    count, size = len(images), max(images.shape[2:])
-    figure, axes = plt.subplots(-(-count // 4), 4, figsize=(9, 2.35 * -(-count // 4) + 0.5), layout="constrained")
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for axis, image, mask in zip(axes.flat, images, masks, strict=False):
-        picture = image.clamp(0, 1).expand(3, *image.shape[1:]).permute(1, 2, 0).numpy()
-        axis.imshow(picture, interpolation="nearest" if size < 128 else "antialiased")
-        for value, color in ((1, FOREGROUND), (255, IGNORED)):
-            over = np.zeros((*mask.shape[1:], 4))
-            over[mask[0].numpy() == value] = (*to_rgb(color), 0.45)
-            axis.imshow(over, interpolation="nearest")
+    cell = min(2.0, 16 / len(rows))  # inches; nine columns fit a screen of 1600 x 900 pixels
+    figure, axes = subplots(4, len(rows), (max(cell * len(rows), 6), 4 * cell + 1))
+    for row, (image, truth, probability, prediction) in zip(rows, axes.T, strict=True):
+        note = f"{row['note']}\n" if row.get("note") else ""
+        show_image(image, row["image"], note + shorten(row["name"]))
+        show_mask(truth, row["mask"])
+        show(probability, np.asarray(row["probability"], dtype=np.float32), cmap="magma")
+        show(prediction, np.asarray(row["predicted"]), f"Dice {row['dice']:.4f}")
+    for axis, label in zip(axes[:, 0], ("image", "ground truth", "probability", "prediction"), strict=True):
+        axis.set_ylabel(label, fontsize=9)
     figure.suptitle(title)
     save_figure(figure, path)
-
-
-def plot_panels(rows: list[dict], title: str, path: Path, comment: str = ""):
-    """A grid with a row per picture: picture, truth, probability, prediction.
-
-    rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float
-    (H, W), `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. An optional `note` is put before the name.
-    """
-    figure, axes = plt.subplots(len(rows), 4, figsize=(9, 2.35 * len(rows) + 0.5), layout="constrained", squeeze=False)
-    for row, line in zip(rows, axes, strict=True):
-        image = np.asarray(row["image"]).transpose(1, 2, 0)
-        mask, probability = np.asarray(row["mask"]), np.asarray(row["probability"], dtype=np.float32)
-        line[0].imshow(image.squeeze(), cmap="gray", vmin=0, vmax=255)
-        line[1].imshow(np.where(mask == 255, 0.5, mask), cmap="gray", vmin=0, vmax=1)
-        line[2].imshow(probability, cmap="magma", vmin=0, vmax=1)
-        line[3].imshow(np.asarray(row["predicted"]), cmap="gray", vmin=0, vmax=1)
-        line[0].set_title(f"{row.get('note', '')}{row['name']}", fontsize=9)
-        line[1].set_title("truth", fontsize=9)
-        line[2].set_title("probability, 0 black to 1 bright", fontsize=9)
-        line[3].set_title(f"prediction, Dice {row['dice']:.4f}", fontsize=9)
-        for axis in line:
-            axis.set_axis_off()
-    figure.suptitle(title)
-    save_figure(figure, path, comment)

@@ -1,80 +1,75 @@
-"""The table of evaluate.py: what was scored and how, and the scores."""
+"""The table of scores of evaluate.py and inference.py."""
 
 import json
 import os
 
-from files import write_table, write_whole
+from data import hash_of_set
+from files import write_atomically, write_csv
 from flags import options_of_data
-from leakage import hash_of_set, warning
-from scoring import describe_threshold
-from utils import UserError, dice, scores
+from leakage import warning
+from utils import UserError, count_of, dice_score, scores
 
 
-def describe(predictor, dataset, args, counts):
-    """What was scored and how, and the scores: a row of the table without its model."""
+def describe(predictor, dataset, args, counts) -> dict:
+    """Return a row of the table without its model: the data, how it was scored, and the scores."""
     empty = counts[:, 0] + counts[:, 2] == 0
-    data = options_of_data(predictor.about, args)
+    data = options_of_data(predictor.checkpoint, args)
     return {
         "data": "shapes" if data.dataset == "shapes" else os.path.realpath(data.folder),
         "set": hash_of_set(dataset),
         "split": args.split,
-        "pictures": len(counts),
+        "images": len(counts),
         "image_size": args.image_size or predictor.size,
-        "border": args.border or predictor.about["border"],
+        "border": args.border or predictor.checkpoint.border,
         "dtype": predictor.runtime.precision,
         "tta": predictor.tta,
-        "own_size": getattr(args, "own_size", False),
+        "original_size": getattr(args, "original_size", False),
         **scores(counts),
         "empty_masks": int(empty.sum()),
-        "dice_without_empty": None if empty.all() else dice(counts[~empty]).mean().item(),
+        "dice_without_empty": None if empty.all() else dice_score(counts[~empty]).mean().item(),
     }
 
 
-def check_output(output):
-    """Raise UserError where OUTPUT.csv would be written over the history of a run."""
-    for ending in (".pth", ".last.pth"):
-        checkpoint = output.with_name(output.name + ending)
-        if checkpoint.exists():
-            raise UserError(f"--output {output}: {output}.csv is the history of {checkpoint}; name another file")
-
-
-def print_table(results):
-    first = results[0]
-    alike = all(result["set"] == first["set"] for result in results)
-    mirrored = ", with mirror images (--tta)" if first["tta"] else ""
-    own = ", at their own sizes (--own_size)" if first["own_size"] else ""
-    pictures = f"{first['pictures']:,} pictures" if alike else "of several sets of pictures"
-    print(f"{first['split']} split, {pictures}, in {first['dtype']}{mirrored}{own}")
-    width = max(len(result["model"]) for result in results)
+def print_table(rows: list[dict]):
+    """Print a line of scores for each row, then notes on how to interpret them."""
+    first = rows[0]
+    same = all(row["set"] == first["set"] for row in rows)
+    images = count_of(first["images"], "image") if same else "different images"
+    options = ", with mirror images (--tta)" * first["tta"] + ", at original size" * first["original_size"]
+    print(f"{first['split']} split, {images}, in {first['dtype']}{options}")
+    width = max(len(row["model"]) for row in rows)
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
     print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))
-    for result in results:
-        line = f"{result['model']:{width}}  {result['image_size']:4}  {result['border']:10}"
-        print(line + "".join(f"  {result[name]:11.4f}" for name in names))
-    for result in results:
-        if not alike:
-            print(f"{result['model']}  scored on {result['pictures']:,} pictures of {result['data']}")
-        if warning(result):
-            print(f"{result['model']}  {warning(result)}")
-        if result["empty_masks"]:
-            without = result["dice_without_empty"]
-            rest = "nothing" if without is None else f"Dice {without:.4f}"
-            print(f"{result['model']}  {rest} without its {result['empty_masks']} empty masks")
-        if result.get("scored_at", 0.5) != 0.5:
-            print(f"{result['model']}  scored at threshold {describe_threshold(result['scored_at'], result)}")
-        elif "threshold" in result:
-            found = f"{result['dice_at_threshold']:.4f}"
-            print(f"{result['model']}  Dice {found} at its threshold, {result['threshold']:.2f}, chosen on valid")
+    for row in rows:
+        line = f"{row['model']:{width}}  {row['image_size']:4}  {row['border']:10}"
+        print(line + "".join(f"  {row[name]:11.4f}" for name in names))
+    for row in rows:
+        notes = [] if same else [f"evaluated on {row['images']:,} images from {row['data']}"]
+        notes += [warning(row)] if warning(row) else []
+        if row["empty_masks"]:
+            rest, empty = row["dice_without_empty"], f"{count_of(row['empty_masks'], 'image')} with empty masks"
+            notes.append("all masks are empty" if rest is None else f"Dice {rest:.4f} excluding {empty}")
+        if row.get("scored_at", 0.5) != 0.5:
+            notes.append(f"scored at threshold {row['scored_at']:.4g}")
+        elif "threshold" in row:
+            chosen = f"threshold {row['threshold']:.4g}, chosen on the validation split"
+            notes.append(f"Dice {row['dice_at_threshold']:.4f} at {chosen}")
+        for note in notes:
+            print(f"{row['model']}  {note}")
 
 
-def write_results(results, pictures, output):
-    write_files(results, ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"], pictures, output)
+def check_output(output):
+    """Raise UserError if OUTPUT.csv is the history of a run."""
+    for suffix in (".pth", ".last.pth"):
+        checkpoint = output.with_name(output.name + suffix)
+        if checkpoint.exists():
+            raise UserError(f"--output {output}: {output}.csv is the history of {checkpoint}; choose another name")
 
 
-def write_files(records, header, rows, output):
-    """Write records to OUTPUT.json and a table to OUTPUT.csv. Raises UserError where they cannot be written."""
+def write_results(records: list[dict], header: list[str], rows: list, output):
+    """Write records to OUTPUT.json, and a table to OUTPUT.csv. Raises UserError if they cannot be written."""
     output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(records, indent=2) + "\n"
-    write_whole(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
-    write_table(output.with_name(output.name + ".csv"), header, rows)
+    write_atomically(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
+    write_csv(output.with_name(output.name + ".csv"), header, rows)
     print(f"wrote {output}.json and {output}.csv")

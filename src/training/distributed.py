@@ -1,12 +1,15 @@
-"""Several processes, started by torchrun, that share every batch; a single process needs nothing of this.
+"""Several processes, started by torchrun, that share every batch. A single process needs no setup.
 
-Process 0 alone prints and writes. Small values go over gloo, gradients over NCCL on GPUs and gloo on the CPU.
+Only process 0 prints and writes. Small values travel over gloo, gradients over NCCL on GPUs and gloo on the CPU.
+A function whose docstring says "Collective" must be called on all ranks.
 """
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -16,47 +19,47 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime import Runtime
 from utils import UserError
 
-SMALL_SHARE = 16  # pictures per process below which batch norm takes its statistics over all processes
+SMALL_SHARD = 16  # images per process below which batch norm uses the statistics of all processes
+PATIENCE = timedelta(days=7)  # for rank 0's first decoding of the images
+waiting = None  # the process group of `rank_zero_first`
 
 
-def rank():
-    """This process's number; 0 where there is one."""
+def rank() -> int:
+    """Return this process's number, 0 if there is only one."""
     return int(os.environ.get("RANK", 0))
 
 
-def world_size():
-    """How many processes torchrun started; 1 without it."""
+def world_size() -> int:
+    """Return the number of processes that torchrun started, 1 without it."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
-def start(runtime: Runtime) -> Runtime:
-    """Join the other processes, if there are any; all but process 0 are silenced.
-
-    Returns the runtime in the precision of process 0, since each measured for itself which is fastest.
-    """
+def init_processes(runtime: Runtime) -> Runtime:
+    """Join the other processes, and silence all but process 0. Return the runtime with the precision of process 0."""
+    global waiting
     if world_size() == 1 or dist.is_initialized():
         return runtime
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo")
+        waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the processes did not find each other ({reason}); start them with torchrun") from None
+        raise UserError(f"the processes cannot connect to each other ({reason}); start them with torchrun") from None
     if rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return replace(runtime, dtype=getattr(torch, on_first(lambda: runtime.precision)))
+    return replace(runtime, dtype=getattr(torch, on_rank_zero(lambda: runtime.precision)))
 
 
-def finish():
-    """Leave the other processes."""
+def destroy_processes():
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def on_first(function):
-    """Call a function on rank 0; every rank gets its result, or its UserError. Collective: call on all ranks."""
+def on_rank_zero(function: Callable):
+    """Call a function on rank 0. Every rank gets its result or its UserError. Collective."""
     if world_size() == 1:
         return function()
-    outcome = [None, None]
+    outcome: list = [None, None]
     if rank() == 0:
         try:
             outcome = [function(), None]
@@ -68,8 +71,8 @@ def on_first(function):
     return outcome[0]
 
 
-def all_of(value):
-    """What each rank has, in the order of ranks; anything that can be pickled. Collective: call on all ranks."""
+def all_gather(value) -> list:
+    """Return every rank's value, in the order of ranks; it must be picklable. Collective."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -78,51 +81,44 @@ def all_of(value):
 
 
 @contextmanager
-def first_alone():
-    """Local rank 0 runs the block first; the others of its machine reuse its files."""
+def rank_zero_first():
+    """Let local rank 0 run the block first, so that the other processes of its machine find its files."""
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if waits:
-        dist.barrier()
+        dist.barrier(waiting)
     try:
         yield
     finally:
         if world_size() > 1 and not waits:
-            dist.barrier()
+            dist.barrier(waiting)
 
 
-def share(n, part, parts):
-    """The part-th of `parts` equal slices of n items, in order."""
+def shard(n: int, part: int, parts: int) -> slice:
+    """Return the part-th of `parts` equal slices of n items, in order."""
     return slice(part * n // parts, (part + 1) * n // parts)
 
 
-def wrap(model, device, pictures):
-    """The network to call in training: its gradients are the mean over the processes.
-
-    pictures: how many one process takes in one forward pass.
-    """
+def wrap_ddp(model: nn.Module, device: torch.device, images: int) -> nn.Module:
+    """Wrap a network to average its gradients over the processes. images: of one process's forward pass."""
     if world_size() == 1:
         return model
-    if device.type == "cuda" and pictures < SMALL_SHARE:
+    if device.type == "cuda" and images < SMALL_SHARD:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-def no_sync(forward):
-    """A context for a backward pass whose gradients are added to by the next one, and not yet exchanged."""
-    return forward.no_sync() if world_size() > 1 else nullcontext()
+def no_sync(model: nn.Module):
+    """Return a context for a backward pass that accumulates gradients without exchanging them."""
+    return model.no_sync() if hasattr(model, "no_sync") else nullcontext()  # type: ignore[operator]
 
 
-def agree(*values):
-    """The largest of each whole number over the ranks. Collective: call on all ranks."""
-    if world_size() == 1:
-        return values
-    values = torch.tensor(values)
-    dist.all_reduce(values, dist.ReduceOp.MAX)
-    return tuple(values.tolist())
+def agree(*values: int) -> tuple[int, ...]:
+    """Return the largest of each value over the ranks. Collective."""
+    return tuple(gather(torch.tensor(values)).amax(0).tolist())
 
 
-def gather(values):
-    """A tensor of one shape on every rank as (ranks, ...), on the CPU. Collective: call on all ranks."""
+def gather(values: torch.Tensor) -> torch.Tensor:
+    """Gather a tensor that has one shape on every rank as (ranks, ...), on the CPU. Collective."""
     values = values.detach().cpu()
     if world_size() == 1:
         return values[None]
@@ -131,13 +127,8 @@ def gather(values):
     return torch.stack(parts)
 
 
-def gather_rows(rows, total):
-    """Rows of every world_size-th of `total` items, from item `rank`, as those of all items, in order, on the CPU.
-
-    Collective: call on all ranks.
-    """
-    if world_size() == 1:
-        return rows.cpu()
+def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
+    """Gather rows of every world_size-th of `total` items, from item `rank`, as rows of all items. Collective."""
     length = -(-total // world_size())
     padded = torch.zeros(length, *rows.shape[1:], dtype=rows.dtype)
     padded[: len(rows)] = rows
@@ -145,7 +136,7 @@ def gather_rows(rows, total):
 
 
 def mean_over_ranks(values: list[torch.Tensor]):
-    """Replace each tensor by its mean over the ranks. Collective: call on all ranks."""
+    """Replace each tensor by its mean over the ranks. Collective."""
     if world_size() > 1:
         for value in values:
             dist.all_reduce(value)

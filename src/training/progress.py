@@ -1,171 +1,239 @@
-"""What a run says while it trains, when it saves within an epoch, and when it gives up."""
+"""Progress of a run: log lines, time left, when to save and stop, and failures in one line."""
 
 import math
+import signal
 import sys
+import threading
 import time
+from argparse import Namespace
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
 
-from training.clock import Clock
-from training.distributed import gather, rank, world_size
-from training.saving import RunFiles
-from training.state import State
-from training.stop import Stop
-from utils import UserError, command
+from data import STOP_SIGNALS
+from training.distributed import agree, gather, rank, world_size
+from training.run_files import RunFiles
+from training.schedule import size_at
+from training.state import TrainMeter, TrainState
+from utils import UserError, command, note, when_memory_runs_out
 
-EXPLODED = 1e4  # treat a loss above this as divergence; an untrained network's is near 1
+EXPLODED = 1e4  # a loss above this is divergence; an untrained network's is near 1
+SKIPPED, MEASURED = 3, 20  # steps at a size that are not timed, and after which the time left is shown
 
 
-class Monitor:
-    """Looks at a run after each step: shows a bar or plain lines, saves every --save_every, listens for signals."""
+class Progress:
+    """Shows how far a run is, and decides when it saves and stops. Only logging and saving wait for a GPU."""
 
-    def __init__(self, state: State, files: RunFiles, clock: Clock):
-        self.state, self.files, self.clock, self.stop = state, files, clock, Stop()
-        self.terminal = rank() == 0 and sys.stderr.isatty()
+    def __init__(self, args: Namespace, state: TrainState, steps_per_epoch: int, stop: SimpleNamespace):
+        self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop
+        self.terminal, self.last_save = rank() == 0 and sys.stderr.isatty(), time.perf_counter()
+        self.begun, self.last_saved_step = self.last_save - state.elapsed, state.step
+        self.size, self.size_steps, self.timed_steps, self.timed = 0, 0, 0, 0.0  # of the steps at this size
+
+    def finished(self) -> bool:
+        """Check whether the last epoch is done, or the time budget spent."""
+        if self.args.hours:
+            return self.state.elapsed >= 3600 * self.args.hours and len(self.state.history) > 0
+        return len(self.state.history) >= self.args.epochs
+
+    def stop_requested(self) -> bool:
+        """Check whether a process got a signal to stop. Collective."""
+        stop = agree(self.stop.signal)[0]
+        self.stop.signal = stop or self.stop.signal  # which may have come meanwhile
+        return stop > 0
 
     def begin_epoch(self):
-        state = self.state
-        self.title = f"epoch {len(state.history) + 1}/{state.settings.epochs}"
-        self.done = state.step % state.steps_per_epoch
-        self.bar = tqdm(
-            total=state.steps_per_epoch,
-            initial=self.done,
-            desc=self.title,
-            unit="step",
-            leave=False,
-            disable=not self.terminal,
+        """Show a bar for the rest of the epoch."""
+        epochs = f"/{self.args.epochs}" if self.args.epochs else ""
+        self.title = f"epoch {len(self.state.history) + 1}{epochs}"
+        done, total = self.state.step % self.steps_per_epoch, self.steps_per_epoch
+        self.bar = tqdm(total=total, initial=done, desc=self.title, unit="step", leave=False, disable=not self.terminal)
+        if self.size != self.state.max_size:
+            self.size, self.size_steps, self.timed_steps, self.timed = self.state.max_size, 0, 0, 0.0
+        self.seconds_before, self.last_log = self.state.seconds, time.perf_counter()
+        self.last_step = self.last_log
+
+    def after_step(self, meter: TrainMeter) -> tuple[bool, bool, bool]:
+        """Count a step. Return whether the epoch ends, whether to save, whether a signal asks to stop. Collective."""
+        state, now = self.state, time.perf_counter()
+        state.seconds += now - self.last_step
+        self.size_steps += 1
+        if self.size_steps > SKIPPED:
+            self.timed, self.timed_steps = self.timed + now - self.last_step, self.timed_steps + 1
+        self.last_step = now
+        interval, unit = self.args.save_every
+        unsaved = state.step - self.last_saved_step if unit == "steps" else (now - self.last_save) / 60
+        first, log = rank() == 0, now - self.last_log > (0.5 if self.terminal else 60)  # rank 0's clock counts
+        milliseconds = round(1000 * (now - self.begun))
+        signal, save, log, milliseconds = agree(
+            self.stop.signal, first and unsaved >= interval, first and log, first and milliseconds
         )
-        self.spoken = self.started = self.saved = time.perf_counter()
-        self.saved_step, self.seconds_before = state.step, state.seconds
-        self.timed_step = state.step
-        self.clock.lap()
+        state.elapsed = milliseconds / 1000
+        self.stop.signal = signal or self.stop.signal  # which may have come meanwhile
+        spent = self.args.hours and state.elapsed >= 3600 * self.args.hours
+        ended = bool(spent) or state.step % self.steps_per_epoch == 0
+        if log or save or signal or ended:
+            self.log_step(meter, bool(log) and not self.terminal)
+        if save:
+            self.last_save, self.last_saved_step = now, state.step
+        if ended or signal:
+            self.bar.close()
+        return ended, bool(save), bool(signal)
 
-    def after_step(self):
-        """Speak, save, or note that the run is to stop: `stop.signal`. Collective: call on all ranks.
+    def log_step(self, meter: TrainMeter, as_line: bool):
+        """Check the loss, and show it in the bar or as a line."""
+        loss, dice = meter.means()
+        check_loss(meter, loss, f"in epoch {len(self.state.history) + 1}, by step {self.state.step}")
+        self.bar.n = done = (self.state.step - 1) % self.steps_per_epoch + 1
+        self.last_log = time.perf_counter()
+        figures = f"loss {loss:.4f}, Dice {dice:.4f}{self.describe_left()}{gpu_memory()}"
+        self.bar.set_postfix_str(figures)
+        if as_line:
+            print(f"{self.title}, step {done}/{self.steps_per_epoch}: {figures}", flush=True)
 
-        Only speaking and saving wait for a GPU.
-        """
-        state = self.state
-        self.done += 1
-        now, ended = time.perf_counter(), self.done == state.steps_per_epoch
-        interval, unit = state.settings.save_every
-        due = state.step - self.saved_step >= interval if unit == "steps" else now - self.saved > 60 * interval
-        speak = now - self.spoken > (0.5 if self.terminal else 60)
-        first = rank() == 0  # whose clock counts
-        asked, due, speak = self.stop.agreed(due and first, speak and first)
-        if speak or due or asked or ended:
-            self.speak(now, speak)
-        if (due or asked) and not ended:
-            state.seconds += now - self.started
-            self.files.save_last(state)
-            self.saved_step = state.step
-            self.started = self.saved = time.perf_counter()
-
-    def speak(self, now, aloud):
-        """Check the loss, and show it in the bar, or in a line of its own."""
-        loss, dice = self.state.means()
-        check_loss(self.state, loss, self.files)
-        self.clock.note_steps(self.state.size, self.state.step - self.timed_step)
-        self.timed_step = self.state.step
-        left = self.clock.words(self.state)
-        self.bar.n, self.spoken = self.done, now
-        self.bar.set_postfix_str(f"loss {loss:.4f}, Dice {dice:.4f}, {left}{memory(self.state.runtime.device)}")
-        if aloud and not self.terminal:
-            steps = self.state.steps_per_epoch
-            print(f"{self.title}  step {self.done}/{steps}  loss {loss:.4f} Dice {dice:.4f}  {left}", flush=True)
-
-    def end_epoch(self) -> bool:
-        """Whether the epoch was trained to its end."""
-        self.bar.close()
-        self.state.seconds += time.perf_counter() - self.started
-        return self.done == self.state.steps_per_epoch
-
-    def report_epoch(self, counts: torch.Tensor):
-        """A line for the epoch that was just scored; * where it is the best. counts: (N, 4) of the valid pictures."""
+    def log_epoch(self, counts: torch.Tensor, batch_figure: Path):
+        """Print the epoch's line; * marks the best so far. counts: (N, 4) of the validation images."""
         row, state = self.state.history[-1], self.state
-        self.clock.note_rest(state.size)
-        left = "" if state.finished else f"  {self.clock.words(state)}"
+        self.timed += time.perf_counter() - self.last_step  # validation, saving, drawing
         print(
-            f"epoch {row['epoch']:3}/{state.settings.epochs}  size {row['image_size']}"
+            f"{self.title:12}  size {row['image_size']}"
             f"  train loss {row['train_loss']:.4f} Dice {row['train_dice']:.4f}"
             f"  valid loss {row['valid_loss']:.4f} Dice {row['valid_dice']:.4f}{'*' if state.is_best() else ' '}"
-            f"  lr {row['learning_rate']:.1e}  {state.seconds - self.seconds_before:.0f} s{left}"
-            f"{memory(state.runtime.device)}",
+            f"  lr {row['learning_rate']:.1e}  {state.seconds - self.seconds_before:.0f} s"
+            f"{'' if self.finished() else self.describe_left()}{gpu_memory()}",
             flush=True,
         )
-        if rank() == 0:
-            note_progress(state.history)
-            note_one_class(counts, self.files)
+        warn_about_loss(state.history)
+        warn_about_one_class(counts, batch_figure)
 
-    def report_end(self) -> int:
-        """Say how the run ended and how to go on; the exit status."""
-        state, files = self.state, self.files
-        if not state.finished:
-            words = command("src/train.py", "--resume", files.path(".last.pth"), processes=world_size())
-            print(f"stopped after step {state.step}; resume with: {words}")
-            return 128 + self.stop.signal
-        settings = state.settings
-        place = {"--data_path": settings.data_path, "--cache_dir": settings.cache_dir}
-        flags = [word for flag, value in place.items() if value for word in (flag, value)]
-        print(
-            f"best valid Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
-            f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
-            f"now: {command('src/evaluate.py', '--model', files.path('.pth'), *flags)}"
-        )
-        return 0
+    def seconds_left(self) -> float | None:
+        """Return the seconds to the end of the run, by image area for other sizes; None before enough steps."""
+        args, state = self.args, self.state
+        if args.hours:
+            return max(0.0, 3600 * args.hours - state.elapsed)
+        if self.timed_steps < MEASURED:
+            return None
+        epochs = range(len(state.history) + 1, args.epochs + 1)
+        sizes = [max(size_at(epoch / args.epochs, args.start_size, args.image_size), self.size) for epoch in epochs]
+        done = state.step - len(state.history) * self.steps_per_epoch  # steps of this epoch
+        steps = self.steps_per_epoch * sum(size**2 for size in sizes) / self.size**2 - done  # at this size
+        return max(0.0, steps * self.timed / self.timed_steps)
 
-
-def check_loss(state: State, loss: float, files: RunFiles):
-    """Stop a run that diverged, and say which way it went. Collective: call on all ranks."""
-    highest = gather(state.highest).max().item()
-    exploded = not highest < EXPLODED
-    if math.isfinite(loss) and not exploded:
-        return
-    kept = f"{files.path('.pth')} keeps the best weights so far" if state.history else "nothing was saved yet"
-    where = f"in epoch {len(state.history) + 1}, by step {state.step}"
-    if exploded:
-        raise UserError(f"the loss exploded {where}: it reached {highest:.3g}; lower --learning_rate; {kept}")
-    raise UserError(
-        f"the loss is not a number {where}, though it was never above {highest:.3g}; use --precision float32 or a "
-        f"lower --learning_rate, and look for a division or a logarithm of zero in what you changed; {kept}"
-    )
+    def describe_left(self) -> str:
+        """Return ", 1:12:03 left, until Fri 14:05", or "" while that is unknown."""
+        seconds = self.seconds_left()
+        if seconds is None:
+            return ""
+        end = datetime.now() + timedelta(seconds=min(seconds, 1e8))
+        return f", {tqdm.format_interval(seconds)} left, until {end:%a %H:%M}"
 
 
-def note_progress(history: list[dict]):
-    """Say so when the training loss stands still, or grows."""
+def check_loss(meter: TrainMeter, loss: float, when: str):
+    """Raise UserError if the run diverged. Collective."""
+    highest = gather(torch.tensor(meter.highest)).max().item()
+    if highest >= EXPLODED:
+        raise UserError(f"the loss exploded {when}: it reached {highest:.3g}; lower --learning_rate")
+    if not math.isfinite(loss):
+        advice = "try --precision float32 or a lower --learning_rate, and check custom code for log(0)"
+        raise UserError(f"the loss became NaN {when} (maximum before that: {highest:.3g}); {advice}")
+
+
+def warn_about_loss(history: list[dict]):
+    """Print a note if the training loss stagnates."""
     first, last = history[0]["train_loss"], history[-1]["train_loss"]
     if len(history) == 2 and abs(first - last) < 1e-3 * abs(first):
-        print(
-            f"note: the training loss has not moved from {first:.4f}; raise --learning_rate, or look at the masks in "
-            f"the panels",
-            file=sys.stderr,
-        )
-    elif last > 2 * min(row["train_loss"] for row in history):
-        print(f"note: the training loss has grown to {last:.4f}; lower --learning_rate", file=sys.stderr)
+        note(f"the training loss stays at {first:.4f}; raise --learning_rate, or check the masks")
 
 
-def note_one_class(counts: torch.Tensor, files: RunFiles):
-    """Say so when every pixel of every valid picture gets the same class, and the truth has both.
-
-    counts: (N, 4) true positives, false positives, false negatives, true negatives.
-    """
+def warn_about_one_class(counts: torch.Tensor, batch_figure: Path):
+    """Print a note if all validation pixels are predicted as one class, and the masks have both."""
     tp, fp, fn, tn = counts.sum(0).tolist()
-    found = "background" if tp + fp == 0 else "foreground" if fn + tn == 0 else None
-    if found is None or tp + fn == 0 or fp + tn == 0:
+    predicted = "background" if tp + fp == 0 else "foreground" if fn + tn == 0 else None
+    if predicted is None or tp + fn == 0 or fp + tn == 0:
         return
-    share = (tp + fn) / (tp + fp + fn + tn)
-    rare = f"foreground is {share:.1%} of the truth: --loss dice or tversky minds that less than bce; "
+    fraction = (tp + fn) / (tp + fp + fn + tn)
+    rare = f"foreground is only {fraction:.1%} of the pixels; try --loss dice or tversky; " if fraction < 0.1 else ""
+    advice = f"{rare}if this persists, check the masks in {batch_figure} and lower --learning_rate"
+    note(f"every validation image is predicted as all {predicted}; {advice}")
+
+
+def gpu_memory() -> str:
+    """Return the GPU's peak memory as text, or "" if no GPU is in use."""
+    used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    return f", GPU {used / 2**30:.1f} GiB" if used else ""
+
+
+def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bool, signal: int) -> int:
+    """Print how the run ended and the next command; return the exit status. signal: what ended it."""
+    if not finished:
+        resume = command("src/train.py", "--resume", files.path(".last.pth"), processes=world_size())
+        print(f"stopped after step {state.step}; resume with: {resume}")
+        return 128 + signal
+    folders = {"--data_path": args.data_path, "--cache_dir": args.cache_dir}
+    flags = [word for flag, value in folders.items() if value for word in (flag, value)]
     print(
-        f"note: {len(counts)} of {len(counts)} valid pictures are predicted as {found} alone; "
-        f"{rare if share < 0.1 else ''}if the next epochs do so too, look at the masks in {files.path('.batch.png')} "
-        f"and lower --learning_rate",
-        file=sys.stderr,
+        f"best validation Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
+        f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
+        f"now: {command('src/evaluate.py', '--model', files.path('.pth'), *flags)}"
     )
+    return 0
 
 
-def memory(device: torch.device) -> str:
-    """The peak of the GPU's memory, in words; nothing on other devices."""
-    if device.type != "cuda":
-        return ""
-    return f", GPU {torch.cuda.max_memory_allocated(device) / 2**30:.1f} GiB"
+@contextmanager
+def stop_on_signals():
+    """Yield an object whose `signal` is set by the first stop signal received in the block.
+
+    A second signal ends the process. A signal that is ignored, such as SIGHUP under nohup, stays ignored. Python has no
+    signals outside the main thread.
+    """
+    request, before = SimpleNamespace(signal=0), {}
+
+    def note_signal(number, frame):
+        request.signal = number
+        if rank() == 0:
+            print("\nstopping after this step; send the signal again to exit at once", file=sys.stderr)
+        for other in before:
+            signal.signal(other, signal.SIG_DFL)
+
+    if threading.current_thread() is threading.main_thread():
+        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+        before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, note_signal)
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def explain_failures(args: Namespace):
+    """Turn running out of memory and a batch too small for batch norm into a UserError."""
+    with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
+        try:
+            yield
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            advice = "use larger images or batches, or fewer --accumulation_steps"
+            raise UserError(f"--batch_size: batch norm gets a single value per channel; {advice}") from None
+
+
+@contextmanager
+def save_if_workers_die(save: Callable[[], None]):
+    """Save the run and raise a UserError if a data loading process is killed or lacks shared memory."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two while it hands over a batch
+        known = ("killed by signal", "exited unexpectedly", "shared memory")
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
+            raise
+        save()
+        advice = "the run is saved; resume it with --workers 0, or more shared memory (docker run --shm-size 8g)"
+        raise UserError(f"--workers: a data loading process was killed, perhaps for lack of memory; {advice}") from None

@@ -1,54 +1,73 @@
-"""What follows from how far a run is: the learning rate, and the size of the pictures."""
+"""Learning-rate schedules and progressive image sizes."""
 
 import math
+from argparse import Namespace
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
+if TYPE_CHECKING:
+    from training.state import TrainState
+
 SCHEDULES = ("none", "plateau", "cosine", "onecycle", "wsd")
-WARMUP_STEPS = 200  # of wsd; a tenth of the steps where that is less
-COOLDOWN = 1 / 3  # share of the steps of wsd in which the rate falls
+WARMUP_STEPS = 200  # of wsd; a tenth of the steps if that is less
+COOLDOWN = 1 / 3  # fraction of a run in which the learning rate of wsd falls
 
 
-def warmup_steps(steps: int) -> int:
-    """Of `wsd`, for a run of that many steps."""
-    return min(WARMUP_STEPS, steps // 10)
+def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup: int, former: dict | None):
+    """Make a learning-rate scheduler: one step per optimizer step; `plateau` steps per epoch, on the validation loss.
 
-
-def build_schedule(name: str, optimizer: Optimizer, learning_rate: float, steps: int, warmup: Callable[[], int]):
-    """A schedule over that many optimizer steps; `plateau` alone steps by epoch, on the valid loss.
-
-    warmup: gives the steps in which the rate of `wsd` rises.
-
-    No schedule moves momentum or beta1: OneCycleLR's own cycle of it was not found to help.
+    position: see `position_of`. warmup: steps in which `wsd` rises. former: the state of the resumed run's scheduler.
     """
+
+    def factor(step: int) -> float:
+        now, end = position(step)
+        if name == "cosine":
+            return (1 + math.cos(math.pi * min(now / end, 1))) / 2
+        return warmup_stable_decay(now, end, step, warmup) if name == "wsd" else 1.0
+
     if name == "plateau":
-        return ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+        scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
+        if former:
+            scheduler.load_state_dict(former)
+        return scheduler
+    done = former["last_epoch"] if former else 0
     if name == "onecycle":
-        return OneCycleLR(optimizer, learning_rate, steps, cycle_momentum=False)
-    if name == "wsd":
-        return LambdaLR(optimizer, lambda step: warmup_stable_decay(step, steps, warmup()))
-    if name == "cosine":
-        return LambdaLR(optimizer, lambda step: (1 + math.cos(math.pi * min(step / steps, 1))) / 2)
-    return LambdaLR(optimizer, lambda step: 1.0)
+        _, steps = position(done)
+        done = min(done, steps)  # OneCycleLR raises an error beyond its end
+        return OneCycleLR(optimizer, optimizer.defaults["lr"], steps, cycle_momentum=False, last_epoch=done - 1)
+    return LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
-def warmup_stable_decay(step: int, steps: int, warmup: int) -> float:
-    """Share of the highest learning rate: a short linear rise, constant, then linear to 0 over the last third.
+def position_of(args: Namespace, state: "TrainState", steps_per_epoch: int) -> Callable[[int], tuple[float, float]]:
+    """Return a function of the step: how far the run is and its length, in steps (int) or seconds of --hours."""
+    if args.hours:
+        return lambda step: (state.elapsed, 3600.0 * args.hours)
+    return lambda step: (step, args.epochs * steps_per_epoch)
+
+
+def warmup_steps(args: Namespace, steps_per_epoch: int) -> int:
+    """Return the length of the warm-up of `wsd`."""
+    return WARMUP_STEPS if args.hours else min(WARMUP_STEPS, args.epochs * steps_per_epoch // 10)
+
+
+def warmup_stable_decay(now: float, end: float, step: int, warmup: int) -> float:
+    """Return the fraction of the highest learning rate: a short linear rise, constant, linear to 0 over the last third.
 
     Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024 (arXiv
-    2405.18392), section 3. A run resumed for more epochs returns to the constant part, and cools down again.
+    2405.18392), section 3. A run resumed for more epochs returns to the constant part and cools down again.
     """
-    return min((step + 1) / (warmup + 1), 1, max(0.0, (steps - step) / (steps * COOLDOWN)))
+    rise = (step + 1) / (warmup + 1)
+    if isinstance(end, float):  # of a short time budget, the rise takes a tenth
+        rise = max(rise, 10 * now / end)
+    return min(rise, 1, max(0.0, (end - now) / (end * COOLDOWN)))
 
 
 def sizes(start_size: int, image_size: int) -> list[int]:
-    """Sides of the training pictures: multiples of 32 from start_size to image_size, each about sqrt(2) times the last.
-
-    A start_size of 0, or one not below image_size, means no growth.
-    """
+    """Return the growing image sizes: multiples of 32, about sqrt(2) apart. start_size 0: no growth."""
     if not 0 < start_size < image_size:
         return [image_size]
     factors = range(round(2 * math.log2(image_size / start_size)))
@@ -56,32 +75,24 @@ def sizes(start_size: int, image_size: int) -> list[int]:
     return sorted({size for size in growing if size < image_size} | {image_size})
 
 
-def sizes_and_shares(start_size: int, image_size: int) -> tuple[list[int], np.ndarray]:
-    """`sizes`, and the sum of the shares up to each: a side's share of the epochs is as 1/sqrt(side)."""
+def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
+    """Return the size of the training images at a fraction of the run.
+
+    Each size gets a number of epochs in proportion to 1/sqrt(size). progress: of the epochs, at the epoch's end; or of
+    a time budget (timed), in which an epoch takes time in proportion to size².
+    """
     steps = sizes(start_size, image_size)
-    return steps, np.cumsum([size**-0.5 for size in steps])
+    ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])
+    return steps[int(np.searchsorted(ends, min(progress, 1.0) * ends[-1] - 1e-9))]
 
 
-def size_of(epoch: int, epochs: int, start_size: int, image_size: int) -> int:
-    """Side of the training pictures in an epoch, counted from 0."""
-    steps, shares = sizes_and_shares(start_size, image_size)
-    reached = (epoch + 1) / epochs * shares[-1]
-    return steps[int(np.searchsorted(shares, reached - 1e-9))]
+def image_size_of(args: Namespace, state: "TrainState") -> int:
+    """Return the image size of the epoch that is about to begin; it never shrinks."""
+    done = state.elapsed / (3600 * args.hours) if args.hours else (len(state.history) + 1) / args.epochs
+    return max(size_at(done, args.start_size, args.image_size, timed=bool(args.hours)), state.max_size)
 
 
-def epochs_of_sizes(epochs: int, start_size: int, image_size: int) -> dict[int, int]:
-    """How many of the epochs have pictures of each side, as `size_of` says."""
-    steps, shares = sizes_and_shares(start_size, image_size)
-    low, found = 0, {}
-    for size, share in zip(steps, shares, strict=True):
-        high = min(epochs, int((share + 1e-9) / shares[-1] * epochs))
-        found[size] = high - low
-        low = high
-    return found
-
-
-def of_largest_size(history: list[dict]) -> list[dict]:
-    """The epochs with the largest pictures so far: the ones that "best" is chosen among. Dice at other sizes is
-    another measure."""
+def at_largest_size(history: list[dict]) -> list[dict]:
+    """Return the epochs with the largest images so far, whose Dice can be compared: "best" is one of them."""
     largest = max((int(row.get("image_size") or 0) for row in history), default=0)
     return [row for row in history if int(row.get("image_size") or 0) == largest]

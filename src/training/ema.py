@@ -1,4 +1,4 @@
-"""A running average of the weights, and the batch-norm statistics that belong to averaged weights."""
+"""The exponential moving average of the weights, and batch-norm statistics that fit averaged weights."""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -11,8 +11,8 @@ from runtime import Runtime
 from training.distributed import mean_over_ranks
 
 
-class Average:
-    """Exponential average of the weights and running statistics of `network`, in `module`.
+class EMA:
+    """Exponential moving average of a network's weights and running statistics, in `module`.
 
     The decay starts low, so that a short run is not held back by its first weights: 0, then (1 + n) / (10 + n) after n
     updates, until it reaches `decay`. `torch.optim.swa_utils.AveragedModel` would wait for the GPU at every step.
@@ -20,13 +20,13 @@ class Average:
 
     def __init__(self, network: nn.Module, decay: float):
         self.module, self.decay, self.count = deepcopy(network).requires_grad_(False), decay, 0
-        averages, values = self.module.state_dict(), network.state_dict()  # which share the networks' memory
+        averages, values = self.module.state_dict(), network.state_dict()  # they share the networks' memory
         names = [name for name, value in averages.items() if value.is_floating_point()]  # not the counters
         self.averages, self.values = ([tensors[name] for name in names] for tensors in (averages, values))
 
     @torch.no_grad()
     def update(self):
-        """Take in the network as it is now."""
+        """Move the average toward the network's current weights."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
         torch._foreach_lerp_(self.averages, self.values, 1 - decay)
         self.count += 1
@@ -39,12 +39,11 @@ class Average:
         self.count = state["count"]
 
 
-def refresh_statistics(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
-    """Give batch norms the statistics of the weights as they are, from batches of training images (N, C, H, W).
+def refresh_batch_norm(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
+    """Recompute the batch norms' running statistics from batches of training images (N, C, H, W).
 
-    Running statistics trail the weights by about ten steps, and those of averaged weights are of no weights at all:
-    while the learning rate is high, the network would be scored with statistics that are not its own. Wu and Johnson,
-    "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3. Collective: call on all ranks.
+    Running statistics lag the weights by about ten steps, and averaged weights have no matching statistics at all. Wu
+    and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3. Collective.
     """
     with runtime.autocast():
         update_bn(images, network)

@@ -5,21 +5,21 @@ import pytest
 import torch
 from conftest import load_shapes
 
-from train import mean_and_std
+from training.preparation import mean_and_std
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_mean_and_std_are_numpys(channels):
     dataset = load_shapes("train", 32, limit=70, in_channels=channels)  # more than the 64 that are read at once
-    settings = Namespace(mean_std="train", in_channels=channels)
+    args = Namespace(resume=None, normalize="train", in_channels=channels)
     pixels = np.stack([dataset[index]["image"].numpy() for index in range(70)]).astype(np.float64) / 255
-    mean, std = mean_and_std(settings, dataset)
+    mean, std = mean_and_std(args, dataset, None)
     np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-12)
     np.testing.assert_allclose(std, pixels.std((0, 2, 3)), rtol=1e-9)
 
 
 @pytest.mark.parametrize("value", [5, 7, 10, 77])
-def test_a_channel_that_is_the_same_everywhere_is_scaled_by_one(value):
+def test_a_constant_channel_is_not_scaled(value):
     pixels = torch.arange(3 * 2 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
     pixels[:, 2] = value
 
@@ -30,10 +30,10 @@ def test_a_channel_that_is_the_same_everywhere_is_scaled_by_one(value):
         def __getitem__(self, indices):
             return {"image": pixels[indices]}
 
-    mean, std = mean_and_std(Namespace(mean_std="train", in_channels=3), Dataset())
+    mean, std = mean_and_std(Namespace(resume=None, normalize="train", in_channels=3), Dataset(), None)
     assert std[2] == 1 and mean[2] == pytest.approx(value / 255) and 0 < std[0] < 1
 
 
-def test_fixed_scalings():
-    assert mean_and_std(Namespace(mean_std="fixed", in_channels=3), None) == ([0.5] * 3, [0.5] * 3)
-    assert mean_and_std(Namespace(mean_std="unit", in_channels=1), None) == ([0.0], [1.0])
+def test_fixed_normalizations():
+    assert mean_and_std(Namespace(resume=None, normalize="fixed", in_channels=3), None, None) == ([0.5] * 3, [0.5] * 3)
+    assert mean_and_std(Namespace(resume=None, normalize="unit", in_channels=1), None, None) == ([0.0], [1.0])

@@ -1,4 +1,4 @@
-"""Convolution and transposed convolution by hand, in NumPy, for the reader; the networks use PyTorch's.
+"""Convolution and transposed convolution written by hand in NumPy, for reading; the networks use PyTorch's.
 
     y[o, i, j] = sum over c, a, b of w[o, c, a, b] * x[c, i + a - k // 2, j + b - k // 2]
 

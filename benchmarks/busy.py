@@ -1,0 +1,110 @@
+"""Measure a training step on a quiet and on a busy machine, with OpenMP's default spin count and with ours.
+
+    python benchmarks/busy.py                                        # U-Net of width 16 and ResNet34-UNet, 128x128
+    python benchmarks/busy.py --model unet --width 16 --precision float32 --spins default 2000 5000 20000
+
+quiet: nothing else runs. busy: another process computes on one thread. two: two such runs at once. Each cell is the
+median of the turns' seconds per step; settings take turns. The machine must be quiet otherwise.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SPIN = "while True: pass"
+
+
+def child(flags):
+    """Take steps for each number on standard input, and print the seconds per step."""
+    from throughput import draw_dataset, our_step, parse_flags
+
+    with tempfile.TemporaryDirectory() as scratch:
+        args = parse_flags(flags)
+        args.data_path, args.cache_dir = Path(scratch) / "pets", Path(scratch)
+        draw_dataset(args.data_path, 2 * args.batch_size)
+        step = our_step(args)
+        for _ in range(3):
+            step()
+        for line in sys.stdin:
+            start = time.perf_counter()
+            for _ in range(int(line)):
+                step()
+            print((time.perf_counter() - start) / int(line), flush=True)
+
+
+def start(spins, flags):
+    """Start a process that takes training steps when asked, with a GOMP_SPINCOUNT or OpenMP's default."""
+    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
+    if spins != "default":
+        environment["GOMP_SPINCOUNT"] = spins
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    return subprocess.Popen([sys.executable, __file__, "--child", *flags], **pipes)
+
+
+def turn(processes, steps):
+    """Return the seconds per step of processes that take them at the same time."""
+    for process in processes:
+        process.stdin.write(f"{steps}\n")
+        process.stdin.flush()
+    return max(float(process.stdout.readline()) for process in processes)
+
+
+def measure(spins, flags, steps, rounds):
+    """Return {(setting, situation): median seconds per step}."""
+    pairs = {setting: [start(setting, flags) for _ in range(2)] for setting in spins}
+    seconds = {(setting, situation): [] for setting in spins for situation in ("quiet", "busy", "two")}
+    for _ in range(rounds):
+        for setting, pair in pairs.items():
+            seconds[setting, "quiet"].append(turn(pair[:1], steps))
+            with subprocess.Popen([sys.executable, "-c", SPIN]) as other:
+                seconds[setting, "busy"].append(turn(pair[:1], steps))
+                other.kill()
+            seconds[setting, "two"].append(turn(pair, steps))
+    for pair in pairs.values():
+        for process in pair:
+            process.stdin.close()
+            process.wait()
+    return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def main():
+    from turns import BUSY, busy_cores
+
+    from utils import Parser, note, positive_int
+
+    parser = Parser(__doc__)
+    parser.add_argument("--model", help="network; default: unet of width 16, then resnet34_unet")
+    parser.add_argument("--width", type=positive_int, default=16, help="width of the U-Net; default %(default)s")
+    parser.add_argument("--image_size", type=positive_int, default=128, help="image size; default %(default)s")
+    parser.add_argument("--batch_size", "-b", type=positive_int, default=16, help="batch size; default %(default)s")
+    parser.add_argument("--precision", nargs="+", default=["auto"], help="precisions; default auto")
+    parser.add_argument("--spins", nargs="+", default=["default", "10000"], help="values of GOMP_SPINCOUNT")
+    parser.add_argument("--steps", type=positive_int, default=3, help="steps per turn; default %(default)s")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="number of turns; default %(default)s")
+    args = parser.parse_args()
+    if busy_cores() > BUSY:
+        note("other processes are running: repeat this on a quiet machine")
+    print(f"{'seconds per step':34}" + "".join(f"{name:>10}" for name in ("quiet", "busy", "two")))
+    for model in [args.model] if args.model else ["unet", "resnet34_unet"]:
+        for precision in args.precision:
+            flags = ["--model", model, "--image_size", args.image_size, "-b", args.batch_size, "--precision", precision]
+            flags = [str(flag) for flag in flags + (["--width", args.width] if model == "unet" else [])]
+            found = measure(args.spins, flags, args.steps, args.rounds)
+            for setting in args.spins:
+                cells = "".join(f"{found[setting, situation]:10.3f}" for situation in ("quiet", "busy", "two"))
+                print(f"{f'{model}, {precision}, spin {setting}':34}{cells}", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+    if sys.argv[1:2] == ["--child"]:
+        child(sys.argv[2:])
+    else:
+        from utils import run
+
+        run(main)

@@ -1,0 +1,55 @@
+"""Connected components of a mask: drop small ones, fill holes, keep the largest.
+
+A mask is a bool tensor (H, W) on the CPU. Pixels that touch by a side or a corner belong to one component.
+"""
+
+import numpy as np
+import scipy  # imports scipy.ndimage when it is first used
+import torch
+
+# Components below this fraction of the image are dropped (effect on validation Dice: benchmarks/README.md).
+SMALL = 0.005
+
+
+def label(mask):
+    """Return int labels (H, W) of a mask (0: background), and the area of each label (0 for the background)."""
+    labels, _ = scipy.ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
+    areas = np.bincount(labels.ravel())
+    areas[0] = 0
+    return labels, areas
+
+
+def select(labels, chosen):
+    """Return the mask, bool (H, W), of the labels that are True in `chosen`."""
+    return torch.from_numpy(np.asarray(chosen)[labels])
+
+
+def is_large(areas, labels, fraction=SMALL):
+    """Return a bool array of the labels that cover at least `fraction` of the image, or are the largest."""
+    large = areas >= max(1, fraction * labels.size)
+    if areas.any():
+        large[areas.argmax()] = True
+    return large
+
+
+def drop_small(mask, fraction=SMALL):
+    """Drop the components smaller than `fraction` of the image, but never the largest."""
+    labels, areas = label(mask)
+    return select(labels, is_large(areas, labels, fraction))
+
+
+def fill_holes(mask, pixels):
+    """Fill the holes of fewer than `pixels` pixels that do not touch the image's edge."""
+    labels, areas = label(~mask)
+    small = (areas > 0) & (areas < pixels)
+    for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
+        small[edge] = False
+    return mask | select(labels, small)
+
+
+def attached(mask, core):
+    """Keep the components of a mask that contain some pixels of `core`, bool (H, W)."""
+    labels, areas = label(mask)
+    holds = np.bincount(labels.ravel(), weights=core.numpy().ravel(), minlength=len(areas)) > 0
+    holds[0] = False
+    return select(labels, holds)

@@ -1,0 +1,123 @@
+"""Decode image files, whatever they contain."""
+
+import os
+import warnings
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+from photos.colors import on_white, to_rgb, to_srgb
+
+__all__ = ["ImageError", "decode", "on_white", "open_image", "read_image", "suffixes", "to_rgb", "to_srgb"]
+
+# Excluded: EPS, which starts Ghostscript; IPTC, which may hold EPS; and formats of which Pillow reads only the header.
+FORMATS = frozenset({
+    "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
+    "IM", "IMT", "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
+    "QOI", "SGI", "SPIDER", "SUN", "TGA", "TIFF", "WEBP", "XBM", "XPM", "XVTHUMB",
+})  # fmt: skip
+PAGED = ("TIFF", "GIF", "PNG", "WEBP", "AVIF")  # formats whose frames are pages or an animation
+HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
+
+
+class ImageError(Exception):
+    """A file cannot be read as an image; the message is the reason, without the file name."""
+
+
+@cache
+def formats() -> tuple[str, ...]:
+    """Return the FORMATS that this Pillow reads, in the order it tries them."""
+    Image.init()
+    return tuple(name for name in Image.ID if name in FORMATS)
+
+
+@cache
+def suffixes() -> frozenset[str]:
+    """Return the file name suffixes of images, such as ".jpg"."""
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in formats()}
+    return frozenset(known | {".heic", ".heif", ".hif", ".avif", ".mpo"})
+
+
+def reason_of(error: BaseException) -> str:
+    """Describe an exception in a few words."""
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        return "needs more memory than is free"
+    text = getattr(error, "strerror", None) or " ".join(str(error).split())
+    return str(text)[:300] or type(error).__name__
+
+
+@contextmanager
+def image_errors():
+    """Turn the exceptions of Pillow's decoders, which are of any type, into an ImageError."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
+    except Exception as error:
+        reason = reason_of(error)
+        raise ImageError(reason if isinstance(error, MemoryError) else f"cannot be decoded ({reason})") from None
+
+
+@contextmanager
+def open_image(file):
+    """Open the image in a file (a path or an open binary file), reading only its header.
+
+    Raises ImageError, also for errors of the image in the block.
+    """
+    if not isinstance(file, (str, os.PathLike)):
+        with image_errors():
+            yield identify(file)
+        return
+    if not Path(file).is_file():
+        raise ImageError("is not a regular file" if os.path.exists(file) else "is missing")
+    with image_errors(), open(file, "rb") as stream:
+        yield identify(stream)
+
+
+def identify(stream):
+    """Open an image with Pillow, or HEIC with pillow-heif."""
+    try:
+        return Image.open(stream, formats=formats())
+    except Image.UnidentifiedImageError:
+        stream.seek(0)
+        head = stream.read(16)
+        stream.seek(0)
+    if head[4:8] != b"ftyp" or head[8:12] not in HEIC_BRANDS:
+        hint = "; it is AVIF, so pip install -U Pillow" if head[8:12] == b"avif" else ""
+        raise ImageError(f"is not an image{hint}")
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError:
+        raise ImageError("is HEIC; pip install pillow-heif to read it") from None
+    register_heif_opener()
+    return Image.open(stream, formats=("HEIF",))
+
+
+def page_count(image) -> int:
+    """Return the number of pages of an opened TIFF, or of frames of an animation; 1 for other images."""
+    return getattr(image, "n_frames", 1) if image.format in PAGED else 1
+
+
+def decode(file) -> Image.Image:
+    """Decode the first frame of a file (a path or an open binary file) in its own mode. Raises ImageError."""
+    with open_image(file) as image:
+        image.load()
+        return image
+
+
+def read_image(file, keep_alpha: bool = False, intensity_range=None) -> Image.Image:
+    """Read a file (a path or an open binary file) as EXIF-oriented sRGB without metadata: RGB, transparency on white.
+
+    Warns if only the first of several pages is read. keep_alpha: return RGBA if the image has transparency.
+    intensity_range: see `to_srgb`. Raises ImageError.
+    """
+    with open_image(file) as image:
+        if page_count(image) > 1:
+            name = file if isinstance(file, os.PathLike) else getattr(file, "name", file)
+            warnings.warn(f"{name}: only the first of {page_count(image)} pages is used", stacklevel=1)
+        image.load()
+        return to_srgb(image, keep_alpha, intensity_range)

@@ -1,0 +1,226 @@
+"""Segment photos: write masks, probabilities, overlays, cutouts or panels at each photo's original size.
+
+    python src/predict.py cat.jpg --model saved_models/unet_pets.pth --output cat.png
+    python src/predict.py photos --model saved_models/unet_pets.pth --output out --save mask overlay --csv numbers.csv
+    python src/predict.py photos --recursive --model saved_models/unet_pets.pth --save cutout --crop --skip_existing
+    python src/predict.py - --model saved_models/unet_pets.pth < cat.jpg > mask.png
+
+Outputs are named NAME.png (overlays and panels: NAME.jpg) in --output, in one folder per kind if there are several.
+In a notebook:
+
+    from petseg import load_model, predict       # after: pip install -e .
+    model = load_model("saved_models/unet_pets.pth")
+    probability = predict(model, "cat.jpg")      # float32 (H, W); a list of images gives a list
+"""
+
+if __name__ == "__main__":
+    import startup  # noqa: F401  # sets how OpenMP threads wait, before torch is imported
+
+import csv
+import signal
+import sys
+import tempfile
+import time
+import warnings
+from contextlib import ExitStack
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from tqdm import tqdm
+
+from files import CannotWrite, make_folder
+from models import MODELS
+from photos.components import SMALL
+from photos.decode import suffixes
+from photos.inputs import Job, describe_unused, find_images, jobs_to_do, plan
+from photos.outputs import KINDS, Style, read_background
+from photos.pipeline import Pipeline, Result
+from photos.prediction import load_model, predict
+from predictor import load_predictor
+from runtime import add_runtime_flags, choose_runtime
+from scoring import add_threshold_flag, resolve_threshold
+from utils import Parser, UserError, count_of, image_side, positive_int, run, user_path, when_memory_runs_out
+
+__all__ = ["load_model", "predict"]
+
+CSV_HEADER = ["name", "width", "height", "foreground", "left", "top", "right", "bottom"]
+FOR_CUTOUTS = ("crop", "each", "matting", "background")  # flags that need --save cutout
+FOR_FILES = ("each", "csv", "rle", "recursive", "skip_existing")  # flags that exclude -
+
+
+class Table:
+    """CSV file that is written row by row."""
+
+    def __init__(self, flag, path, header, args):
+        make_folder(path.parent, flag)
+        mode = "a" if args.skip_existing else "w" if args.overwrite else "x"
+        text = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
+        self.path = path
+        try:
+            self.file = open(path, mode, buffering=1, **text)  # noqa: SIM115  # a line at a time
+        except FileExistsError:
+            raise UserError(f"{flag} {path} exists; --overwrite replaces it, --skip_existing appends to it") from None
+        except OSError as error:
+            raise CannotWrite(path, error) from None
+        if not self.file.tell():
+            self.write(header)
+
+    def write(self, row):
+        try:
+            csv.writer(self.file, lineterminator="\n").writerow(row)
+        except OSError as error:
+            raise CannotWrite(self.path, error) from None
+
+
+def predict_files(args):
+    """Write the outputs of every image that can be read. Raises UserError that lists the others."""
+    jobs, unused = find_jobs(args)
+    todo = jobs_to_do(jobs, args.overwrite, args.skip_existing)
+    predictor, style = prepare(args)
+    numbers = Table("--csv", args.csv, CSV_HEADER, args) if args.csv else None
+    runs = Table("--rle", args.rle, ["image_id", "encoded_mask"], args) if args.rle else None
+    pipeline = Pipeline(predictor, style, args.batch_size, args.tile, with_runs=bool(args.rle))
+    began, written, problems = time.perf_counter(), 0, []
+    with ExitStack() as stack:
+        notes = stack.enter_context(warnings.catch_warnings(record=True))
+        bar = stack.enter_context(tqdm(total=len(todo), unit="image", disable=not sys.stderr.isatty()))
+
+        def add(result: Result):
+            nonlocal written
+            bar.update()
+            if result.problem:
+                problems.append(f"{result.job.path} {result.problem}")
+                return
+            written += 1
+            if numbers:
+                numbers.write([result.job.name, *result.numbers])
+            if runs:
+                runs.write([result.job.image_id, result.runs])
+
+        try:
+            pipeline.run(todo, add)
+        except BaseException:
+            print(f"stopped after {count_of(written, 'image')}; rerun with --skip_existing to finish", file=sys.stderr)
+            raise
+    speed = written / (time.perf_counter() - began)
+    print(f"wrote {', '.join(args.save)} for {count_of(written, 'image')} into {args.output}: {speed:.1f} images/s")
+    if args.skip_existing:
+        print(f"skipped {count_of(len(jobs) - len(todo), 'image')} whose outputs exist")
+    if unused:
+        print(describe_unused(unused))
+    for note in notes:
+        print("note:", note.message)
+    if problems:
+        raise UserError(f"{len(problems):,} of {count_of(len(todo), 'image')} failed: {'; '.join(problems)}")
+
+
+def find_jobs(args):
+    """Return the jobs, and the number of files that are not images by suffix. Raises UserError before any work."""
+    output = args.output
+    images, unused = find_images(args.images, args.recursive, output)
+    if is_image_name(output):
+        if len(images) > 1 or len(args.save) > 1 or args.each:
+            raise UserError(f"--output {output} is one file; choose a folder for several outputs")
+        make_folder(output.parent, "--output")
+        return [Job(path, {args.save[0]: output}, path.name, path.stem) for path in images], unused
+    for folder in {path.parent.resolve() for path in images}:
+        if folder.is_relative_to(output.resolve()):
+            raise UserError(f"--output {output} contains the inputs; choose another folder")
+    folders = {kind: output / kind if len(args.save) > 1 else output for kind in args.save}
+    for folder in folders.values():
+        make_folder(folder, "--output")
+    return plan(images, folders, {**KINDS, "cutout": "/1.png"} if args.each else KINDS), unused
+
+
+def is_image_name(path: Path):
+    return path.suffix.lower() in suffixes() and not path.is_dir()
+
+
+def prepare(args):
+    """Return the predictor and the style for the flags. Raises UserError."""
+    if args.matting and not find_spec("pymatting"):
+        raise UserError("--matting needs PyMatting; pip install -r requirements-matting.txt")
+    background = read_background(args.background) if args.background else None
+    predictor = load_predictor(args.model, choose_runtime(args.device, args.precision), args.model_type, args.tta)
+    predictor = replace(predictor, size=args.image_size or predictor.size)
+    threshold = resolve_threshold(args.threshold, predictor.checkpoint, args.model)
+    method = "closed_form" if args.matting else "guided"
+    return predictor, Style(threshold, args.largest, args.crop, method, background, args.each)
+
+
+def predict_stream(args):
+    """Predict the image on standard input, and write the output to standard output."""
+    predictor, style = prepare(args)
+    kind, results = args.save[0], []
+    with tempfile.TemporaryDirectory() as folder:
+        source, output = Path(folder, "input"), Path(folder, f"output{KINDS[kind]}")
+        source.write_bytes(sys.stdin.buffer.read())
+        Pipeline(predictor, style, tile=args.tile).run([Job(source, {kind: output})], results.append)
+        if results[0].problem:
+            raise UserError(f"standard input {results[0].problem}; pass one image")
+        sys.stdout.buffer.write(output.read_bytes())
+        sys.stdout.buffer.flush()
+
+
+def get_args_parser():
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("images", nargs="+", metavar="IMAGE", help="files, folders or globs, or - to read stdin and write stdout")
+    add("--model", type=user_path, required=True, help="checkpoint")
+    add("--output", type=user_path, default="predictions", help="folder, or file for one image; default %(default)s")
+    kinds = "mask: PNG of 0 and 255; probability: 16-bit PNG; overlay: mask and outline over the photo; cutout: "
+    kinds += "transparent PNG; panel: photo, probability and overlay"
+    add("--save", nargs="+", choices=KINDS, default=["mask"], help=f"kinds of output; default mask. {kinds}")
+    add("--recursive", action="store_true", help="also search subfolders, and mirror them in the output")
+    existing = parser.add_mutually_exclusive_group().add_argument
+    existing("--overwrite", action="store_true", help="replace existing outputs and tables")
+    existing("--skip_existing", action="store_true", help="skip images whose outputs exist; append to existing tables")
+    add_threshold_flag(parser)
+    add("--largest", action="store_true", help="keep only the largest connected component")
+    add("--crop", action="store_true", help="crop cutouts to the foreground")
+    each = f"write one cutout per component of at least {100 * SMALL:g}%% of the image, in a folder per image"
+    add("--each", action="store_true", help=each)
+    add("--background", metavar="COLOR|FILE", help="background of cutouts: a color or an image")
+    matting = "use closed-form matting for cutouts (slower; pip install -r requirements-matting.txt)"
+    add("--matting", action="store_true", help=matting)
+    add("--tile", type=image_side, help="tile size for large photos: predict overlapping tiles at full resolution")
+    add("--csv", type=user_path, help="CSV file of size, foreground fraction and box, written as images finish")
+    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask (column-major run lengths, 1-based)")
+    add("--tta", action="store_true", help="average the predictions for the image and its mirror image")
+    add("--image_size", type=image_side, help="size of the network's input in pixels; default: the checkpoint's")
+    add("--batch_size", "-b", type=positive_int, default=8, help="images per batch; default %(default)s")
+    add("--model_type", choices=MODELS, help="name of the network, if --model is a plain state_dict")
+    add_runtime_flags(parser)
+    return parser
+
+
+def check_flags(args):
+    """Raise UserError for flags that exclude each other."""
+    wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
+    if wrong and "cutout" not in args.save:
+        raise UserError(f"{', '.join(wrong)}: only applies to cutouts; add cutout to --save")
+    wrong = [f"--{flag}" for flag in FOR_FILES if getattr(args, flag)]
+    if "-" in args.images and (wrong or len(args.images) > 1 or len(args.save) > 1):
+        rest = f"; not supported: {', '.join(wrong)}" if wrong else ""
+        raise UserError(f"with - (standard input and output), give exactly one image and one kind of --save{rest}")
+    for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
+        if path and is_image_name(path):
+            raise UserError(f"{flag} {path} is not a CSV file; choose a .csv file")
+    endings = {".png"} if KINDS[args.save[0]] == ".png" else {".png", ".jpg", ".jpeg"}
+    if is_image_name(args.output) and args.output.suffix.lower() not in endings:
+        raise UserError(f"--output {args.output}: {args.save[0]} is written as {' or '.join(sorted(endings))}")
+
+
+def main():
+    args = get_args_parser().parse_args()
+    check_flags(args)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
+        signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
+    with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size or --tile"):
+        predict_stream(args) if args.images == ["-"] else predict_files(args)
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

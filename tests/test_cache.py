@@ -1,0 +1,176 @@
+"""The cache of decoded images: killed and concurrent writers, full disks, other users' files, its size, memory."""
+
+import errno
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import ROOT, load_pets, make_pets
+from PIL import Image
+from processes import FORKS, finish
+
+import cache
+import oxford_pet
+
+
+def pack_slowly(folder, started):
+    read = oxford_pet.read_pair
+
+    def slow(*args, **options):
+        started.set()
+        time.sleep(0.02)
+        return read(*args, **options)
+
+    oxford_pet.read_pair = slow
+    load_pets(folder, "train", 32)
+
+
+@pytest.mark.integration
+def test_a_writer_that_is_killed_leaves_nothing_that_is_trusted(tmp_path):
+    pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
+    expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
+    for delay in (0.0, 0.1):
+        started = FORKS.Event()
+        process = FORKS.Process(target=pack_slowly, args=(pets, started))
+        process.start()
+        started.wait(60)
+        time.sleep(delay)
+        process.kill()
+        process.join()
+        assert not list(pets.glob("cache/train-*.npy"))
+    [left, *_] = pets.glob("cache/unfinished-*")
+    os.utime(left, (0, 0))
+    dataset = load_pets(pets, "train", 32)
+    assert np.array_equal(dataset.packed, expected.packed)
+    assert not left.exists()  # it was older than a day
+
+
+@pytest.mark.integration
+def test_two_writers_at_once_do_not_spoil_each_other(tmp_path):
+    pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
+    expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
+    started = FORKS.Event()
+    starters = [FORKS.Process(target=pack_slowly, args=(pets, started)) for _ in range(2)]
+    for process in starters:
+        process.start()
+    finish(*starters)
+    [packed] = pets.glob("cache/*")
+    assert np.array_equal(np.load(packed), expected.packed)
+
+
+def test_a_damaged_file_is_decoded_again(pets, capsys):
+    expected = np.array(load_pets(pets, "train", 32).packed)
+    [packed] = pets.glob("cache/*")
+    for damaged in (b"", packed.read_bytes()[:-100], b"\x93NUMPY rubbish"):
+        packed.write_bytes(damaged)
+        assert np.array_equal(load_pets(pets, "train", 32).packed, expected)
+        assert f"{packed} cannot be used" in capsys.readouterr().err
+
+
+def test_files_have_the_permissions_of_the_umask(pets):
+    before = os.umask(0o027)
+    try:
+        load_pets(pets, "train", 32)
+    finally:
+        os.umask(before)
+    [packed] = pets.glob("cache/*")
+    assert packed.stat().st_mode & 0o777 == 0o640
+
+
+def refuse(number):
+    def fail(path, *args, **options):
+        raise OSError(number, os.strerror(number), str(path))
+
+    return fail
+
+
+def test_a_full_disk_is_found_before_anything_is_written(pets, monkeypatch, capsys):
+    expected = np.array(load_pets(pets, "train", 32, cache_dir=pets / "other").packed)
+    sizes = []
+
+    def full(handle, start, size):
+        sizes.append((os.fstat(handle).st_size, size))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    dataset = load_pets(pets, "train", 32)
+    assert np.array_equal(dataset.packed, expected) and not list(pets.glob("cache/*"))
+    assert sizes == [(128 + expected.nbytes, 128 + expected.nbytes)]  # the file as it is mapped
+    [note] = capsys.readouterr().err.splitlines()
+    assert "No space left on device" in note and "--cache_dir" in note
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small disk")
+def test_a_disk_that_is_really_full(pets, tmp_path):
+    small = tmp_path / "small"
+    small.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        dataset = load_pets(pets, "train", 64, cache_dir=small)
+        assert dataset.packed.nbytes > 64_000 and dataset[3]["image"].any() and not list(small.iterdir())
+    finally:
+        subprocess.run(["umount", small], check=True)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL])
+def test_a_file_of_another_user_in_a_sticky_folder_is_decoded_into_memory(number, pets, monkeypatch, capsys):
+    expected = np.array(load_pets(pets, "train", 32).packed)
+    [packed] = pets.glob("cache/*")
+    answers = [refuse(number), np.load]  # the second call reads the array that could not be renamed
+    monkeypatch.setattr(np, "load", lambda *args, **options: answers.pop(0)(*args, **options))
+    monkeypatch.setattr(os, "replace", refuse(errno.EPERM))
+    assert np.array_equal(load_pets(pets, "train", 32).packed, expected)
+    first, second = capsys.readouterr().err.splitlines()
+    assert f"{packed} cannot be used ([Errno {number}] {os.strerror(number)}" in first
+    assert "Operation not permitted" in second and "in memory" in second and [packed] == list(pets.glob("cache/*"))
+
+
+def test_arrays_used_least_recently_are_removed_beyond_a_bound(pets, monkeypatch):
+    monkeypatch.setattr(cache, "KEPT_BYTES", 250_000)
+    mine = pets / "cache" / "my own.npy"
+    for hours, fold in enumerate(range(1, 7)):
+        load_pets(pets, "train", 64, fold=f"{fold}/6")  # 17 images of 16 kB
+        load_pets(pets, "valid", 16, fold=f"{fold}/6")
+        mine.write_bytes(b"x" * 1_000_000)
+        for path in pets.glob("cache/*.npy"):
+            os.utime(path, (time.time() - 7200 + 60 * hours,) * 2)
+    kept = sum(path.stat().st_size for path in pets.glob("cache/*-*.npy"))
+    assert 270_000 < kept < 4 * 290_000 and mine.exists()
+    before = set(pets.glob("cache/*-*.npy"))
+    for path in before:
+        os.utime(path)  # in use by runs at the same time
+    load_pets(pets, "train", 96)
+    assert before < set(pets.glob("cache/*-*.npy"))
+
+
+MEMORY = """
+import resource, sys
+sys.path.insert(0, "src")
+import startup, cache, folder
+from splits import DataOptions
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+cache.available_cores = lambda: 16
+folder.load_dataset(DataOptions("folder", sys.argv[1], 64), "train")
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="ru_maxrss is in kilobytes on Linux")
+def test_large_photos_are_decoded_in_bounded_memory(tmp_path):
+    """30 photos of 12 megapixels on 16 cores."""
+    for part in ("images", "masks"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+    Image.effect_noise((500, 375), 60).convert("RGB").resize((4000, 3000)).save(tmp_path / "a.jpg", quality=80)
+    Image.new("L", (4000, 3000), 255).save(tmp_path / "a.png")
+    for index in range(30):
+        (tmp_path / f"data/images/{index}.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
+        (tmp_path / f"data/masks/{index}.png").write_bytes((tmp_path / "a.png").read_bytes())
+    command = [sys.executable, "-c", MEMORY, str(tmp_path / "data")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 800, done.stdout  # megabytes

@@ -1,0 +1,242 @@
+"""Every kind of file that turns up under a .jpg name: formats, modes, depths, profiles, transparency, orientation."""
+
+import io
+import os
+
+import numpy as np
+import profiles
+import pytest
+from PIL import Image, ImageCms, features
+
+from photos.decode import ImageError, decode, open_image, page_count, read_image, to_rgb
+
+RED = Image.new("RGB", (12, 8), (200, 30, 40))
+
+
+def photo(width=50, height=30, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    file.seek(0)
+    return file
+
+
+def with_orientation(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+FILES = {
+    "jpeg": saved(RED, "JPEG", quality=95),
+    "animated gif": saved(RED, "GIF", save_all=True, append_images=[Image.new("RGB", (12, 8), "blue")]),
+    "palette png": saved(RED.quantize(4), "PNG"),
+    "alpha png": saved(RED.convert("RGBA"), "PNG"),
+    "cmyk jpeg": saved(RED.convert("CMYK"), "JPEG", quality=95),
+    "trailing garbage": io.BytesIO(saved(RED, "JPEG", quality=95).getvalue() + b"\0garbage" * 50),
+    "bmp": saved(RED, "BMP"),
+    "webp": saved(RED, "WEBP", lossless=True),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_every_kind_decodes_to_the_same_image(kind, tmp_path):
+    (tmp_path / "image.jpg").write_bytes(FILES[kind].getvalue())
+    image = read_image(tmp_path / "image.jpg")
+    assert image.mode == "RGB" and image.size == (12, 8)
+    assert np.abs(np.asarray(image, dtype=int) - (200, 30, 40)).max() < 12
+
+
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "is not an image"),
+        (b"no image at all", "is not an image"),
+        (FILES["jpeg"].getvalue()[:300], "cannot be decoded"),
+        (FILES["bmp"].getvalue()[:100], "cannot be decoded"),
+        (saved(RED, "EPS").getvalue(), "is not an image"),  # Ghostscript is never started
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC|cannot be decoded"),
+        (None, "is missing"),
+    ],
+)
+def test_the_reason_why_a_file_cannot_be_read(content, reason, tmp_path):
+    if content is not None:
+        (tmp_path / "broken.jpg").write_bytes(content)
+    with pytest.raises(ImageError, match=reason):
+        read_image(tmp_path / "broken.jpg")
+
+
+def test_only_regular_files_are_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    for path in (tmp_path, tmp_path / "pipe.jpg", tmp_path / "zero.jpg"):
+        with pytest.raises(ImageError, match="is not a regular file"):
+            read_image(path)
+
+
+def test_too_many_pixels_are_refused(monkeypatch, tmp_path):
+    RED.save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
+    with pytest.raises(ImageError, match="has more than 80 pixels"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_lack_of_memory_is_called_that(tmp_path, monkeypatch):
+    photo().save(tmp_path / "a.jpg")
+
+    def fail(*arguments, **options):
+        raise MemoryError
+
+    monkeypatch.setattr("photos.decode.to_srgb", fail)
+    with pytest.raises(ImageError, match="needs more memory than is free"):
+        read_image(tmp_path / "a.jpg")
+
+
+# ------------------------------------------------------------------------------------ pages
+
+
+@pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
+def test_the_first_page_of_a_stack_or_an_animation(kind):
+    pages = [Image.new("RGB", RED.size, color) for color in ("blue", "lime")]
+    file = saved(RED, kind, save_all=True, append_images=pages)
+    with open_image(file) as image:
+        assert page_count(image) == 3
+    assert np.abs(np.asarray(read_image(file), dtype=int) - (200, 30, 40)).max() < 12
+    with open_image(saved(RED, kind)) as image:
+        assert page_count(image) == 1
+
+
+# ------------------------------------------------------------------------- profiles, transparency
+
+
+@pytest.mark.parametrize(
+    "mode, content", [("RGB", profiles.display_p3()), ("CMYK", profiles.cmyk()), ("L", profiles.grey(1.0))]
+)
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_colors_come_out_as_srgb(mode, content, kind):
+    image = photo(64, 48).resize((128, 96)).convert(mode)
+    file = saved(image, kind, icc_profile=content, **({"quality": 95} if kind == "JPEG" else {}))
+    stored = decode(file)
+    source, target = ImageCms.ImageCmsProfile(io.BytesIO(content)), ImageCms.createProfile("sRGB")
+    expected = np.asarray(ImageCms.profileToProfile(stored, source, target, outputMode="RGB"))
+    assert np.abs(expected.astype(int) - np.asarray(stored.convert("RGB"))).max() > 20
+    np.testing.assert_array_equal(np.asarray(read_image(file)), expected)
+    np.testing.assert_array_equal(np.asarray(to_rgb(stored)), np.asarray(stored.convert("RGB")))  # as networks train
+
+
+@pytest.mark.parametrize("content", [profiles.cmyk(), profiles.grey(), b"short", b""])
+@pytest.mark.parametrize("mode", ["RGBA", "RGB"])
+def test_a_profile_that_does_not_fit_changes_nothing(content, mode):
+    read = read_image(saved(photo().convert(mode), "PNG", icc_profile=content))
+    assert (np.asarray(read) == np.asarray(photo())).all() and not read.info
+
+
+def transparent_files():
+    alpha = Image.fromarray(np.tile(np.arange(50, dtype=np.uint8) * 5, (30, 1)))
+    rgba, gray = photo().convert("RGBA"), photo().convert("LA")
+    rgba.putalpha(alpha)
+    gray.putalpha(alpha)
+    yield "rgba", saved(rgba, "PNG")
+    yield "gray and alpha", saved(gray, "PNG")
+    yield "palette", saved(photo().quantize(8), "PNG", transparency=bytes([0, 128, 255, 255, 255, 255, 255, 255]))
+    yield "key", saved(photo().quantize(8), "GIF", transparency=3)
+    yield "key of a gray", saved(photo().convert("L"), "PNG", transparency=int(photo().convert("L").getpixel((3, 3))))
+    yield "webp", saved(rgba, "WEBP", lossless=True)
+    yield "tiff", saved(rgba, "TIFF", compression="tiff_lzw")
+    yield "rotated", saved(rgba, "PNG", exif=with_orientation(6))
+
+
+TRANSPARENT = dict(transparent_files())
+
+
+@pytest.mark.parametrize("kind", TRANSPARENT)
+def test_transparency_stays_or_becomes_white(kind):
+    stored = decode(TRANSPARENT[kind])
+    upright = stored.transpose(Image.Transpose.ROTATE_270) if kind == "rotated" else stored
+    expected = np.asarray(upright.convert("RGBA").getchannel("A"))
+    assert expected.min() < 255
+    np.testing.assert_array_equal(np.asarray(read_image(TRANSPARENT[kind], keep_alpha=True).getchannel("A")), expected)
+    white = np.asarray(read_image(TRANSPARENT[kind]))
+    assert white.shape[2] == 3 and (white[expected == 0] == 255).all()
+
+
+def test_a_transparent_value_of_16_bits():
+    deep = Image.fromarray(np.arange(1500, dtype=np.uint16).reshape(30, 50) * 40)
+    alpha = np.asarray(read_image(saved(deep, "PNG", transparency=400), keep_alpha=True).getchannel("A"))
+    np.testing.assert_array_equal(alpha == 0, np.asarray(deep) == 400)
+
+
+# ------------------------------------------------------------------------------------ depth
+
+
+def deep_files():
+    ramp = np.tile(np.arange(256, dtype="f4"), (64, 1))
+    ramp[0, 0] = 256
+    unit = np.tile(np.linspace(0, 1, 256, dtype="f4"), (64, 1))
+    holes = unit.copy()
+    holes[:, :8] = np.nan
+    holes[:, 8:16] = np.inf
+    gray = np.tile(np.arange(256), (64, 1))
+    yield "16 bits", Image.fromarray((unit * 65535).astype(np.uint16)), "PNG", {}, gray
+    yield "16 bits, dark", Image.fromarray((unit * 255).astype(np.uint16)), "PNG", {}, 0 * gray
+    yield "16 bits in a TIFF", Image.fromarray((unit * 65535).astype(np.uint16)), "TIFF", {}, gray
+    yield "zero is white", Image.fromarray((unit * 65535).astype(np.uint16)), "TIFF", {"tiffinfo": {262: 0}}, 255 - gray
+    yield "16 bits in a PGM", Image.fromarray((unit * 65535).astype(np.int32)), "PPM", {}, gray
+    yield "32 bits in a TIFF", Image.fromarray((unit * (2**31 - 129)).astype(np.int32)), "TIFF", {}, gray
+    yield "floats in a TIFF", Image.fromarray(unit), "TIFF", {}, gray
+    yield "floats in a PFM", Image.fromarray(unit), "PPM", {}, gray
+    yield "not numbers", Image.fromarray(holes), "TIFF", {}, np.where(gray < 8, 0, np.where(gray < 16, 255, gray))
+    yield "floats of a SPIDER file, one above 255", Image.fromarray(ramp), "SPIDER", {}, np.asarray(ramp).clip(0, 255)
+
+
+DEEP = {name: rest for name, *rest in deep_files()}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_deep_images_are_read_by_the_range_of_their_type(kind):
+    image, name, options, expected = DEEP[kind]
+    read = np.asarray(read_image(saved(image, name, **options)), dtype=int)
+    assert np.abs(read - expected[..., None]).max() <= 1
+
+
+def test_deep_images_are_read_by_the_range_of_their_data_set():
+    values = np.linspace(1000, 5000, 64 * 4).reshape(4, 64).astype(np.uint16)
+    read = np.asarray(read_image(saved(Image.fromarray(values), "PNG"), intensity_range=(1000, 5000)), dtype=int)
+    assert np.abs(read[..., 0] - (values - 1000.0) * 255 / 4000).max() <= 0.51
+
+
+# ------------------------------------------------------------------------------- cameras' files
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(kind, orientation):
+    image = Image.new("RGB", (24, 16), "black")
+    image.paste("white", (0, 0, 24, 8))
+    read = np.asarray(read_image(saved(image, kind, exif=with_orientation(orientation))), dtype=int)
+    assert read.shape[:2] == ((24, 16) if orientation > 4 else (16, 24))
+    bright = {1: read[:4], 2: read[:4], 3: read[-4:], 4: read[-4:]}
+    bright |= {5: read[:, :4], 6: read[:, -4:], 7: read[:, -4:], 8: read[:, :4]}
+    assert bright[orientation].min() > 180
+
+
+def test_broken_exif_rotates_nothing():
+    exif = with_orientation(6).tobytes()[:-6]
+    assert read_image(saved(photo(), "JPEG", exif=exif)).size == (50, 30)
+
+
+def test_heic_is_read_or_named(monkeypatch, tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    heif.from_pillow(photo(64, 48).resize((128, 96))).save(tmp_path / "a.HEIC", quality=95)
+    assert read_image(tmp_path / "a.HEIC").size == (128, 96)
+    monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
+    with pytest.raises(ImageError, match="is HEIC; pip install pillow-heif"):
+        read_image(tmp_path / "a.HEIC")
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+def test_avif_is_read():
+    assert read_image(saved(photo(64, 48), "AVIF", exif=with_orientation(6))).size == (48, 64)

@@ -1,0 +1,113 @@
+"""Networks and losses of other people, through every command."""
+
+import json
+
+import pytest
+import torch
+from conftest import make_pets, script, stop_after
+from PIL import Image
+from torch import nn
+from torch.nn import functional as F
+
+from checkpoint import load, restore_model
+from losses import LOSSES
+from models import MODELS
+from predictor import load_predictor
+from runtime import Runtime
+
+
+class Mixer(nn.Module):
+    """Patches mixed by linear layers, for one image size (Tolstikhin et al., "MLP-Mixer", NeurIPS 2021)."""
+
+    def __init__(self, in_channels=3, out_channels=1, channels=16, size=32):
+        super().__init__()
+        self.patches = nn.Conv2d(in_channels, channels, 4, stride=4)
+        self.norms = nn.ModuleList(nn.LayerNorm(channels) for _ in range(2))
+        self.tokens, self.channels = nn.Linear((size // 4) ** 2, (size // 4) ** 2), nn.Linear(channels, channels)
+        self.head = nn.ConvTranspose2d(channels, out_channels, 4, stride=4)
+
+    def forward(self, image):
+        x = self.patches(image)
+        n, c, height, width = x.shape
+        x = x.flatten(2).transpose(1, 2)
+        x = x + self.tokens(self.norms[0](x).transpose(1, 2)).transpose(1, 2)
+        x = x + F.gelu(self.channels(self.norms[1](x)))
+        return self.head(x.transpose(1, 2).reshape(n, c, height, width))
+
+
+class Depthwise(nn.Module):
+    """A depthwise and a pointwise convolution (Howard et al., "MobileNets", 2017), with a dilated one."""
+
+    def __init__(self, in_channels=3, out_channels=1, channels=8):
+        super().__init__()
+        self.stem = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=2, dilation=2, groups=channels, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.head = nn.Conv2d(channels, out_channels, 1)
+
+    def forward(self, image):
+        return self.head(F.relu6(self.norm(self.depthwise(self.stem(image)))))
+
+
+class Blurred(nn.Module):
+    """A fixed filter that the state_dict does not hold."""
+
+    def __init__(self, in_channels=3, out_channels=1):
+        super().__init__()
+        self.register_buffer("kernel", torch.full((in_channels, 1, 3, 3), 1 / 9), persistent=False)
+        self.conv = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, out_channels, 1)
+
+    def forward(self, image):
+        return self.head(F.relu(self.conv(F.conv2d(image, self.kernel, padding=1, groups=image.shape[1]))))
+
+
+class ReluFirst(nn.Module):
+    """A batch norm that is declared after a convolution, but called after a ReLU: it must not be folded."""
+
+    def __init__(self, in_channels=3, out_channels=1):
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, 8, 3, padding=1)
+        self.bn = nn.BatchNorm2d(8)
+        self.head = nn.Conv2d(8, out_channels, 1)
+
+    def forward(self, image):
+        return self.head(self.bn(F.relu(self.conv(image))))
+
+
+def squared(logits, mask):
+    """A user's loss: the mean squared error of the probability."""
+    return ((logits.sigmoid() - (mask == 1).float()) ** 2).mean()
+
+
+@pytest.mark.parametrize("network", [Mixer, Depthwise, Blurred, ReluFirst])
+def test_a_foreign_network_through_every_command(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "foreign", (network, {}))
+    monkeypatch.setitem(LOSSES, "squared", squared)
+    pets = make_pets(tmp_path / "dataset/oxford-iiit-pet", 12, 3)
+    flags = ("--model", "foreign", "--loss", "squared:2,bce:0.1", "--image_size", 32, "--batch_size", 4, "--name", "a")
+    with stop_after(4):
+        script("train", *flags, "--epochs", 2, "--ema", 0.5, cwd=tmp_path, expect=143)
+    script("train", "--resume", "saved_models/a.last.pth", cwd=tmp_path)
+
+    path = tmp_path / "saved_models/a.pth"
+    predictor, checkpoint = load_predictor(path, Runtime()), load(path)
+    plain = network(3, 1).eval()
+    plain.load_state_dict(checkpoint.model)
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        expected = plain((pixels / 255 - 0.5) / 0.5)
+    torch.testing.assert_close(predictor.logits(pixels).clone(), expected, atol=1e-4, rtol=1e-4)
+    assert all(not value.is_meta for value in restore_model(checkpoint, path).buffers())
+
+    script("evaluate", "--model", path, "--split", "valid", "--output", "scores", cwd=tmp_path)
+    [result] = json.loads((tmp_path / "scores.json").read_text())
+    assert result["dice"] == pytest.approx(checkpoint.scores["valid"]["dice"], abs=1e-6)
+    script("inference", "--model", path, "--output", "masks", cwd=tmp_path)
+    assert len([*(tmp_path / "masks").glob("Drawn_*.png")]) == 3
+    photo = pets / "images/Drawn_1.jpg"
+    script("predict", photo, "--model", path, "--output", "mask.png", cwd=tmp_path)
+    assert Image.open(tmp_path / "mask.png").size == Image.open(photo).size
+    if network is not Mixer:  # exports take any size
+        script("export", "--model", path, "--format", "pt2", "half", cwd=tmp_path)
+        assert (tmp_path / "saved_models/a.pt2").exists() and (tmp_path / "saved_models/a.half.pth").exists()

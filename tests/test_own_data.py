@@ -1,0 +1,439 @@
+"""What people really bring: split folders, negatives, many values, lossy and deep files, stacks, names, lists."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from conftest import draw_folder, error_of, labelled, load_folder, make_folder, script
+from PIL import Image
+
+import folder
+from checkpoint import load
+from data import TrainingData
+from pairs import Pair, find_pairs, read_pair
+from photos.decode import to_rgb
+from photos.prediction import load_model, predict
+from splits import SPLITS, DataOptions
+from utils import UserError
+
+
+def lines(data, **options):
+    return "\n".join(folder.describe(DataOptions("folder", data, **options)))
+
+
+def masks(data, **options):
+    """The original masks of all images, by name."""
+    found = {}
+    for split in SPLITS:
+        dataset = load_folder(data, split, **options)
+        found |= {name: dataset.original_mask(name)[0].numpy() for name in dataset.names}
+    return found
+
+
+def replace_masks(data, encode, suffix="png", **save):
+    for path in sorted((data / "masks").iterdir()):
+        mask = np.asarray(Image.open(path)) > 0
+        path.unlink()
+        encode(mask).save(path.with_suffix(f".{suffix}"), **save)
+    return data
+
+
+# ------------------------------------------------------------------------------- split folders
+
+ORDERS = {"inside": ("images/{}", "masks/{}"), "outside": ("{}/images", "{}/masks")}
+
+
+def make_splits(data, order, names, numbers):
+    images, labels = ORDERS[order]
+    first = 0
+    for name, number in zip(names, numbers, strict=True):
+        for index in range(first, first + number):
+            draw_folder(index, folder=data, name=index, images=images.format(name), masks=labels.format(name))
+        first += number
+    return data
+
+
+@pytest.mark.parametrize("order, valid", [("inside", "val"), ("outside", "valid"), ("inside", "Validation")])
+def test_split_folders_are_the_splits(order, valid, tmp_path):
+    data = make_splits(tmp_path / "data", order, ("train", valid, "test"), (7, 3, 5))
+    assert folder.has_layout(data)
+    found = {split: load_folder(data, split).names for split in SPLITS}
+    assert found == {
+        "train": [f"train/{index}" for index in range(7)],
+        "valid": [f"{valid}/{index}" for index in range(7, 10)],
+        "test": [f"test/{index}" for index in range(10, 15)],
+    }
+    assert "15 pairs" in lines(data) and "by its split folders: 7 train, 3 valid, 5 test" in lines(data)
+    mask = load_folder(data, "valid").original_mask(f"{valid}/7")[0].numpy()
+    assert np.array_equal(mask, draw_folder(7)[1])
+
+
+def test_without_a_validation_folder_it_is_part_of_train_and_test_stays(tmp_path):
+    data = make_splits(tmp_path / "data", "inside", ("train", "test"), (20, 5))
+    found = {split: load_folder(data, split).names for split in SPLITS}
+    assert sorted(found["train"] + found["valid"]) == sorted(f"train/{index}" for index in range(20))
+    assert 1 <= len(found["valid"]) < 8 and found["test"] == [f"test/{index}" for index in range(20, 25)]
+
+
+def test_a_split_folder_without_masks_is_left_out_and_said(tmp_path):
+    data = make_splits(tmp_path / "data", "outside", ("train", "valid", "test"), (6, 3, 3))
+    shutil.rmtree(data / "test/masks")
+    pairs, [note] = find_pairs(data)
+    assert len(pairs) == 9 and note.endswith(": test")
+
+
+def test_a_folder_of_boxes_beside_the_masks_does_no_harm(tmp_path):
+    data = make_folder(tmp_path / "data", 4)
+    (data / "labels").mkdir()
+    (data / "labels/0.txt").write_text("0 .5 .5 .1 .1")
+    assert [pair.label for pair in find_pairs(data)[0].values()] == [
+        data / "masks" / f"{name}.png" for name in range(4)
+    ]
+
+
+def test_lists_and_folds_work_on_split_folders(tmp_path):
+    data = make_splits(tmp_path / "data", "outside", ("train", "valid", "test"), (6, 3, 3))
+    (tmp_path / "list").write_text("train/images/0.png\ntrain/1.png\n")
+    found = {split: load_folder(data, split, valid_list=tmp_path / "list").names for split in SPLITS}
+    assert found["valid"] == ["train/0", "train/1"] and found["test"] == ["test/10", "test/11", "test/9"]
+    assert len(found["train"]) == 7 and not set(found["train"]) & set(found["valid"])
+    parts = [load_folder(data, "valid", fold=f"{part}/3").names for part in (1, 2, 3)]
+    assert sorted(sum(parts, [])) == sorted([f"train/{i}" for i in range(6)] + [f"valid/{i}" for i in range(6, 9)])
+
+
+# ------------------------------------------------------------------------------------ negatives
+
+
+def test_images_with_empty_masks_are_trained_on(tmp_path):
+    data = make_folder(tmp_path / "data", 12)
+    for index in range(0, 12, 2):
+        Image.new("L", (60, 44)).save(data / "masks" / f"{index}.png")
+    found = TrainingData(DataOptions("folder", data, 32))
+    assert len(found.indices) == len(found.train)
+    assert any(not found.train[index]["mask"].any() for index in found.indices)
+
+
+# --------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    "values, options, inside, ignored",
+    [
+        (range(0, 201, 10), {}, range(10, 201, 10), ()),  # instances 1 to 200
+        ([*range(0, 21, 2), 255], {}, range(2, 21, 2), (255,)),  # VOC
+        ([0, 15, 255], {}, (15,), (255,)),
+        ([0, 15, 255], {"foreground": ("15", "255")}, (15, 255), ()),
+        ([0, 15, 255], {"foreground": ("1-255",)}, (15, 255), ()),
+        ([*range(11)], {}, range(1, 11), ()),
+        ([*range(11)], {"ignore": ("3", "5-7")}, (1, 2, 4, 8, 9, 10), (3, 5, 6, 7)),
+        ([0, 7, 255], {"ignore": ("7",)}, (255,), (7,)),
+        ([0, 128, 255], {}, (128, 255), ()),  # gray levels
+        ([0, 85, 170, 255], {}, (85, 170, 255), ()),
+        ([*range(0, 182, 13), 255], {}, range(13, 182, 13), (255,)),  # COCO-Stuff
+        ([0, 1, 3, 7], {"foreground": ("3",)}, (3,), ()),
+        ([0, 1, 3, 7], {"foreground": ("1-3", "7")}, (1, 3, 7), ()),
+    ],
+)
+def test_many_values(values, options, inside, ignored, tmp_path):
+    data = labelled(tmp_path, *values)
+    stripes = np.array(values, dtype=np.uint8).repeat(60 // len(values))
+    wide = np.tile(stripes, (44, 1))
+    for path in (data / "images").iterdir():
+        Image.open(path).crop((0, 0, len(stripes), 44)).save(path)
+    expected = np.select([np.isin(wide, [*inside]), np.isin(wide, [*ignored])], [1, 255], 0)
+    for mask in masks(data, **options).values():
+        assert np.array_equal(mask, expected)
+    said = lines(data, **options)
+    assert f"{100 * (expected == 1).mean():.1f}% of the pixels" in said
+    assert ("ignored: " in said) == bool(ignored)
+
+
+def test_values_without_a_background_ask_for_the_foreground_and_the_hint_works(tmp_path):
+    data = labelled(tmp_path, 1, 2)
+    with pytest.raises(UserError, match="--foreground 1$"):
+        load_folder(data)
+    assert all((mask == (np.arange(60) < 30)).all() for mask in masks(data, foreground=("1",)).values())
+
+
+@pytest.mark.integration
+def test_ignored_pixels_and_patterns_are_recorded_and_used_by_evaluate(tmp_path):
+    data = labelled(tmp_path, 0, 1, 3, 7)
+    for path in (data / "masks").iterdir():
+        path.rename(path.with_name(f"{path.stem}.truth.png"))
+    tiny = ("--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 1, "--steps", 2, "--name", "a")
+    flags = ("--ignore", 7, "--mask_pattern", "{name}.truth.png")
+    out = script("train", "--data_path", "data", *tiny, *flags, cwd=tmp_path).stdout
+    assert "25.0% of the pixels" in out
+    evaluate = ("evaluate", "--model", "saved_models/a.pth", "--output", "scores")
+    script(*evaluate, cwd=tmp_path)
+    own = json.loads((tmp_path / "scores.json").read_text())[0]["dice"]
+    script(*evaluate, "--ignore", "3", cwd=tmp_path)
+    assert json.loads((tmp_path / "scores.json").read_text())[0]["dice"] != own
+    assert "--ignore x" in error_of(script(*evaluate, "--ignore", "x", cwd=tmp_path, expect=2))
+
+
+# ---------------------------------------------------------------------------------- lossy masks
+
+
+@pytest.mark.parametrize("suffix, quality, level", [("jpg", 75, 255), ("webp", 60, 255), ("jpg", 75, 120)])
+def test_lossy_gray_masks_are_cut_at_half_their_range(suffix, quality, level, tmp_path):
+    data = make_folder(tmp_path / "data", 8)
+    replace_masks(data, lambda mask: Image.fromarray((mask * level).astype(np.uint8)), suffix, quality=quality)
+    for name, mask in masks(data).items():
+        assert (mask != draw_folder(int(name))[1]).mean() < 0.02 and set(np.unique(mask)) <= {0, 1}
+    assert "all values >=" in lines(data)
+
+
+def paint(*colors):
+    """Encode masks: the foreground in one color on the left half of the image, in another on the right."""
+
+    def encode(mask):
+        picture = np.zeros((*mask.shape, 3), np.uint8)
+        half = mask.shape[1] // 2
+        for color, columns in zip(colors, (slice(0, half), slice(half, None)), strict=True):
+            picture[:, columns][mask[:, columns]] = color
+        return Image.fromarray(picture)
+
+    return encode
+
+
+@pytest.mark.parametrize("suffix, given", [("jpg", ()), ("jpg", ("254,0,0",)), ("webp", ("255,0,0",))])
+def test_lossy_colored_masks_have_their_few_true_colors(suffix, given, tmp_path):
+    data = make_folder(tmp_path / "data", 8, width=120, height=88)
+    replace_masks(data, paint((255, 0, 0), (255, 0, 0)), suffix, quality=75)
+    for name, mask in masks(data, foreground=given).items():
+        assert (mask != draw_folder(int(name), 120, 88)[1]).mean() < 0.04
+    said = lines(data, foreground=given)
+    assert "the values 0 and " in said and len(said.splitlines()[1]) < 200
+
+
+def test_one_of_two_colors_of_lossy_masks(tmp_path):
+    data = make_folder(tmp_path / "data", 8, width=120, height=88)
+    replace_masks(data, paint((255, 0, 0), (0, 128, 255)), "jpg", quality=75)
+    for name, mask in masks(data, foreground=("0,128,255",)).items():
+        expected = draw_folder(int(name), 120, 88)[1]
+        expected[:, :60] = 0
+        assert (mask != expected).mean() < 0.04
+    with pytest.raises(UserError, match="--foreground 0,255,0: .* have the values 0,"):
+        load_folder(data, foreground=("0,255,0",))
+
+
+# ---------------------------------------------------------------------------------- deep images
+
+DEEP = {
+    "12 bits in 16": (np.uint16, 4095, "tif"),
+    "12 bits in a 16-bit PNG": (np.uint16, 4095, "png"),
+    "32-bit integers": (np.int32, 4080, "tif"),
+    "floats": (np.float32, 240.0, "tif"),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_deep_images_are_scaled_by_the_range_of_the_training_images(kind, tmp_path):
+    dtype, high, suffix = DEEP[kind]
+    data = make_folder(tmp_path / "data", 8)
+    values = {}
+    for path in list((data / "images").iterdir()):
+        gray = np.asarray(Image.open(path).convert("L"))
+        values[path.stem] = (gray / 255 * high).astype(dtype)
+        path.unlink()
+        Image.fromarray(values[path.stem]).save(path.with_suffix(f".{suffix}"))
+    dataset = load_folder(data, image_size=44)
+    low, top = folder.Folder(DataOptions("folder", data)).intensity_range
+    ends = np.array([np.percentile(values[name], (0.1, 99.9)) for name in dataset.names])
+    assert (low, top) == pytest.approx((ends[:, 0].min(), ends[:, 1].max()))
+    name = dataset.names[0]
+    expected = ((values[name].astype(float) - low) / (top - low)).clip(0, 1) * 255
+    image, _ = read_pair(
+        folder.Folder(DataOptions("folder", data)).pairs[name], lambda path, page: Image.open(path), data, (low, top)
+    )
+    assert np.abs(np.asarray(image)[..., 0] - expected).max() <= 0.51
+    assert len(np.unique(dataset.packed[:, 0])) > 200
+    assert f"{low:g} becomes black, {top:g} white" in lines(data)
+    given = load_folder(data, image_size=44, intensity_range=(0.0, 2.0 * high))  # the checkpoint's, on other data
+    assert given.packed[:, 0].max() <= 128 < dataset.packed[:, 0].max()
+
+
+def test_images_of_8_bits_have_no_range_and_not_a_number_is_black(tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    assert folder.Folder(DataOptions("folder", data)).intensity_range is None and "black" not in lines(data)
+    values = np.array([[np.nan, -np.inf, 2.0], [5.0, 8.0, np.inf]], np.float32)
+    assert np.asarray(to_rgb(Image.fromarray(values), (2.0, 8.0)))[..., 0].tolist() == [[0, 0, 0], [128, 255, 255]]
+    assert np.asarray(to_rgb(Image.fromarray(values), (5.0, 5.0))).shape == (2, 3, 3)
+    Image.fromarray(np.full((4, 4), 7, np.uint16)).save(tmp_path / "flat.tif")
+    flat = Pair("", tmp_path / "flat.tif", tmp_path / "flat.tif")
+    assert folder.measure_range(flat) == [7, 7] and folder.measure_range(find_pairs(data)[0]["0"]) == []
+
+
+@pytest.mark.integration
+def test_the_range_of_deep_images_is_kept_for_scores_and_predictions(tmp_path):
+    data = make_folder(tmp_path / "data", 20)
+    for path in (data / "images").iterdir():  # 12 bits in 16
+        Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16).save(path)
+    flags = ("--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 1, "--name", "a", "--in_channels", 1)
+    script("train", "--data_path", "data", *flags, "--precision", "float32", cwd=tmp_path)
+    checkpoint = load(tmp_path / "saved_models/a.pth")
+    expected = folder.Folder(DataOptions("folder", data)).intensity_range
+    assert checkpoint.intensity_range == [*expected] and expected[1] > 3000
+    packed = set(data.glob("cache/valid-*.npy"))
+    evaluate = ("evaluate", "--model", "saved_models/a.pth", "--split", "valid", "--output", "scores")
+    script(*evaluate, "--threshold", 0.5, cwd=tmp_path)
+    [result] = json.loads((tmp_path / "scores.json").read_text())
+    assert result["dice"] == pytest.approx(checkpoint.scores["valid"]["dice"], abs=1e-4)
+    assert set(data.glob("cache/valid-*.npy")) == packed  # scored on the very pixels of the validation
+    path = data / "images" / f"{load_folder(data, 'valid').names[0]}.png"
+    model = load_model(tmp_path / "saved_models/a.pth", "cpu", "float32")
+    as_trained, by_type = (predict(model, np.asarray(to_rgb(Image.open(path), ends))) for ends in (expected, None))
+    assert np.array_equal(predict(model, path), as_trained) and np.abs(as_trained - by_type).max() > 0.05
+
+
+# --------------------------------------------------------------------------------------- stacks
+
+
+def make_stack(data, suffix, pages, mask_pages, mask_suffix=None):
+    (data / "images").mkdir(parents=True)
+    (data / "masks").mkdir()
+    drawn = [draw_folder(index) for index in range(max(pages, mask_pages))]
+    frames = [Image.fromarray(image[..., 0]) for image, _ in drawn][:pages]
+    labels = [Image.fromarray(mask * 255) for _, mask in drawn][:mask_pages]
+    for path, stack in (
+        (data / f"images/stack.{suffix}", frames),
+        (data / f"masks/stack.{mask_suffix or suffix}", labels),
+    ):
+        stack[0].save(path, save_all=True, append_images=stack[1:])
+    return data
+
+
+@pytest.mark.parametrize("suffix, mask_suffix", [("tif", "tif"), ("gif", "gif"), ("png", "tif")])
+def test_pages_of_stacks_of_equal_length_are_pairs(suffix, mask_suffix, tmp_path):
+    data = make_stack(tmp_path / "data", suffix, 12, 12, mask_suffix)
+    found = masks(data)
+    assert sorted(found) == sorted(f"stack#{page}" for page in range(12))
+    for name, mask in found.items():
+        assert np.array_equal(mask, draw_folder(int(name.partition("#")[2]))[1])
+    pair = folder.Folder(DataOptions("folder", data)).pairs["stack#7"]
+    image, _ = read_pair(pair, lambda path, page: Image.new("L", (60, 44)), data)
+    if suffix == "tif":
+        assert np.array_equal(np.asarray(image)[..., 0], draw_folder(7)[0][..., 0])
+    (tmp_path / "list").write_text("stack#7\nstack#3\n")
+    assert load_folder(data, "test", test_list=tmp_path / "list").names == ["stack#7", "stack#3"]
+
+
+@pytest.mark.parametrize("suffix, pages, mask_pages", [("tif", 12, 11), ("tif", 1, 3), ("gif", 5, 1)])
+def test_only_the_first_page_is_used_if_image_and_mask_differ_and_that_is_noted(suffix, pages, mask_pages, tmp_path):
+    data = make_stack(tmp_path / "data", suffix, pages, mask_pages)
+    pairs, [note] = find_pairs(data)
+    assert list(pairs) == ["stack"] and "but the first" in note and f"images/stack.{suffix}" in note
+
+
+# ---------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize("mask", ["a_segmentation", "a_L", "a.jpg", "a_gt", "a_Mask", "mask_a", "Seg-a"])
+def test_names_of_masks(mask, tmp_path):
+    data = touch(tmp_path / "data", ["a.jpg", "a_mask.jpg"], [f"{mask}.png", "a_mask_mask.png"])
+    pairs, _ = find_pairs(data)
+    assert [pairs[name].label.name for name in ("a", "a_mask")] == [f"{mask}.png", "a_mask_mask.png"]
+
+
+DRIVE = (
+    [f"{number}_training.tif" for number in (21, 22, 23, 24)],
+    [f"{number}_manual1.gif" for number in (21, 22, 23, 24)],
+)
+
+
+def touch(data, images, labels):
+    for part, names in (("images", images), ("masks", labels)):
+        (data / part).mkdir(parents=True)
+        for name in names:
+            Image.new("L", (9, 9)).save(data / part / name)
+    return data
+
+
+@pytest.mark.parametrize(
+    "images, labels, pattern",
+    [
+        (*DRIVE, "{id}_manual1.gif"),
+        (["a.png", "b.png"], ["a-truth.png", "b-truth.png"], "{name}-truth.png"),
+        (["x1.png", "x2.png"], ["ref.x1.tif", "ref.x2.tif"], "ref.{name}.tif"),
+    ],
+)
+def test_the_hint_on_names_pairs_them(images, labels, pattern, tmp_path):
+    data = touch(tmp_path / "data", images, labels)
+    with pytest.raises(UserError) as caught:
+        find_pairs(data)
+    for name in (*images[:3], *labels[:3], f"--mask_pattern '{pattern}'"):
+        assert name in str(caught.value)
+    pairs, notes = find_pairs(data, pattern)
+    assert [pair.label.name for pair in pairs.values()] == labels and not notes
+    assert len(find_pairs(data, pattern.rpartition(".")[0])[0]) == len(images)
+
+
+def test_patterns_that_cannot_be_used(tmp_path):
+    data = touch(tmp_path / "data", ["21_a.png", "21_b.png"], ["21_manual.png"])
+    with pytest.raises(UserError, match="masks/21_manual.png is the mask of images/21_a.png and images/21_b.png"):
+        find_pairs(data, "{id}_manual.png")
+    with pytest.raises(UserError, match="--mask_pattern gt.png"):
+        find_pairs(data, "gt.png")
+    with pytest.raises(UserError, match="--mask_pattern .*--dataset pets"):
+        DataOptions("pets", data, mask_pattern="{name}")
+
+
+def test_files_that_are_not_images_are_counted(tmp_path):
+    data = make_folder(tmp_path / "data", 4)
+    for name in (
+        "images/a.dcm",
+        "images/b.dcm",
+        "masks/c.npy",
+        "masks/d.nii.gz",
+        "masks/coco.json",
+        "images/.DS_Store",
+    ):
+        (data / name).write_bytes(b"x")
+    _, [note] = find_pairs(data)
+    assert "2 .dcm, 1 .json, 1 .nii.gz, 1 .npy;" in note and "\n" not in note
+    boxes = make_folder(tmp_path / "boxes", 3, masks="labels")
+    for path in (boxes / "labels").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(UserError, match="3 .txt; convert"):
+        find_pairs(boxes)
+
+
+# ---------------------------------------------------------------------------------------- lists
+
+
+@pytest.mark.parametrize(
+    "form",
+    ["images/{}.png masks/{}.png", r"images\{}.png", "./images/{}.png", "./{}.png", "{}.png,{}.png", "{}.png;{}.png",
+     "{data}/images/{}.png", "/elsewhere/images/{}.png\t/elsewhere/masks/{}.png", "data/images/{}.png", "{}"],
+)  # fmt: skip
+def test_forms_of_entries_in_lists(form, tmp_path):
+    data = make_folder(tmp_path / "data", 12)
+    chosen = ["3", "11", "0"]
+    text = "\n".join(form.replace("{data}", str(data)).replace("{}", name) for name in chosen)
+    (tmp_path / "list.txt").write_text(text)
+    assert load_folder(data, "test", test_list=tmp_path / "list.txt").names == chosen
+    (data / "test.txt").write_text(text)
+    assert load_folder(data, "test").names == chosen
+
+
+@pytest.mark.parametrize("given", [("train",), ("valid",), ("test",), ("train", "test"), ("valid", "train")])
+def test_pairs_in_no_list_belong_to_the_splits_without_one(given, tmp_path):
+    data = make_folder(tmp_path / "data", 40, width=20, height=20)
+    options = {}
+    for number, split in enumerate(given):
+        options[f"{split}_list"] = tmp_path / split
+        (tmp_path / split).write_text("".join(f"{index}.png\n" for index in range(8 * number, 8 * number + 8)))
+    found = {split: load_folder(data, split, **options).names for split in SPLITS}
+    assert sorted(sum(found.values(), [])) == sorted(map(str, range(40)))
+    assert all(len(found[split]) == 8 for split in given)
+
+
+def test_unused_pairs_and_splits_that_are_too_small_are_said(tmp_path):
+    data = make_folder(tmp_path / "data", 40, width=20, height=20)
+    options = {f"{split}_list": tmp_path / split for split in SPLITS}
+    for number, split in enumerate(SPLITS):
+        (tmp_path / split).write_text("".join(f"{8 * number + index}\n" for index in range(8)))
+    assert "16 pairs" in lines(data, **options) and "few" not in lines(data, **options)
+    assert "few images" in lines(make_folder(tmp_path / "few", 9))

@@ -1,0 +1,548 @@
+"""Photos in, images out: what a person's folder may hold, and what must come out of it."""
+
+import csv
+import errno
+import io
+import os
+import signal
+import subprocess
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, error_of, make_checkpoint, script
+from PIL import Image
+
+from files import CannotWrite
+from photos.budget import PixelBudget
+from photos.decode import ImageError
+from photos.inputs import find_images, plan
+from photos.outputs import KINDS, Style, cut_out, mask_of, overlay, render, run_lengths
+from photos.pipeline import Pipeline
+from predict import load_model, predict
+from utils import UserError
+
+
+@pytest.fixture
+def model(tmp_path):
+    return make_checkpoint(tmp_path / "tiny.pth", threshold=0.3)
+
+
+@pytest.fixture
+def call(tmp_path, model):
+    """Run predict.py in tmp_path, on the folder d unless other images are named."""
+    (tmp_path / "d").mkdir()
+
+    def inner(*flags, inputs=("d",), expect=0):
+        return script("predict", *inputs, "--model", model, *flags, cwd=tmp_path, expect=expect)
+
+    return inner
+
+
+def photo(width=50, height=30, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
+def table(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def names(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+# ------------------------------------------------------------------------------- files and folders
+
+
+def test_a_folder_of_everything(call, tmp_path):
+    """Everything good is done, everything bad is named or counted, no input changes, and the exit status tells."""
+    folder = tmp_path / "d"
+    (folder / "sub").mkdir()
+    for name in ("plain.jpg", "plain.png", "Mein Hund ist süß 犬.jpg", "$x_1$.png", "sub/plain.jpg"):
+        photo().save(folder / name)
+    photo().save(folder / "moves.gif", save_all=True, append_images=[photo(seed=1), photo(seed=2)])
+    (folder / "text.jpg").write_text("no image")
+    for name in ("notes.txt", "list.txt", "scan.dcm", ".hidden.png"):
+        (folder / name).write_text("not an image")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    done = call("--recursive", "--output", "out", "--save", *KINDS, expect=2)
+    assert "6 images into out" in done.stdout and "text.jpg is not an image" in error_of(done)
+    assert all(words in done.stdout for words in ("4 non-image files", "2 .txt", "1 .dcm", "1 hidden"))
+    assert "moves.gif: only the first of 3 pages" in done.stdout
+    assert {path: path.read_bytes() for path in before} == before
+    stems = ["$x_1$", "Mein Hund ist süß 犬", "moves", "plain.jpg", "plain.png", "sub/plain"]
+    for kind, suffix in KINDS.items():
+        assert names(tmp_path / "out" / kind) == [stem + suffix for stem in stems]
+    assert Image.open(tmp_path / "out/mask/sub/plain.png").size == (50, 30)
+
+
+def test_an_output_that_names_a_file_is_a_file(call, tmp_path):
+    photo().save(tmp_path / "d/cat.jpg")
+    call("--output", "cat.png", "--csv", "n.csv", inputs=("d/cat.jpg",))
+    assert Image.open(tmp_path / "cat.png").size == (50, 30) and len(table(tmp_path / "n.csv")) == 1
+    call("--output", "new/cat.jpeg", "--save", "overlay", inputs=("d/cat.jpg",))
+    assert Image.open(tmp_path / "new/cat.jpeg").format == "JPEG"
+    photo().save(tmp_path / "d/dog.jpg")
+    for flags, inputs in (
+        (("--output", "cat.png"), ("d/cat.jpg",)),  # it exists
+        (("--output", "both.png"), ("d",)),  # two images
+        (("--output", "mask.jpg"), ("d/cat.jpg",)),  # masks are PNG
+        (("--output", "x.tif"), ("d/cat.jpg",)),
+    ):
+        assert flags[1] in error_of(call(*flags, inputs=inputs, expect=2))
+        assert flags[1] == "cat.png" or not (tmp_path / flags[1]).exists()
+
+
+def test_home_folders_and_quoted_globs_are_expanded(call, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("a.png", "b.png", "[c].png"):
+        photo().save(tmp_path / "d" / name)
+    call("--output", "~/out", "--csv", "~/n.csv", inputs=("~/d/*.png", "d/a.png", "d/[c].png"))
+    assert names(tmp_path / "out") == ["[c].png", "a.png", "b.png"] and len(table(tmp_path / "n.csv")) == 3
+    assert not (tmp_path / "~").exists()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--output", "d"),
+        ("--output", "d", "--save", "mask", "overlay"),
+        ("--output", "."),
+        ("--output", "link"),
+    ],
+)
+def test_an_output_folder_of_inputs_is_refused_before_any_work(call, tmp_path, flags):
+    photo().save(tmp_path / "d/a.jpg")
+    (tmp_path / "link").symlink_to(tmp_path / "d")
+    assert "--output" in error_of(call(*flags, expect=2))
+    assert names(tmp_path / "d") == ["a.jpg"]
+
+
+def test_an_output_folder_is_not_searched_for_inputs(call, tmp_path):
+    photo().save(tmp_path / "d/a.jpg")
+    for _ in range(2):
+        call("--recursive", "--output", "d/out", "--overwrite", "--save", "mask", "overlay")
+    assert names(tmp_path / "d") == ["a.jpg", "out/mask/a.png", "out/overlay/a.jpg"]
+
+
+def test_existing_outputs_are_refused_replaced_or_skipped(call, tmp_path):
+    for index in range(3):
+        photo(40, 30, index).save(tmp_path / f"d/{index}.png")
+    call("--output", "out", "--csv", "n.csv", "--rle", "r.csv")
+    (tmp_path / "out/1.png").unlink()
+    (tmp_path / "out/2.png").write_text("mine")
+    done = call("--output", "out", expect=2)
+    assert "out/0.png" in error_of(done) and "--overwrite" in error_of(done) and "--skip_existing" in error_of(done)
+    assert "n.csv" in error_of(call("--output", "other", "--csv", "n.csv", expect=2))
+    call("--output", "out", "--csv", "n.csv", "--rle", "r.csv", "--skip_existing")
+    assert (tmp_path / "out/2.png").read_text() == "mine" and (tmp_path / "out/1.png").exists()
+    assert [row["name"] for row in table(tmp_path / "n.csv")] == ["0.png", "1.png", "2.png", "1.png"]
+    assert [row["image_id"] for row in table(tmp_path / "r.csv")] == ["0", "1", "2", "1"]
+    call("--output", "out", "--csv", "n.csv", "--overwrite")
+    assert Image.open(tmp_path / "out/2.png").size == (40, 30) and len(table(tmp_path / "n.csv")) == 3
+
+
+def test_names_that_two_images_share(tmp_path):
+    for place in ("x/cat.jpg", "x/Cat.png", "y/cat.jpg", "x/dog.jpg"):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        photo().save(tmp_path / place)
+    jobs = plan(find_images([tmp_path / "x"])[0], {"mask": Path("o")}, KINDS)
+    assert [job.files["mask"].name for job in jobs] == ["Cat.png.png", "cat.jpg.png", "dog.png"]
+    assert [job.image_id for job in jobs] == ["Cat.png", "cat.jpg", "dog"]
+    jobs = plan(find_images([tmp_path], recursive=True)[0], {"mask": Path("o")}, KINDS)
+    assert jobs[-1].files["mask"] == Path("o/y/cat.png") and jobs[-1].name == "y/cat.jpg"
+    with pytest.raises(UserError, match="same outputs"):
+        plan(find_images([tmp_path / "x/cat.jpg", tmp_path / "y"])[0], {"mask": Path("o")}, KINDS)
+
+
+def test_mistakes_are_reported_before_any_work(call, tmp_path, monkeypatch):
+    photo().save(tmp_path / "d/a.png")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text").write_text("no image")
+    for inputs, flags, words in (
+        (["nowhere/*.jpg"], [], "nowhere/*.jpg not found"),
+        (["empty"], [], "no images in empty"),
+        (["d"], ["--save", "cutout", "--background", "text"], "--background text"),
+        (["d"], ["--crop", "--each"], "--crop, --each"),
+        (["d"], ["--csv", "text/n.csv"], "--csv text"),
+        (["d"], ["--csv", "d/a.png", "--overwrite"], "--csv d/a.png"),
+        (["d"], ["--output", "text"], "--output text"),
+        (["d"], ["--threshold", "1.5"], "--threshold"),
+        (["d"], ["--device", "meta"], "--device meta"),
+        (["-"], ["--csv", "n.csv"], "--csv"),
+        (["-", "d/a.png"], [], "one image"),
+    ):
+        assert words in error_of(call(*flags, inputs=inputs, expect=2))
+    monkeypatch.setattr("predict.find_spec", lambda name: None)
+    assert "requirements-matting.txt" in error_of(call("--save", "cutout", "--matting", expect=2))
+    assert not [path for path in tmp_path.rglob("*.png") if path.parent.name != "d"]
+
+
+# ------------------------------------------------------------------------- tables, errors and signals
+
+
+def test_csv_and_rle(call, tmp_path):
+    for index in range(3):
+        photo(40 + index, 30, index).save(tmp_path / f"d/{index}.png")
+    call("--csv", "numbers.csv", "--rle", "sub/runs.csv", "--output", "out")
+    for row, runs in zip(table(tmp_path / "numbers.csv"), table(tmp_path / "sub/runs.csv"), strict=True):
+        mask = Image.open(tmp_path / "out" / f"{runs['image_id']}.png")
+        pixels = np.asarray(mask) > 0
+        assert float(row["foreground"]) == pytest.approx(pixels.mean(), abs=1e-6)
+        box = tuple(int(row[side]) for side in ("left", "top", "right", "bottom"))
+        assert box == (mask.getbbox() or (0, 0, 0, 0))
+        decoded = np.zeros(pixels.size, dtype=bool)
+        numbers = [int(word) for word in runs["encoded_mask"].split()]
+        for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+            decoded[start - 1 : start - 1 + length] = True
+        assert (pixels == decoded.reshape(pixels.shape[::-1]).T).all()
+
+
+def test_what_goes_wrong_with_one_image_is_a_line(call, tmp_path, monkeypatch):
+    for name in "abc":
+        photo().save(tmp_path / f"d/{name}.png")
+    write = Pipeline.write_outputs
+
+    def fail(self, job, *arguments):
+        if job.path.stem == "b":
+            raise RuntimeError("a bug")
+        return write(self, job, *arguments)
+
+    monkeypatch.setattr(Pipeline, "write_outputs", fail)
+    done = call("--csv", "n.csv", expect=2)
+    assert "d/b.png cannot be used (a bug)" in error_of(done) and "1 of 3 images" in error_of(done)
+    assert [row["name"] for row in table(tmp_path / "n.csv")] == ["a.png", "c.png"]
+
+
+def test_a_full_disk_ends_the_run_with_the_rows_of_what_is_done(call, tmp_path, monkeypatch):
+    for index in range(6):
+        photo().save(tmp_path / f"d/{index}.png")
+    write = Pipeline.write_outputs
+
+    def fail(self, job, *arguments):
+        if job.path.stem == "3":
+            raise CannotWrite(job.files["mask"], OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return write(self, job, *arguments)
+
+    monkeypatch.setattr(Pipeline, "write_outputs", fail)
+    done = call("--csv", "n.csv", "--batch_size", 1, expect=2)
+    assert "3.png" in error_of(done) and "--skip_existing" in done.stderr
+    assert {"0.png", "1.png", "2.png"} <= {row["name"] for row in table(tmp_path / "n.csv")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_run_with_the_rows_of_what_is_done(call, tmp_path, monkeypatch, number):
+    for index in range(12):
+        photo().save(tmp_path / f"d/{index:02d}.png")
+    write = Pipeline.write_outputs
+
+    def signal_once(self, job, *arguments):
+        if job.path.stem == "02":
+            os.kill(os.getpid(), number)
+        time.sleep(0.05)
+        return write(self, job, *arguments)
+
+    monkeypatch.setattr(Pipeline, "write_outputs", signal_once)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        done = call("--csv", "n.csv", "--rle", "r.csv", "--batch_size", 2, expect=128 + number)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    written = [row["image_id"] for row in table(tmp_path / "r.csv")]
+    assert len(table(tmp_path / "n.csv")) == len(written) >= 3 and "stopped" in done.stderr
+    assert sorted(path.stem for path in (tmp_path / "predictions").iterdir()) == sorted(written)
+    monkeypatch.undo()
+    call("--csv", "n.csv", "--rle", "r.csv", "--skip_existing")
+    assert sorted(row["image_id"] for row in table(tmp_path / "r.csv")) == [f"{index:02d}" for index in range(12)]
+
+
+def test_a_name_that_is_not_utf8_is_escaped_in_tables(call, tmp_path):
+    path = os.fsdecode(os.fsencode(tmp_path / "d") + b"/caf\xe9.jpg")
+    try:
+        photo().save(path)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    call("--csv", "n.csv", "--rle", "r.csv", "--output", "out")
+    assert table(tmp_path / "n.csv")[0]["name"] == r"caf\udce9.jpg"
+    assert os.listdir(os.fsencode(tmp_path / "out")) == [b"caf\xe9.png"]
+
+
+def test_pixels_in_flight_are_bounded_and_a_large_image_is_admitted_by_itself():
+    from concurrent.futures import ThreadPoolExecutor
+
+    budget, in_flight, seen = PixelBudget(100), [], []
+
+    def work(pixels):
+        in_flight.append(pixels)
+        seen.append(list(in_flight))
+        time.sleep(0.01)
+        in_flight.remove(pixels)
+        return pixels
+
+    sizes = [60, 30, 500, 50, 10, 1, 99, 100, 101]
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda pixels: budget.spend(pixels, work, pixels), sizes)) == sizes
+    assert all(sum(now) <= 100 or len(now) == 1 for now in seen) and budget.taken == 0
+
+
+def test_standard_input_and_output(tmp_path, model):
+    photo(33, 21).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    command = [sys.executable, ROOT / "src/predict.py", "--model", model]
+    done = subprocess.run([*command, "-", "--save", "cutout"], input=content, capture_output=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    image = Image.open(io.BytesIO(done.stdout))
+    assert image.mode == "RGBA" and image.size == (33, 21)
+    done = subprocess.run([*command, "-"], input=b"nothing", capture_output=True, cwd=tmp_path)
+    assert done.returncode == 2 and b"standard input is not an image" in done.stderr and done.stdout == b""
+
+
+@pytest.mark.integration
+def test_thirty_photos_of_12_megapixels_on_24_cores_need_bounded_memory(tmp_path, model):
+    (tmp_path / "d").mkdir()
+    content = io.BytesIO()
+    photo(400, 300).resize((4000, 3000)).save(content, "JPEG")
+    for index in range(30):
+        (tmp_path / f"d/{index}.jpg").write_bytes(content.getvalue())
+    program = (
+        "import resource, sys, startup, cores; cores.available_cores = lambda: 24; import predict; predict.main(); "
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    )
+    command = [sys.executable, "-c", program, "d", "--model", model, "--save", "mask", "overlay", "cutout"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert int(done.stdout.split()[-1]) < 2000  # MiB; 3,400 with a thread per core
+
+
+# ------------------------------------------------------------------------------------ outputs
+
+
+def two_animals(probability, size):
+    """A probability with a large and a small animal, and a small component."""
+    drawn = torch.zeros(size[::-1])
+    drawn[10:50, 10:60] = 1
+    drawn[60:80, 80:110] = 1
+    drawn[2, 100] = 1
+    return drawn
+
+
+def test_the_largest_animal_or_each_of_them(call, tmp_path, monkeypatch):
+    monkeypatch.setattr("photos.pipeline.to_size", two_animals)
+    photo(120, 90).save(tmp_path / "d/a.png")
+    call("--csv", "n.csv", "--largest", "--output", "out")
+    assert Image.open(tmp_path / "out/a.png").getbbox() == (10, 10, 60, 50)
+    assert [int(table(tmp_path / "n.csv")[0][side]) for side in ("left", "bottom")] == [10, 50]
+    each = ("--save", "cutout", "--each", "--output", "each")
+    call(*each)
+    assert names(tmp_path / "each") == ["a/1.png", "a/2.png"]
+    first, second = (Image.open(tmp_path / f"each/a/{number}.png").size for number in (1, 2))
+    assert 45 <= first[0] <= 60 and 35 <= first[1] <= 50 and 25 <= second[0] <= 40 and 15 <= second[1] <= 30
+    assert "for 0 images" in call(*each, "--skip_existing").stdout
+    call(*each, "--largest", "--overwrite")
+    assert names(tmp_path / "each") == ["a/1.png"]
+    monkeypatch.setattr("photos.pipeline.to_size", lambda probability, size: torch.zeros(size[::-1]))
+    call(*each, "--overwrite")
+    assert not Image.open(tmp_path / "each/a/1.png").getchannel("A").getbbox()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_background_of_a_color_or_an_image(call, tmp_path, monkeypatch, mode):
+    monkeypatch.setattr("photos.pipeline.to_size", two_animals)
+    image = Image.new("RGB", (120, 90), "orange").convert(mode)
+    if mode == "RGBA":
+        image.paste((255, 165, 0, 0), (10, 10, 40, 50))  # the left part of the animal is transparent
+    image.save(tmp_path / "d/a.png")
+    Image.new("RGB", (300, 50), "blue").save(tmp_path / "blue.png")
+    for background, expected in (("#00ff00", (0, 255, 0)), ("blue.png", (0, 0, 255))):
+        call("--save", "cutout", "--background", background, "--overwrite", "--output", "out")
+        made = Image.open(tmp_path / "out/a.png")
+        assert made.mode == "RGB" and made.size == (120, 90)
+        assert made.getpixel((0, 0)) == expected and made.getpixel((50, 30)) == (255, 165, 0)
+        assert made.getpixel((25, 30)) == (expected if mode == "RGBA" else (255, 165, 0))
+
+
+def test_nothing_private_and_no_hidden_color_is_in_an_output(call, tmp_path):
+    exif = Image.Exif()
+    exif[0x010F] = "SECRET camera"
+    photo().save(tmp_path / "d/a.jpg", exif=exif, comment=b"SECRET comment", dpi=(300, 300), icc_profile=b"SECRET")
+    call("--save", *KINDS, "--output", "out")
+    for path in (tmp_path / "out").rglob("*.*"):
+        content = path.read_bytes()
+        assert not any(word in content for word in (b"SECRET", b"Exif", b"eXIf", b"pHYs"))
+    made = {}
+    for hidden in ("black", "lime"):
+        image = photo(60, 40).convert("RGBA")
+        image.paste(Image.new("RGBA", (20, 40), hidden), (40, 0))
+        image.putalpha(Image.fromarray(np.where(np.arange(60) < 40, 255, 0).astype(np.uint8)[None].repeat(40, 0)))
+        made[hidden] = np.asarray(cut_out(image, torch.ones(40, 60)))
+    assert (made["black"] == made["lime"]).all() and not made["lime"][:, 40:].any()
+
+
+def test_cut_outs_have_a_soft_edge_and_are_cropped():
+    probability = torch.zeros(60, 90)
+    probability[10:40, 20:70] = 1
+    orange = Image.new("RGB", (90, 60), "orange")
+    image = cut_out(orange, probability)
+    alpha = np.asarray(image.getchannel("A"))
+    assert image.size == (90, 60) and alpha[25, 45] == 255 and alpha[0, 0] == 0 and 0 < alpha[25, 21] < 255
+    left, top, right, bottom = image.getchannel("A").getbbox()
+    assert cut_out(orange, probability, Style(crop=True)).size == (right - left, bottom - top) < (90, 60)
+    assert cut_out(photo(30, 20), torch.zeros(20, 30), Style(crop=True)).size == (30, 20)
+
+
+def test_masks_overlays_and_probabilities(tmp_path):
+    probability = torch.zeros(40, 40)
+    probability[10:30, 10:30] = 1
+    drawn, plain = np.asarray(overlay(photo(40, 40), probability)), np.asarray(photo(40, 40))
+    assert (drawn[:8] == plain[:8]).all() and (drawn[9, 10:30] == (255, 64, 64)).all()
+    assert (drawn[15:25, 15:25] != plain[15:25, 15:25]).any()
+    probability = torch.linspace(0, 1, 100).view(10, 10)
+    render("probability", None, probability).save(tmp_path / "p.png")
+    np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "p.png")) / 65535, probability, atol=1e-5)
+    assert mask_of(probability).getbbox() == (0, 5, 10, 10)
+
+
+def test_run_lengths_go_down_the_columns_from_1():
+    mask = Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], dtype=np.uint8))
+    assert run_lengths(mask) == "2 3" and run_lengths(Image.new("L", (4, 4))) == ""
+    assert run_lengths(Image.new("L", (3, 2), 255)) == "1 6"
+
+
+def test_the_threshold_is_the_one_asked_for(call, tmp_path):
+    photo().save(tmp_path / "d/a.png")
+    call("--save", "probability", "--output", "p")
+    probability = np.asarray(Image.open(tmp_path / "p/a.png")) / 65535
+    for asked, value in (("0.45", 0.45), ("chosen", 0.3)):
+        call("--threshold", asked, "--output", "m", "--overwrite", "--precision", "auto")
+        assert ((np.asarray(Image.open(tmp_path / "m/a.png")) > 0) == (probability >= value)).mean() > 0.999
+
+
+# ---------------------------------------------------------------------------------- in a notebook
+
+
+def test_importing_changes_nothing_in_the_process(tmp_path):
+    program = """
+import os, resource, signal, sys, warnings
+import matplotlib, torch, PIL.Image
+def state():
+    mask = os.umask(0o22); os.umask(mask)
+    return [mask, list(warnings.filters), [signal.getsignal(n) for n in (1, 2, 15)], os.environ.get("GOMP_SPINCOUNT"),
+            matplotlib.rcParams._get("backend"), torch.get_num_threads(), PIL.Image.MAX_IMAGE_PIXELS]
+before = state()
+import numpy as np
+from predict import load_model, predict
+predict(load_model("tiny.pth"), np.zeros((30, 50, 3), np.uint8))
+assert state() == before, (before, state())
+slow = {"matplotlib.pyplot", "torch._dynamo", "jinja2", "scipy.stats", "scipy.ndimage"} & set(sys.modules)
+assert not slow, slow
+"""
+    make_checkpoint(tmp_path / "tiny.pth")
+    environment, command = {**os.environ, "PYTHONPATH": str(ROOT / "src")}, [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_predict_takes_what_its_docstring_says(model, tmp_path):
+    photo().save(tmp_path / "a.png")
+    gray = np.asarray(photo().convert("L"))
+    predictor = load_model(model, precision="float32")
+    expected = predict(predictor, tmp_path / "a.png")
+    assert expected.shape == (30, 50) and expected.dtype == np.float32 and 0 <= expected.min() <= expected.max() <= 1
+    same = [str(tmp_path / "a.png"), io.BytesIO((tmp_path / "a.png").read_bytes()), photo(), photo().convert("RGBA")]
+    same += [np.asarray(photo()), np.asfortranarray(photo()), np.asarray(photo().convert("RGBA"))]
+    for image in same:
+        np.testing.assert_array_equal(predict(predictor, image), expected)
+    several = predict(predictor, (gray, photo(20, 10), *same[:2] * 5))
+    assert [p.shape for p in several] == [(30, 50), (10, 20), *[(30, 50)] * 10] and predict(predictor, []) == []
+    np.testing.assert_allclose(several[-1], expected, atol=1e-5)
+    assert predict(predictor, photo(), image_size=np.int64(16), tile=20).shape == (30, 50)
+
+
+def test_a_list_is_predicted_in_batches_and_holds_one_photo_at_a_time(model, monkeypatch):
+    predictor, batches = load_model(model), []
+    probability = type(predictor).probability
+    monkeypatch.setattr(
+        type(predictor), "probability", lambda self, pixels: batches.append(len(pixels)) or probability(self, pixels)
+    )
+    assert len(predict(predictor, [photo()] * 19)) == 19 and batches == [8, 8, 3]
+
+
+def test_predict_is_the_networks_probability(model):
+    """At the network's own size nothing is resized: predict is sigmoid(network(image))."""
+    predictor, image = load_model(model, precision="float32"), photo(32, 32)
+    pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
+    with torch.inference_mode():
+        expected = predictor.network(pixels).sigmoid()[0, 0]
+        mirrored = predictor.network(pixels.flip(3)).sigmoid().flip(3)[0, 0]
+    np.testing.assert_allclose(predict(predictor, image), expected, atol=1e-5)
+    np.testing.assert_allclose(predict(predictor, image, tta=True), (expected + mirrored) / 2, atol=1e-5)
+    np.testing.assert_allclose(predict(predictor, image, tile=32), expected, atol=1e-5)
+    for size in ((50, 30), (64, 64), (10, 100), (33, 7)):
+        assert np.isfinite(predict(predictor, photo(*size), tile=32)).all()
+
+
+@pytest.mark.parametrize(
+    "images, options",
+    [
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), {}),
+        (None, {}),
+        (b"bytes", {}),
+        (np.zeros((0, 5, 3), dtype=np.uint8), {}),
+        (Image.new("RGB", (0, 5)), {}),
+        ([[0, 1], [2, 3]], {}),
+        (np.zeros((4, 4, 3)), {}),
+        (np.zeros((2, 4, 4, 3), dtype=np.uint8), {}),
+        (photo(), {"image_size": 0}),
+        (photo(), {"image_size": 1.5}),
+        (photo(), {"image_size": True}),
+        (photo(), {"tile": 10**9}),
+    ],
+)
+def test_predict_refuses_anything_else_in_a_sentence(model, images, options):
+    with pytest.raises(ValueError, match="must be"):
+        predict(load_model(model), images, **options)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"precision": "fp16"},
+        {"precision": None},
+        {"device": None},
+        {"device": 0},
+        {"model_type": "vgg"},
+        {"path": None},
+        {"path": torch.nn.Identity()},
+        {"path": "cpu", "device": "tiny.pth"},
+    ],
+)
+def test_load_model_refuses_wrong_arguments_in_a_sentence(model, arguments, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    with pytest.raises(ValueError, match=f"{list(arguments)[-1]} must be"):
+        load_model(**{"path": model, **arguments})
+
+
+def test_a_file_that_cannot_be_read_and_a_stack_in_a_notebook(model, tmp_path):
+    predictor = load_model(model)
+    with pytest.raises(ImageError, match="is missing"):
+        predict(predictor, tmp_path / "nowhere.png")
+    photo().save(tmp_path / "stack.tif", save_all=True, append_images=[photo(seed=1)])
+    with pytest.warns(UserWarning, match=r"stack\.tif: only the first of 2 pages"):
+        first = predict(predictor, tmp_path / "stack.tif")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(first, predict(predictor, photo()))
+
+
+def test_an_overlay_lies_exactly_over_the_mask_and_its_outline():
+    probability = torch.zeros(40, 60)
+    probability[10:30, 20:50] = 1
+    drawn = np.asarray(overlay(Image.new("RGB", (60, 40), (128, 128, 128)), probability))
+    changed, expected = (drawn != 128).any(2), np.zeros((40, 60), dtype=bool)
+    expected[9:31, 19:51] = True  # an outline of one pixel
+    assert np.array_equal(changed, expected) and len(np.unique(drawn[12:28, 22:48].reshape(-1, 3), axis=0)) == 1
