@@ -90,11 +90,11 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
     learner: the network and what changes its weights. data: TrainingData. augmentation: BatchAugmentation. state: how
     far the run is, and its history. meter: the epoch's mean loss and Dice. progress: logs, and decides when to stop.
     """
-    size, device = 0, learner.runtime.device
+    size, device, images_hash = 0, learner.runtime.device, hash_of_set(data.train, data.indices)
 
     def save():
         training = {**learner.state_dict(), "state": state.state_dict(), "meter": meter.state_dict()}
-        training["images"] = hash_of_set(data.train, data.indices)
+        training["images"] = images_hash
         files.save(".last.pth", learner.eval_model.state_dict(), state, training)
 
     while not progress.finished() and not progress.stop_requested():
@@ -116,8 +116,9 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
         predictor = Predictor(learner.eval_model.eval(), augmentation.mean, augmentation.std, size, learner.runtime)
         valid = DiceMeter(valid_set, criterion=learner.criterion)
         evaluate(predictor, eval_loader(valid_set, args.batch_size, args.workers, device), valid, "validation")
-        counts = valid.at(0.5)
-        state.end_epoch(size, meter.means(), scores(counts), best_threshold(valid.counts()), valid.loss())
+        by_threshold = valid.counts()
+        counts = by_threshold[valid.thresholds.index(0.5)]
+        state.end_epoch(size, meter.means(), scores(counts), best_threshold(by_threshold), valid.loss())
         meter.reset()
         if args.schedule == "plateau":
             learner.scheduler.step(state.history[-1]["valid_loss"])
