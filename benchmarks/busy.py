@@ -1,13 +1,12 @@
-"""Measure a training step on a quiet and on a busy machine, with OpenMP's default spin count and with ours.
+"""Measure a training step on a quiet and on a busy machine, with PyTorch's settings and with those of our commands.
 
-    python benchmarks/busy.py                                        # U-Net of width 16 and ResNet34-UNet, 128x128
-    python benchmarks/busy.py --model unet --width 16 --precision float32 --spins default 2000 5000 20000
+    python benchmarks/busy.py --precision auto float32               # U-Net of width 16 and ResNet34-UNet, 128x128
+    GOMP_SPINCOUNT=5000 python benchmarks/busy.py --model unet       # another spin
 
 quiet: nothing else runs. busy: another process computes on one thread. two: two such runs at once. Each cell is the
 median of the turns' seconds per step; settings take turns. The machine must be quiet otherwise.
 """
 
-import os
 import statistics
 import subprocess
 import sys
@@ -15,7 +14,8 @@ import tempfile
 import time
 from pathlib import Path
 
-SPIN = "while True: pass"
+SETTINGS = ("default", "ours")  # ours: src/startup.py
+OTHER = "while True: pass"
 
 
 def child(flags):
@@ -36,13 +36,10 @@ def child(flags):
             print((time.perf_counter() - start) / int(line), flush=True)
 
 
-def start(spins, flags):
-    """Start a process that takes training steps when asked, with a GOMP_SPINCOUNT or OpenMP's default."""
-    environment = {name: value for name, value in os.environ.items() if name != "GOMP_SPINCOUNT"}
-    if spins != "default":
-        environment["GOMP_SPINCOUNT"] = spins
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
-    return subprocess.Popen([sys.executable, __file__, "--child", *flags], **pipes)
+def start(setting, flags):
+    """Start a process that takes training steps when asked."""
+    command = [sys.executable, __file__, "--child", setting, *flags]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def turn(processes, steps):
@@ -53,14 +50,14 @@ def turn(processes, steps):
     return max(float(process.stdout.readline()) for process in processes)
 
 
-def measure(spins, flags, steps, rounds):
+def measure(flags, steps, rounds):
     """Return {(setting, situation): median seconds per step}."""
-    pairs = {setting: [start(setting, flags) for _ in range(2)] for setting in spins}
-    seconds = {(setting, situation): [] for setting in spins for situation in ("quiet", "busy", "two")}
+    pairs = {setting: [start(setting, flags) for _ in range(2)] for setting in SETTINGS}
+    seconds = {(setting, situation): [] for setting in SETTINGS for situation in ("quiet", "busy", "two")}
     for _ in range(rounds):
         for setting, pair in pairs.items():
             seconds[setting, "quiet"].append(turn(pair[:1], steps))
-            with subprocess.Popen([sys.executable, "-c", SPIN]) as other:
+            with subprocess.Popen([sys.executable, "-c", OTHER]) as other:
                 seconds[setting, "busy"].append(turn(pair[:1], steps))
                 other.kill()
             seconds[setting, "two"].append(turn(pair, steps))
@@ -82,7 +79,6 @@ def main():
     parser.add_argument("--image_size", type=positive_int, default=128, help="image size; default %(default)s")
     parser.add_argument("--batch_size", "-b", type=positive_int, default=16, help="batch size; default %(default)s")
     parser.add_argument("--precision", nargs="+", default=["auto"], help="precisions; default auto")
-    parser.add_argument("--spins", nargs="+", default=["default", "10000"], help="values of GOMP_SPINCOUNT")
     parser.add_argument("--steps", type=positive_int, default=3, help="steps per turn; default %(default)s")
     parser.add_argument("--rounds", type=positive_int, default=5, help="number of turns; default %(default)s")
     args = parser.parse_args()
@@ -93,17 +89,19 @@ def main():
         for precision in args.precision:
             flags = ["--model", model, "--image_size", args.image_size, "-b", args.batch_size, "--precision", precision]
             flags = [str(flag) for flag in flags + (["--width", args.width] if model == "unet" else [])]
-            found = measure(args.spins, flags, args.steps, args.rounds)
-            for setting in args.spins:
+            found = measure(flags, args.steps, args.rounds)
+            for setting in SETTINGS:
                 cells = "".join(f"{found[setting, situation]:10.3f}" for situation in ("quiet", "busy", "two"))
-                print(f"{f'{model}, {precision}, spin {setting}':34}{cells}", flush=True)
+                print(f"{f'{model}, {precision}, {setting}':34}{cells}", flush=True)
     return 0
 
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
     if sys.argv[1:2] == ["--child"]:
-        child(sys.argv[2:])
+        if sys.argv[2] == "ours":
+            import startup  # noqa: F401
+        child(sys.argv[3:])
     else:
         from utils import run
 

@@ -15,7 +15,6 @@ machine no ratio is printed. Images are the pets if --data_path has them, else s
 import contextlib
 import itertools
 import multiprocessing
-import os
 import statistics
 import sys
 import tempfile
@@ -23,12 +22,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
+if multiprocessing.current_process().name.startswith("ours"):  # the usual loop runs without our commands' settings
+    import startup  # noqa: F401
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.flop_counter import FlopCounterMode
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from turns import BUSY, busy_cores, in_turns, ratios_to, refuse_noise
 
 import losses
@@ -106,9 +107,6 @@ def train_flags(args):
     return [str(flag) for flag in [*flags, *(("--width", args.width) if args.width else ())]]
 
 
-SPINS = 10_000  # GOMP_SPINCOUNT of our commands
-
-
 class PlainPets(Dataset):
     """Images and masks, decoded and resized at each access."""
 
@@ -166,8 +164,6 @@ def contender(name, args):
 
 def serve(name, args, pipe):
     """Run a contender's process: take the requested steps, and return the seconds."""
-    if name.startswith("ours"):
-        import startup  # noqa: F401  # the usual loop runs without our commands' settings
     try:
         step, device = contender(name, args), pick_device(args.device)
         for steps in iter(pipe.recv, None):
@@ -198,9 +194,8 @@ def race(names, args):
     pipes = {}
     for name in names:
         pipes[name], other = context.Pipe()
-        os.environ.pop("GOMP_SPINCOUNT", None)  # read when torch is imported, and set for ours as in startup.py
-        os.environ |= {"GOMP_SPINCOUNT": str(SPINS)} if name.startswith("ours") else {}
-        context.Process(target=serve, args=(name, args, other)).start()  # not daemons, which may have no workers
+        process = context.Process(target=serve, name=name, args=(name, args, other))
+        process.start()  # not a daemon, which may have no workers
         other.close()
 
     def ask(name, what):

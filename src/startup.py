@@ -1,8 +1,9 @@
 """Settings of a command's process; commands import this before torch. A notebook's process is left as it is.
 
-OpenMP's threads spin while they wait for each other: if another process uses one of the cores, a training step takes
-three to four times as long. After a short spin they give the core away instead (benchmarks/README.md). glibc returns
-large freed blocks to the system, which clears them for the next batch: a tenth of a training step. They are kept.
+OpenMP's threads spin while they wait for each other, and the scheduler moves threads that sleep onto each other's
+cores: if another process computes, a training step takes four to eight times as long. Each of them is bound to a core
+and spins briefly instead (benchmarks/README.md). glibc returns large freed blocks to the system, which clears them for
+the next batch: a tenth of a training step. They are kept.
 """
 
 import ctypes
@@ -12,6 +13,7 @@ from contextlib import suppress
 from cores import available_cores, cgroup_quota
 
 SPINS = 10_000
+BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of glibc's mallopt
 
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
@@ -23,3 +25,11 @@ with suppress(AttributeError, OSError, TypeError):  # another C library
     libc.mallopt(M_MMAP_MAX, 0)
     libc.mallopt(M_TRIM_THRESHOLD, -1)
     libc.mallopt(M_ARENA_MAX, 1)  # else every thread keeps its own freed memory
+if not {"OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", *BINDING} & os.environ.keys() and hasattr(os, "sched_setaffinity"):
+    cores = os.sched_getaffinity(0)
+    os.environ.update(BINDING)
+    import torch  # noqa: F401  # OpenMP reads its settings once
+
+    os.sched_setaffinity(0, cores)  # the main thread, and the threads and processes it starts, are not bound
+    for name in BINDING:
+        del os.environ[name]

@@ -1,5 +1,6 @@
 """Precision by measurement, and cores by affinity and quota."""
 
+import json
 import os
 import subprocess
 import sys
@@ -39,11 +40,36 @@ def test_cores_follow_the_cgroup_quota(tmp_path, monkeypatch):
     assert cores.available_cores() == 24
 
 
-@pytest.mark.parametrize(("given", "expected"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
-def test_commands_set_a_short_spin_unless_the_user_has_set_one(given, expected):
-    code = "import os, startup; print(os.environ['GOMP_SPINCOUNT'])"
-    environment = {k: v for k, v in os.environ.items() if k not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")} | given
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT / "src", env=environment, capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout.strip() == expected
+@pytest.mark.parametrize(("given", "spin"), [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")])
+def test_commands_set_a_short_spin_unless_the_user_has_set_one(given, spin):
+    assert environment_of_a_command(given)["GOMP_SPINCOUNT"] == spin
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs Linux")
+def test_only_threads_of_openmp_are_bound_to_cores():
+    """The main thread, from which loaders and decoders are started, may use every core."""
+    code = """
+import os, startup, torch
+torch.ones(1 << 20).sin().sum()  # starts OpenMP's threads
+threads = {len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
+print(len(os.sched_getaffinity(0)), threads == {1, len(os.sched_getaffinity(0))}, torch.get_num_threads())
+"""
+    cores = len(os.sched_getaffinity(0))
+    if cores == 1:
+        pytest.skip("needs two cores")
+    assert in_a_command(code, {}).split()[:2] == [str(cores), "True"]
+    assert in_a_command(code, {"OMP_NUM_THREADS": "2"}).split()[1:] == ["False", "2"]
+    assert not {"OMP_PROC_BIND", "OMP_PLACES"} & environment_of_a_command({}).keys()
+
+
+def in_a_command(code, given):
+    """Return what code prints in a process without settings of OpenMP but those given."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP_", "OMP_"))} | given
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT / "src", env=environment, capture_output=True, text=True, timeout=60)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def environment_of_a_command(given):
+    return json.loads(in_a_command("import json, os, startup; print(json.dumps(dict(os.environ)))", given))
