@@ -1,8 +1,7 @@
 """Losses: one number for logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255 (ignored).
 
-Every loss is a mean over images, so that a batch can be split into micro-batches. One channel of logits is the
-foreground's; two are the background's and the foreground's, each compared with its own mask. To add a loss, write a
-function of logits and mask, and add it to LOSSES.
+Every loss is a mean over images, so that a batch can be split into micro-batches. A single channel is the foreground's;
+two are the background's and the foreground's. To add a loss, add a function to LOSSES.
 """
 
 import math
@@ -23,37 +22,41 @@ def targets(logits, mask):
 
 
 def of_channels(first, second, values):
-    """Return both weights for values (N, C, ...), swapped for the background, whose false positives are misses."""
+    """Return both weights for values (N, C, ...), swapped for the background: its false positives are misses."""
     if values.shape[1] == 1:
         return first, second
-    background = torch.arange(2, device=values.device).view(2, *[1] * (values.dim() - 2)) == 0
+    shape = (2,) + (1,) * (values.dim() - 2)
+    background = torch.arange(2, device=values.device).view(shape) == 0
     return torch.where(background, second, first), torch.where(background, first, second)
 
 
 def mean_of_known(loss, known):
     """Average a loss (N, C, H, W) over the known pixels of each image, then over the images."""
-    return ((loss * known).sum((1, 2, 3)) / (known.sum((1, 2, 3)) * loss.shape[1]).clamp(min=1)).mean()
+    total = (loss * known).sum((1, 2, 3))
+    number = known.sum((1, 2, 3)) * loss.shape[1]
+    return (total / number.clamp(min=1)).mean()
 
 
 def bce(logits, mask):
-    """Return the binary cross-entropy, averaged over the known pixels of each image, then over the images."""
+    """Return the binary cross-entropy, averaged by `mean_of_known`."""
     target, known = targets(logits, mask)
-    return mean_of_known(binary_cross_entropy_with_logits(logits.float(), target, reduction="none"), known)
+    loss = binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    return mean_of_known(loss, known)
 
 
 def focal_loss(logits, mask, alpha=0.25, gamma=2.0):
-    """Return the focal loss (Lin et al., ICCV 2017, equation 5), averaged like `bce`: easy pixels weigh little."""
+    """Return the focal loss (Lin et al., ICCV 2017, equation 5), averaged by `mean_of_known`."""
     target, known = targets(logits, mask)
-    cross_entropy = binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-    probability = logits.float().sigmoid()  # torchvision's is equal, and takes seconds to import
+    loss = binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
+    probability = logits.float().sigmoid()  # torchvision's focal loss is equal, but takes seconds to import
     wrong = probability + target - 2 * probability * target  # probability of the wrong class
     alpha, beta = of_channels(alpha, 1 - alpha, logits)
     weight = alpha * target + beta * (1 - target)
-    return mean_of_known(weight * wrong**gamma * cross_entropy, known)
+    return mean_of_known(weight * wrong**gamma * loss, known)
 
 
 def overlap(logits, mask):
-    """Return per image and channel (N, C) the sums of probability times target, of probability, of target."""
+    """Return sums (N, C) over the pixels: of probability times target, of probability, of target."""
     target, known = targets(logits, mask)
     probability = logits.float().sigmoid() * known
     target = target * known
@@ -79,11 +82,12 @@ def tversky_loss(logits, mask, alpha=0.3, beta=0.7):
     """
     both, predicted, target = overlap(logits, mask)
     alpha, beta = of_channels(alpha, beta, both)
-    return 1 - ((both + SMOOTH) / (both + alpha * (predicted - both) + beta * (target - both) + SMOOTH)).mean()
+    numerator = both + SMOOTH
+    denominator = both + alpha * (predicted - both) + beta * (target - both) + SMOOTH
+    return 1 - (numerator / denominator).mean()
 
 
 def bce_dice(logits, mask):
-    """Return the sum of `bce` and `dice_loss`."""
     return bce(logits, mask) + dice_loss(logits, mask)
 
 
@@ -99,23 +103,17 @@ LOSSES = {
 
 def build_loss(text: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     """Return the loss of --loss: a name in LOSSES, or a sum such as "bce:1,dice:0.5". Raises ValueError."""
-    terms = [weighted(term) for term in text.split(",")]
-    if len({loss for loss, _ in terms}) < len(terms):
-        raise ValueError(f"{text} lists a loss twice")
-    if len(terms) == 1 and terms[0][1] == 1:
-        return terms[0][0]
-    return lambda logits, mask: sum(weight * loss(logits, mask) for loss, weight in terms)
-
-
-def weighted(term: str) -> tuple[Callable, float]:
-    """Parse "bce:0.5" as the loss bce and 0.5. Raises ValueError."""
-    name, _, weight = term.strip().partition(":")
-    if name not in LOSSES:
-        raise ValueError(f"{name!r} is not a loss; choose from {', '.join(LOSSES)}")
-    try:
+    if text in LOSSES:
+        return LOSSES[text]
+    weights = {}
+    for term in text.split(","):
+        name, _, weight = term.strip().partition(":")
+        if name not in LOSSES:
+            raise ValueError(f"{name!r} is not a loss; choose from {', '.join(LOSSES)}")
+        if LOSSES[name] in weights:
+            raise ValueError(f"{text} lists {name} twice")
         number = float(weight or 1)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"{weight} is not a weight for {name}; use a number above 0, such as {name}:1")
-    return LOSSES[name], number
+        if not 0 < number < math.inf:
+            raise ValueError(f"{weight} is not a weight for {name}; use a number above 0, such as {name}:1")
+        weights[LOSSES[name]] = number
+    return lambda logits, mask: sum(weight * loss(logits, mask) for loss, weight in weights.items())

@@ -1,4 +1,4 @@
-"""Predict from pixels: a network with its normalization, input size and runtime."""
+"""From pixels to predictions."""
 
 import sys
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from augment import to_float
 from checkpoint import Checkpoint, load, restore_model
-from runtime import Runtime, choose_runtime
+from runtime import Runtime
 from training.distributed import rank
 from utils import foreground
 
@@ -23,7 +23,7 @@ class Predictor:
 
     network: in evaluation mode, on the runtime's device, in its memory layout.
     mean, std: of each channel, by which pixels in [0, 1] are normalized. size: side of the network's input.
-    tta: average the predictions for the image and its mirror image. checkpoint: the one the network was loaded from.
+    tta: average the predictions for the image and its mirror image. checkpoint: the network's.
     """
 
     network: nn.Module
@@ -52,26 +52,26 @@ class Predictor:
 
     @torch.inference_mode()
     def probability(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Predict uint8 (N, C, H, W): the foreground's probability, float32 (N, 1, H, W), on the runtime's device."""
+        """Predict the foreground's probability, float32 (N, 1, H, W), for uint8 (N, C, H, W)."""
         return foreground(self.logits(pixels)).sigmoid()
 
 
-def load_predictor(
-    path: Path | str, runtime: Runtime | None = None, model_type: str | None = None, tta: bool = False
-) -> Predictor:
+def load_predictor(path: Path | str, runtime: Runtime, model_type: str | None = None, tta: bool = False) -> Predictor:
     """Load a checkpoint, or a state_dict of the network `model_type`. Raises UserError."""
-    return make_predictor(load(path, model_type), path, runtime or choose_runtime(), tta)
+    return make_predictor(load(path, model_type), path, runtime, tta)
 
 
 def make_predictor(checkpoint: Checkpoint, path, runtime: Runtime, tta: bool = False) -> Predictor:
-    """Make the predictor of a checkpoint, with batch norms folded into convolutions. Raises UserError."""
+    """Make a checkpoint's predictor, with batch norms folded into convolutions. Raises UserError."""
     network = restore_model(checkpoint, path, runtime, folded=True).to(runtime.dtype)
     runtime = runtime.suited_to(network)
     return Predictor(network, checkpoint.mean, checkpoint.std, checkpoint.image_size, runtime, tta, checkpoint)
 
 
 def predictions(predictor: Predictor, loader: DataLoader, title: str) -> Iterator[tuple[dict, torch.Tensor]]:
-    """Yield each batch of this rank's `loader`, its mask on the runtime's device, with its logits (N, K, H, W)."""
+    """Yield each batch, its mask on the runtime's device, and its logits (N, K, H, W)."""
     predictor.network.eval()
-    for batch in tqdm(loader, title, unit="batch", leave=False, disable=rank() > 0 or not sys.stderr.isatty()):
-        yield {**batch, "mask": predictor.runtime.move(batch["mask"])}, predictor.logits(batch["image"])
+    silent = rank() > 0 or not sys.stderr.isatty()
+    for batch in tqdm(loader, title, unit="batch", leave=False, disable=silent):
+        mask = predictor.runtime.move(batch["mask"])
+        yield {**batch, "mask": mask}, predictor.logits(batch["image"])

@@ -1,4 +1,4 @@
-"""Device, precision and memory layout of a network's computation."""
+"""Device, precision and memory layout; torch's settings for training."""
 
 import math
 import os
@@ -13,50 +13,45 @@ import torch
 
 from utils import UserError
 
-TURNS = 5  # of each precision, when their speeds are measured
-WORTH_IT = 1.2  # bfloat16 rounds: it must be this many times as fast as float32
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device, precision and memory layout of a network's computation.
-
-    dtype: of its convolutions and matrix products. memory_format: of its weights. speeds: GFLOP/s of each precision on
-    one core, if they were measured to choose the dtype.
-    """
+    """Device, precision and memory layout of a network's computation."""
 
     device: torch.device = torch.device("cpu")
-    dtype: torch.dtype = torch.float32
-    memory_format: torch.memory_format = torch.channels_last
-    speeds: dict[str, float] = field(default_factory=dict, compare=False)
+    dtype: torch.dtype = torch.float32  # of convolutions and matrix products
+    memory_format: torch.memory_format = torch.channels_last  # of the weights
+    speeds: dict[str, float] = field(default_factory=dict, compare=False)  # GFLOP/s per core, if measured
 
     @property
     def precision(self) -> str:
-        """The dtype's name, as in --precision."""
         return str(self.dtype).removeprefix("torch.")
 
     def describe(self) -> str:
         """Return e.g. "cpu in bfloat16 (GFLOP/s per core: float32 85, bfloat16 590)"."""
         speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in self.speeds.items())
-        return f"{self.device} in {self.precision}" + (f" (GFLOP/s per core: {speeds})" if speeds else "")
+        measured = f" (GFLOP/s per core: {speeds})" if speeds else ""
+        return f"{self.device} in {self.precision}{measured}"
 
     def autocast(self) -> torch.autocast:
-        """Return a context in which a network computes in `dtype`."""
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def suited_to(self, network: torch.nn.Module) -> "Runtime":
-        """Return the runtime with the faster memory layout: channels last, except for a wide U-Net in float32 on CPUs.
+        """Return the runtime with the faster memory layout: channels last, but not for wide U-Nets in float32 on CPUs.
 
-        On CPUs 64 channels at full size were 1.3 times as fast in the default layout, 16 channels 1.2 times as slow.
+        There, 64 channels were 1.3 times as fast in the default layout, 16 channels 1.2 times as slow.
         """
-        first = next((module for module in network.modules() if isinstance(module, torch.nn.Conv2d)), None)
-        wide = first is not None and first.out_channels >= 64 and first.stride == (1, 1)
-        plain = wide and self.device.type == "cpu" and self.dtype == torch.float32
-        return replace(self, memory_format=torch.contiguous_format if plain else torch.channels_last)
+        memory_format = torch.channels_last
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            convolutions = (module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
+            first = next(convolutions, None)
+            if first and first.out_channels >= 64 and first.stride == (1, 1):
+                memory_format = torch.contiguous_format
+        return replace(self, memory_format=memory_format)
 
     def to_device(self, network: torch.nn.Module) -> torch.nn.Module:
-        """Move a network to the device, in the memory layout."""
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def move(self, batch: torch.Tensor) -> torch.Tensor:
@@ -64,32 +59,33 @@ class Runtime:
         return batch.to(self.device, non_blocking=True)
 
     def layout(self, images: torch.Tensor) -> torch.Tensor:
-        """Put images (N, C, H, W) into the memory layout of the network's weights."""
+        """Put images (N, C, H, W) into the memory layout."""
         return images.contiguous(memory_format=self.memory_format)
 
 
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """Return the runtime for --device and --precision. Raises UserError for a device that cannot be used."""
+    """Return the runtime for --device and --precision. Raises UserError if the device cannot be used."""
     chosen = pick_device(device)
     if chosen.type == "cuda":
         if chosen.index is not None:
-            torch.cuda.set_device(chosen)  # otherwise threads that pin memory use some of the first GPU's
+            torch.cuda.set_device(chosen)  # else pinning memory uses some of the first GPU's
         torch.backends.cudnn.allow_tf32 = False  # full float32, except in training
     if precision != "auto":
         return Runtime(chosen, getattr(torch, precision))
     if chosen.type == "cuda":
-        return Runtime(chosen, torch.bfloat16 if torch.cuda.get_device_capability(chosen)[0] >= 8 else torch.float16)
+        recent = torch.cuda.get_device_capability(chosen) >= (8, 0)
+        return Runtime(chosen, torch.bfloat16 if recent else torch.float16)
     if chosen.type != "cpu":
         return Runtime(chosen)
     speeds = convolution_speeds()
-    faster = speeds["bfloat16"] >= WORTH_IT * speeds["float32"]
+    faster = speeds["bfloat16"] >= 1.2 * speeds["float32"]  # a small gain is not worth the rounding
     return Runtime(chosen, torch.bfloat16 if faster else torch.float32, speeds=speeds)
 
 
 def add_runtime_flags(parser, precision="auto"):
     add = parser.add_argument
-    add("--device", default="auto", help="device: cpu, cuda, cuda:1, mps, or auto (CUDA if available, else the CPU)")
-    text = "floating-point precision of the network; auto: the fastest on this device; default %(default)s"
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (CUDA if available, else the CPU; default)")
+    text = "floating-point precision; auto: the fastest on this device; default %(default)s"
     add("--precision", default=precision, choices=PRECISIONS, help=text)
 
 
@@ -98,54 +94,49 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU for each process of torchrun
-        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        gpus = torch.cuda.device_count()
         if processes > gpus:
             raise UserError(f"{processes} processes for {gpus} GPUs; lower --nproc_per_node, or use --device cpu")
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
-        device = torch.device(name)
-        if device.type == "meta":
-            raise ValueError("it has no data")
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, ValueError, ImportError) as error:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise UserError(f"--device {name} cannot be used ({reason}); use --device cpu") from None
-    return device
+    return torch.device(name)
 
 
 @lru_cache
+@torch.inference_mode(False)  # gradients also for a caller without them
 def convolution_speeds() -> dict[str, float]:
-    """Measure a convolution's forward and backward pass on one core: GFLOP/s by precision.
+    """Measure the GFLOP/s of a convolution, forward and backward, by precision.
 
-    The CPU's flags are not enough: some have slow bfloat16 instructions. Several threads would wait for busy cores.
+    On one core, since threads would wait for busy cores. CPU flags do not tell: some have slow bfloat16 instructions.
     """
     n, channels, size = 2, 64, 32
     flops = 3 * 2 * n * size**2 * 9 * channels**2
     image = torch.ones(n, channels, size, size).contiguous(memory_format=torch.channels_last)
     weight = torch.ones(channels, channels, 3, 3).contiguous(memory_format=torch.channels_last)
-    inputs = {
-        str(dtype).removeprefix("torch."): [value.to(dtype).requires_grad_() for value in (image, weight)]
-        for dtype in (torch.float32, torch.bfloat16)
-    }
+    inputs = {}
+    for name in ("float32", "bfloat16"):
+        dtype = getattr(torch, name)
+        inputs[name] = image.to(dtype).requires_grad_(), weight.to(dtype).requires_grad_()
     best = dict.fromkeys(inputs, math.inf)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try:
-        with torch.enable_grad(), torch.inference_mode(False):
-            for _ in range(TURNS):
-                for name, (images, weights) in inputs.items():
-                    start = time.perf_counter()
-                    output = torch.nn.functional.conv2d(images, weights, padding=1)
-                    total = (output * torch.ones_like(output)).sum()  # grad_outputs would import sympy
-                    torch.autograd.grad(total, (images, weights))
-                    best[name] = min(best[name], time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(threads)
+    for _ in range(5):
+        for name, (images, weights) in inputs.items():
+            start = time.perf_counter()
+            output = torch.nn.functional.conv2d(images, weights, padding=1)
+            total = (output * torch.ones_like(output)).sum()  # grad_outputs would import sympy
+            torch.autograd.grad(total, (images, weights))
+            best[name] = min(best[name], time.perf_counter() - start)
+    torch.set_num_threads(threads)
     return {name: flops / seconds / 1e9 for name, seconds in best.items()}
 
 
 def seed_everything(seed: int):
-    """Seed Python, NumPy and torch on every device."""
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
@@ -153,21 +144,22 @@ def seed_everything(seed: int):
 
 @contextmanager
 def training_backends(deterministic: bool = False):
-    """Set torch's backends in the block. deterministic: use only deterministic algorithms, without TF32."""
+    """Set torch's backends in the block. deterministic: only deterministic algorithms, and no TF32."""
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32, torch.get_float32_matmul_precision()
+    before = cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32
+    matmul = torch.get_float32_matmul_precision()
     strict = torch.are_deterministic_algorithms_enabled()
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    cudnn.benchmark, cudnn.allow_tf32 = not deterministic, not deterministic
+    cudnn.benchmark = cudnn.allow_tf32 = not deterministic
     cudnn.benchmark_limit = 3  # of ten kernels: as fast a step, found in a third of the time (H100)
     torch.use_deterministic_algorithms(deterministic)
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
     try:
         yield
     finally:
-        cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32 = before[:3]
-        torch.set_float32_matmul_precision(before[3])
+        cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32 = before
+        torch.set_float32_matmul_precision(matmul)
         torch.use_deterministic_algorithms(strict)
 
 

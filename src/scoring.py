@@ -1,4 +1,4 @@
-"""Evaluation of a split: per-image pixel counts at one or more thresholds, and the mean loss."""
+"""Evaluation: each image's pixel counts at one or more thresholds, and the mean loss."""
 
 from collections.abc import Callable, Sequence
 
@@ -15,21 +15,21 @@ CHOSEN = "chosen"  # a value of --threshold: the checkpoint's own
 
 
 class DiceMeter:
-    """Accumulates each image's pixel counts at several probability thresholds, and the mean loss.
+    """Counts each image's pixels at several probability thresholds, and averages the loss.
 
-    original_size: resize each prediction to its image's original size and compare it with the mask at that size.
-    criterion: a loss of losses.py, or None. Each rank adds its shard; the results cover the whole split.
+    criterion: a loss of losses.py, or None. original_size: resize predictions to each image's original size.
+    Each rank adds its shard; the results cover the whole split.
     """
 
-    def __init__(self, dataset, thresholds=THRESHOLDS, criterion: Callable | None = None, original_size: bool = False):
-        self.dataset, self.thresholds, self.criterion = dataset, thresholds, criterion
-        self.original_size = original_size
+    def __init__(self, dataset, thresholds=THRESHOLDS, criterion: Callable | None = None, original_size=False):
+        self.dataset, self.thresholds = dataset, thresholds
+        self.criterion, self.original_size = criterion, original_size
         self.histograms: list[torch.Tensor] = []
         self.losses: list[torch.Tensor] = []
-        self.nan: list[torch.Tensor] = []  # of each batch: whether an output was not a number
+        self.nan: list[torch.Tensor] = []  # of each batch; read at the end, since that waits for a GPU
 
     def add(self, batch: dict, logits: torch.Tensor):
-        """Count a batch of `predictions`: its mask and names, and the logits (N, C, H, W)."""
+        """Count a batch of `predictions` and its logits (N, C, H, W)."""
         if self.criterion:
             self.losses.append(self.criterion(logits, batch["mask"]) * len(logits))
         logits = foreground(logits)
@@ -46,13 +46,16 @@ class DiceMeter:
 
     def counts(self) -> torch.Tensor:
         """Return counts as in `utils.confusion`: int64 (thresholds, N, 4). Raises UserError for NaN. Collective."""
-        if gather(torch.as_tensor(sum(self.nan))).sum():
+        if gather(torch.as_tensor(sum(self.nan))).any():
             raise UserError("the network outputs NaN; train with a lower --learning_rate, or use --precision float32")
-        shape = (0, 2, len(self.thresholds) + 1)
-        rows = torch.cat(self.histograms) if self.histograms else torch.zeros(shape, dtype=torch.int64)
-        negative, positive = gather_rows(rows, len(self.dataset)).unbind(1)
-        tp, fp = (part.flip(1).cumsum(1).flip(1)[:, 1:] for part in (positive, negative))  # (N, thresholds)
-        fn, tn = positive.sum(1, keepdim=True) - tp, negative.sum(1, keepdim=True) - fp
+        rows = torch.zeros(0, 2, len(self.thresholds) + 1, dtype=torch.int64)
+        if self.histograms:
+            rows = torch.cat(self.histograms)
+        pixels = gather_rows(rows, len(self.dataset))  # (N, 2, thresholds + 1)
+        below = pixels.cumsum(2)[..., :-1]
+        above = pixels.sum(2, keepdim=True) - below
+        tn, fn = below.unbind(1)
+        fp, tp = above.unbind(1)
         return torch.stack([tp, fp, fn, tn], dim=2).transpose(0, 1)
 
     def at(self, threshold: float) -> torch.Tensor:
@@ -61,17 +64,17 @@ class DiceMeter:
 
     def loss(self) -> float:
         """Return the mean loss over the images. Collective."""
-        losses = torch.stack(self.losses).cpu().double() if self.losses else torch.zeros(1, dtype=torch.float64)
+        losses = torch.tensor([loss.item() for loss in self.losses], dtype=torch.float64)
         return gather(losses.sum()).sum().item() / len(self.dataset)
 
 
 def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) -> torch.Tensor:
-    """Count pixels by class and by how many edges, in ascending order, their value reaches.
+    """Count pixels by class and by how many of the ascending edges their value reaches.
 
     values (N, 1, H, W), mask (N, 1, H, W) of 0, 1 and 255 (ignored). Returns int64 (N, 2, edges + 1).
     """
     n, bins = len(values), len(edges) + 1
-    boundaries = torch.tensor(edges, dtype=values.dtype, device=values.device)
+    boundaries = values.new_tensor(edges)
     reached = torch.bucketize(values.contiguous(), boundaries, right=True, out_int32=True)
     images = torch.arange(n, device=mask.device, dtype=torch.int32).view(-1, 1, 1, 1)
     cell = (2 * images + (mask == 1)) * bins + reached
@@ -81,25 +84,26 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
 def best_threshold(counts: torch.Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
     """Return the threshold with the highest mean Dice; of equals, the nearest to 0.5. counts: (thresholds, N, 4)."""
     means = [dice_score(part).mean().item() for part in counts]
-    best = [threshold for threshold, mean in zip(thresholds, means, strict=True) if mean == max(means)]
-    return min(best, key=lambda threshold: abs(threshold - 0.5))
+    best = [value for value, mean in zip(thresholds, means, strict=True) if mean == max(means)]
+    return min(best, key=lambda value: abs(value - 0.5))
 
 
 def evaluate(predictor: Predictor, loader: DataLoader, meter: DiceMeter, title: str = "evaluate") -> DiceMeter:
-    """Predict every image of `loader`, add it to `meter`, and return `meter`. Collective."""
+    """Add the prediction of every image of `loader` to `meter`, and return `meter`."""
     for batch, logits in predictions(predictor, loader, title):
         meter.add(batch, logits)
     return meter
 
 
 def threshold(text: str) -> float | str:
-    """Parse --threshold: "chosen", or a number between 0 and 1."""
-    between = checked(float, lambda x: 0 < x < 1, f"a number between 0 and 1, or {CHOSEN}")
-    return CHOSEN if text == CHOSEN else between(text)
+    """Parse --threshold."""
+    if text == CHOSEN:
+        return CHOSEN
+    return checked(float, lambda x: 0 < x < 1, f"a number between 0 and 1, or {CHOSEN}")(text)
 
 
 def add_threshold_flag(parser):
-    text = "probability from which a pixel is foreground; chosen: the one with the highest validation Dice; default 0.5"
+    text = "foreground's lowest probability; chosen: the one with the highest validation Dice; default 0.5"
     parser.add_argument("--threshold", type=threshold, default=0.5, metavar="VALUE|chosen", help=text)
 
 

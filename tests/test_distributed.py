@@ -12,7 +12,7 @@ from processes import finish, launch_pair
 
 import data
 from checkpoint import load
-from data import ShuffledBatches, eval_loader
+from data import eval_loader, shuffled_batches
 from training.distributed import gather_rows, rank, shard
 
 
@@ -24,20 +24,20 @@ def test_shards_cover_every_item_once():
 
 def test_shuffled_batches_cover_every_image_once_an_epoch():
     """Also where a batch goes across an epoch's end."""
-    batches = list(ShuffledBatches(range(10), 4, 0, range(5)))
+    batches = list(shuffled_batches(range(10), 4, 0, range(5)))
     assert [len(batch) for batch in batches] == 5 * [4]
     stream = [index for batch in batches for index in batch]
     assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10)) and stream[:10] != stream[10:]
-    assert list(ShuffledBatches(range(10), 4, 0, range(3, 5))) == batches[3:]
+    assert list(shuffled_batches(range(10), 4, 0, range(3, 5))) == batches[3:]
 
 
 def test_shards_of_a_batch_are_the_batch(monkeypatch):
-    whole = list(ShuffledBatches(range(10), 5, 0, range(4)))
+    whole = list(shuffled_batches(range(10), 5, 0, range(4)))
     monkeypatch.setenv("WORLD_SIZE", "2")
     parts, evaluated = [], []
     for number in ("0", "1"):
         monkeypatch.setenv("RANK", number)
-        parts.append(list(ShuffledBatches(range(10), 5, 0, range(4))))
+        parts.append(list(shuffled_batches(range(10), 5, 0, range(4))))
         evaluated += [index for batch in eval_loader(range(7), 2).batch_sampler for index in batch]
     assert [first + second for first, second in zip(*parts, strict=True)] == whole
     assert sorted(evaluated) == list(range(7))

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from cache import PackedDataset
-from data import ShuffledBatches, eval_loader, identity
+from data import eval_loader, identity, shuffled_batches
 from oxford_pet import read_trimap, split_names
 from pairs import Pair, read_pair
 from splits import SPLITS
@@ -165,10 +165,10 @@ def test_spawned_workers_map_the_packed_file_themselves(pets):
 
 
 def test_shuffled_batches_cover_every_picture_once_a_pass_and_go_on_from_any_step():
-    whole = list(ShuffledBatches(range(10), 4, seed=3, steps=range(10)))
+    whole = list(shuffled_batches(range(10), 4, seed=3, steps=range(10)))
     stream = [index for batch in whole for index in batch]
     for first in range(0, 40, 10):
         assert sorted(stream[first : first + 10]) == list(range(10))
     assert stream[:10] != stream[10:20]
-    assert list(ShuffledBatches(range(10), 4, seed=3, steps=range(7, 10))) == whole[7:]
-    assert list(ShuffledBatches(range(10), 4, seed=4, steps=range(10))) != whole
+    assert list(shuffled_batches(range(10), 4, seed=3, steps=range(7, 10))) == whole[7:]
+    assert list(shuffled_batches(range(10), 4, seed=4, steps=range(10))) != whole

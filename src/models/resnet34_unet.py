@@ -1,20 +1,15 @@
-"""ResNet-34 encoder (He, Zhang, Ren, Sun: "Deep Residual Learning for Image Recognition", CVPR 2016, table 1) with a
-U-Net decoder (Ronneberger et al. 2015).
+"""ResNet-34 encoder (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, table 1) with a U-Net
+decoder (Ronneberger et al. 2015).
 
-The encoder's `state_dict` has the names and shapes of torchvision's `resnet34` without `fc`, so published weights load.
-Accepts any input size: strides round up, and decoder features are cropped to the size of the skip connection.
+The encoder's `state_dict` fits torchvision's `resnet34` without `fc`, so published weights load. Accepts any input
+size: strides round up, and decoder features are cropped to the size of the skip connection.
 """
 
 from torch import nn
 
-from models.unet import convolve_joined, crop, init_weights
+from models.unet import DoubleConv, convolve_joined, crop, init_weights
 
 DECODERS = ("transposed", "nearest", "upconv")
-
-
-def conv_bn(in_channels, out_channels):
-    conv = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-    return [conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True)]
 
 
 class BasicBlock(nn.Module):
@@ -40,8 +35,6 @@ class BasicBlock(nn.Module):
 
 class ResNet34Encoder(nn.Module):
     """Images (N, in_channels, H, W) to features of 64, 64, 128, 256, 512 channels at 1/2 ... 1/32 of the size."""
-
-    channels = (64, 64, 128, 256, 512)
 
     def __init__(self, in_channels=3):
         super().__init__()
@@ -83,19 +76,21 @@ class DecoderBlock(nn.Module):
         joined = self.channels + skip_channels
         if form == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")
-            self.conv = nn.Sequential(*conv_bn(joined, out_channels), *conv_bn(out_channels, out_channels))
+            self.conv = DoubleConv(joined, out_channels)
             return
         self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
         if form == "upconv":
-            self.conv = nn.Sequential(*conv_bn(joined, out_channels))
+            conv = nn.Conv2d(joined, out_channels, 3, padding=1, bias=False)
+            self.conv = nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
         else:
-            first, second = (nn.Conv2d(channels, out_channels, 3, padding=1) for channels in (joined, out_channels))
-            self.conv = nn.Sequential(first, nn.ReLU(inplace=True), second, nn.ReLU(inplace=True))
+            self.conv = DoubleConv(joined, out_channels, norm="none")
 
     def forward(self, x, skip, size):
         """Merge x (N, C, h, w) and skip (N, S, H, W) or None at size (H, W): (N, out_channels, H, W)."""
         x = crop(self.up(x), size)
-        return self.conv(x) if skip is None else convolve_joined(self.conv, x, skip, self.channels)
+        if skip is None:
+            return self.conv(x)
+        return convolve_joined(self.conv, x, skip, self.channels)
 
 
 class ResNet34UNet(nn.Module):
@@ -112,12 +107,11 @@ class ResNet34UNet(nn.Module):
     def __init__(self, in_channels=3, out_channels=1, decoder="nearest"):
         super().__init__()
         self.encoder = ResNet34Encoder(in_channels)
-        widths = (256, 128, 64, 32, 16)
+        widths = (512, 256, 128, 64, 32, 16)
         skips = (256, 128, 64, 64, 0)
         blocks = 4 if decoder == "transposed" else 5
-        inputs = (self.encoder.channels[-1], *widths)
-        self.blocks = nn.ModuleList(DecoderBlock(inputs[i], skips[i], widths[i], decoder) for i in range(blocks))
-        self.head = nn.Conv2d(widths[blocks - 1], out_channels, 1)
+        self.blocks = nn.ModuleList(DecoderBlock(widths[i], skips[i], widths[i + 1], decoder) for i in range(blocks))
+        self.head = nn.Conv2d(widths[blocks], out_channels, 1)
         self.apply(init_weights)
 
     def forward(self, x):
@@ -131,11 +125,14 @@ class ResNet34UNet(nn.Module):
             x = nn.functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
         return x
 
-
-def options_of(weights: dict) -> dict:
-    """Return the options of a state_dict's ResNet34-UNet. Raises KeyError or AttributeError."""
-    decoder = "nearest" if "blocks.4.conv.0.weight" in weights else "transposed"
-    if "blocks.4.up.weight" in weights:
-        decoder = "upconv"
-    channels = weights["encoder.conv1.weight"].shape[1], weights["head.weight"].shape[0]
-    return {"in_channels": channels[0], "out_channels": channels[1], "decoder": decoder}
+    @staticmethod
+    def options_of(weights: dict) -> dict:
+        """Return the options of a state_dict's ResNet34-UNet. Raises KeyError or AttributeError."""
+        decoder = "nearest" if "blocks.4.conv.0.weight" in weights else "transposed"
+        if "blocks.4.up.weight" in weights:
+            decoder = "upconv"
+        return {
+            "in_channels": weights["encoder.conv1.weight"].shape[1],
+            "out_channels": weights["head.weight"].shape[0],
+            "decoder": decoder,
+        }

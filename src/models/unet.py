@@ -1,5 +1,5 @@
-"""U-Net (Ronneberger, Fischer, Brox: "U-Net: Convolutional Networks for Biomedical Image
-Segmentation", MICCAI 2015, figure 1), with "same" padding, so that logits have the input's size.
+"""U-Net (Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
+figure 1), with "same" padding, so that logits have the input's size.
 
 Accepts any input size: pooling rounds up, and decoder features are cropped to the size of the skip connection.
 """
@@ -7,8 +7,6 @@ Accepts any input size: pooling rounds up, and decoder features are cropped to t
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-MOST_CHANNELS = 2**15
 
 
 class DoubleConv(nn.Sequential):
@@ -43,28 +41,30 @@ class Up(nn.Module):
         super().__init__()
         self.skip, self.channels = skip, channels
         self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
-        self.conv = DoubleConv(2 * channels if skip == "concat" else channels, channels, norm)
+        self.conv = DoubleConv(channels if skip == "add" else 2 * channels, channels, norm)
 
     def forward(self, x, skip):
         """Merge x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise: (N, C, H, W)."""
         x = crop(self.up(x), skip.shape[-2:])
-        return convolve_joined(self.conv, skip, x, self.channels) if self.skip == "concat" else self.conv(skip + x)
+        if self.skip == "add":
+            return self.conv(skip + x)
+        return convolve_joined(self.conv, skip, x, self.channels)
 
 
 class UNet(nn.Module):
     """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
     width: channels of the first level, doubled on `depth` more levels. norm: "batch", or "none" as in the paper.
-    skip: "concat" as in the paper, or "add". dropout: fraction of the channels dropped at the end of the contracting
-    path (paper, section 3.1). Raises ValueError for more than MOST_CHANNELS channels at the bottom.
+    skip: "concat" as in the paper, or "add". dropout: fraction of the channels dropped at the bottom (paper, section
+    3.1). Raises ValueError for more than 32,768 channels.
     """
 
     norm_follows_convolution = True  # see checkpoint.fold_batch_norms
 
     def __init__(self, in_channels=3, out_channels=1, width=64, depth=4, norm="batch", skip="concat", dropout=0.0):
         super().__init__()
-        if width < 1 or not 0 <= depth <= 16 or width << depth > MOST_CHANNELS:
-            raise ValueError(f"a width of {width} doubled {depth} times is not 1 to {MOST_CHANNELS:,} channels")
+        if width < 1 or not 0 <= depth <= 16 or width << depth > 2**15:
+            raise ValueError(f"a width of {width} doubled {depth} times is not 1 to 32,768 channels")
         widths = [width * 2**level for level in range(depth)]
         self.stem = DoubleConv(in_channels, width, norm)
         self.downs = nn.ModuleList(Down(channels, norm) for channels in widths)
@@ -84,12 +84,24 @@ class UNet(nn.Module):
             x = up(x, skips.pop())
         return self.head(x)
 
+    @staticmethod
+    def options_of(weights: dict) -> dict:
+        """Return the options of a state_dict's U-Net. Raises KeyError, AttributeError or ValueError."""
+        width, in_channels = weights["stem.0.weight"].shape[:2]
+        return {
+            "in_channels": in_channels,
+            "out_channels": weights["head.weight"].shape[0],
+            "width": width,
+            "depth": len({key.split(".")[1] for key in weights if key.startswith("downs.")}),
+            "norm": "none" if "stem.0.bias" in weights else "batch",
+        }
+
 
 def convolve_joined(layers, first, second, channels):
     """Compute layers(torch.cat([first, second], dim=1)) without the concatenation, which costs time.
 
-    layers: modules starting with a 3x3 convolution, which is applied to `first` and `second` separately and summed.
-    channels: channel count of `first`, passed as an int so that tracing treats it as a constant.
+    layers: a convolution, which is applied to `first` and `second` separately and summed, and others.
+    channels: those of `first`, an int so that tracing treats it as a constant.
     """
     conv, *others = layers
     x = F.conv2d(first, conv.weight[:, :channels], conv.bias, padding=conv.padding)
@@ -115,11 +127,3 @@ def init_weights(module):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:
         nn.init.zeros_(module.bias)
-
-
-def options_of(weights: dict) -> dict:
-    """Return the options of a state_dict's U-Net. Raises KeyError, AttributeError or ValueError."""
-    width, in_channels = weights["stem.0.weight"].shape[:2]
-    depth = len({key.split(".")[1] for key in weights if key.startswith("downs.")})
-    options = {"in_channels": in_channels, "out_channels": weights["head.weight"].shape[0], "width": width}
-    return {**options, "depth": depth, "norm": "none" if "stem.0.bias" in weights else "batch"}
