@@ -7,9 +7,9 @@
     python src/train.py --resume saved_models/first.last.pth  # continue exactly
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
-Writes NAME.batch.png (augmented training images) to --save_dir before the first step. Writes after each epoch NAME.pth
-(the best weights: the highest validation Dice at the largest image size), NAME.last.pth (for --resume), NAME.csv (the
-history), NAME.curve.png and NAME.panels.png.
+Writes to --save_dir, after each epoch: NAME.pth (the weights with the highest validation Dice at the largest image
+size), NAME.last.pth (for --resume), NAME.csv (the history), NAME.curve.png, NAME.panels.png. Before the first step:
+NAME.batch.png, augmented training images.
 """
 
 if __name__ == "__main__":
@@ -24,7 +24,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
 from data import TrainingData, eval_loader, hash_of_set, train_loader
 from losses import build_loss
@@ -51,21 +50,21 @@ SHOWN = 16  # augmented training images in NAME.batch.png
 class Learner:
     """The network and what changes its weights.
 
-    train_model: `model`, compiled or averaging gradients over processes if asked for. scaler: of the loss in float16.
-    ema: average of the weights. runtime: device, precision and memory layout.
+    train_model: `model`, or its wrapper that is compiled or averages gradients over processes.
+    scaler: of the loss in float16. ema: average of the weights. runtime: device, precision, memory layout.
     """
 
-    model: nn.Module
+    model: torch.nn.Module
     train_model: Any
     criterion: Callable
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     ema: EMA | None
     runtime: Runtime
-    scheduler: Any = None  # built once the optimizer's state is loaded
+    scheduler: Any = None  # built after loading the optimizer's state
 
     @property
-    def eval_model(self) -> nn.Module:
+    def eval_model(self) -> torch.nn.Module:
         """The network to evaluate and keep."""
         return self.ema.module if self.ema else self.model
 
@@ -132,8 +131,8 @@ def main(argv=None) -> int:
 def train(learner, data, augmentation, args, state, meter, progress, files) -> None:
     """Train until the end or until asked to stop; validate, save and draw after each epoch.
 
-    state: how far the run is, and its history. meter: the epoch's mean loss and Dice. progress: logs, and decides when
-    to save and stop.
+    state: how far the run is, and its history. meter: the epoch's mean loss and Dice.
+    progress: logs, and decides when to save and stop.
     """
     size, device = 0, learner.runtime.device
     images_hash = hash_of_set(data.train, data.indices)
@@ -146,11 +145,11 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
     while not progress.finished() and not progress.stop_requested():
         if size != image_size_of(args, state):
             size = image_size_of(args, state)
-            if size > state.max_size and args.schedule == "plateau":  # losses at another size do not compare
+            if size > state.max_size and args.schedule == "plateau":  # its losses were at another size
                 learner.scheduler.best, learner.scheduler.num_bad_epochs = math.inf, 0
             state.max_size = size
             train_set, valid_set = (dataset.to(device) for dataset in data.at(size))
-            steps = itertools.count(state.step)
+            steps = itertools.count(state.step)  # progress ends epochs
             batches = iter(train_loader(train_set, data.indices, args, steps, device))
             files.draw_batch(*augmentation.sample(train_set, data.indices, state.step, SHOWN))
         if not train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save):
@@ -173,7 +172,8 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
             files.save(".pth", model.state_dict(), state)
         save()
         files.write_history(state.history)
-        files.draw_epoch(state, predictor, valid_set, last=progress.finished() or progress.stop.signal > 0)
+        last = progress.finished() or progress.stop.signal > 0
+        files.draw_epoch(state, predictor, valid_set, last)
         progress.log_epoch(counts, files.path(".batch.png"))
 
 
@@ -215,7 +215,7 @@ def train_step(batch, learner, augmentation, args, step) -> list[tuple[torch.Ten
             with learner.runtime.autocast():
                 logits = learner.train_model(image)
             loss = learner.criterion(logits, mask)
-            weight = len(mask) * world_size() / args.batch_size  # DDP averages over processes, not images
+            weight = len(mask) * world_size() / args.batch_size  # DDP averages over processes
             learner.scaler.scale(loss * weight).backward()
         results.append((loss.detach(), confusion(foreground(logits.detach()) >= 0, mask)))
     scale = learner.scaler.get_scale()

@@ -59,26 +59,24 @@ def get_args_parser(doc) -> Parser:
     add("--image_size", type=image_side, help="in pixels; default 256, for shapes 64")
     start = "first size, for progressive resizing; 0: off; default 64 for pets, else 0"
     add("--start_size", type=non_negative_int, help=start)
-    add("--border", choices=BORDERS, default="foreground", help="class of the trimaps' border; default %(default)s")
-    add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default %(default)s")
-    normalize = (
-        "pixels' mean and std: 0.5 (fixed), the training set's (train), 0 and 1 (unit), ImageNet's or --weights'"
-    )
-    add("--normalize", choices=NORMALIZATIONS, default="fixed", help=f"{normalize}; default %(default)s")
+    add("--border", choices=BORDERS, default="foreground", help="class of the trimaps' border; default foreground")
+    add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in augment.py; default scale_jitter")
+    pixels = "mean and std: 0.5 (fixed), the training set's (train), 0 and 1 (unit), ImageNet's or --weights'"
+    add("--normalize", choices=NORMALIZATIONS, default="fixed", help=f"pixels' {pixels}; default fixed")
     add("--limit", type=positive_int, help="use only the first LIMIT images of each split")
     add("--fold", metavar="K/N", help="cross-validation: validate on part K of N")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=MODELS, default="unet", help="network; default %(default)s")
+    add("--model", choices=MODELS, default="unet", help="network; default unet")
     add("--width", type=positive_int, help="only for U-Nets: channels of the first level; default 64")
     add("--depth", type=positive_int, help="only for unet: number of times the size is halved; default 4")
     add("--norm", choices=("batch", "none"), help="only for U-Nets: normalization; default batch")
     add("--dropout", type=fraction, help="only for U-Nets: dropout at the bottom; default 0")
     add("--decoder", choices=DECODERS, help="only for resnet34_unet: kind of decoder; default nearest")
-    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's weights for resnet34_unet's encoder")
+    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's resnet34 weights, for the encoder")
     add("--weights", type=user_path, metavar="FILE", help="start from this checkpoint's network and weights")
-    add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default %(default)s")
-    add("--out_channels", type=int, choices=(1, 2), default=1, help="2 adds the background; default %(default)s")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3")
+    add("--out_channels", type=int, choices=(1, 2), default=1, help="2 adds the background; default 1")
     add_training_flags(parser)
     add_runtime_flags(parser)
     return parser
@@ -95,18 +93,18 @@ def add_training_flags(parser):
     add("--learning_rate", "-lr", type=non_negative_float, help="peak; default depends on the optimizer")
     add("--weight_decay", type=non_negative_float, help="default 0.05 for muon, 0.01 for adamw, else 0")
     add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)}, or a sum such as bce:1,dice:0.5")
-    add("--optimizer", choices=OPTIMIZERS, default="muon", help="default %(default)s")
-    add("--schedule", choices=SCHEDULES, default="wsd", help="of the learning rate; default %(default)s")
-    add("--ema", type=fraction, default=0.999, help="decay of the averaged weights; 0: off; default %(default)s")
+    add("--optimizer", choices=OPTIMIZERS, default="muon", help="default muon")
+    add("--schedule", choices=SCHEDULES, default="wsd", help="of the learning rate; default wsd")
+    add("--ema", type=fraction, default=0.999, help="decay of the averaged weights; 0: off; default 0.999")
 
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=seed, default=0, help="random seed; default %(default)s")
+    add("--seed", type=seed, default=0, help="random seed; default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
     add("--compile", nargs="?", const="default", choices=modes, help="mode of torch.compile")
-    add("--deterministic", action="store_true", help="use only deterministic algorithms; slower on a GPU")
-    add("--workers", type=worker_count, default=0, help="data loading processes; default %(default)s")
+    add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
+    add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
     add("--name", type=file_name, help="of the run's files, without extension; default: the network's")
-    add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default %(default)s")
+    add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
     often = "save within an epoch every so many minutes, or steps such as 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)
     add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its arguments")
@@ -142,7 +140,7 @@ def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None
         restore_model(start, values["weights"])  # raises UserError if weights and metadata differ
         values |= network_flags(given, start, values["weights"])
         values["normalize"] = given.get("normalize", "weights")
-    defaults = dict(DATASET_DEFAULTS[values["dataset"]])
+    defaults: dict = dict(DATASET_DEFAULTS[values["dataset"]])
     defaults["learning_rate"], defaults["weight_decay"] = OPTIMIZERS[values["optimizer"]]
     if values["hours"]:
         del defaults["epochs"]
@@ -197,7 +195,7 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
         if value and flag.endswith(("_path", "_dir", "_list", "weights")):
             values[flag] = Path(value)
     values.update(resume=path, save_dir=path.parent, name=path.name.removesuffix(".last.pth"))
-    values["precision"] = checkpoint.precision or values["precision"]  # so that the run continues exactly
+    values["precision"] = checkpoint.precision or values["precision"]  # to continue exactly
     for flag, value in given.items():
         if str(value) == str(values[flag]):
             continue

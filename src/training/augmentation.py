@@ -23,7 +23,7 @@ class BatchAugmentation:
     def __call__(self, batch: dict, step: int, rows: slice | None = None, strength: Strength | None = None):
         """Return images float (n, C, H, W) and masks uint8 (n, 1, H, W), on the device.
 
-        batch: this rank's part of the step's batch. rows: only these of it. strength: default the step's.
+        batch: this rank's part of the step's. rows: only these of it. strength: default the step's.
         """
         n, rows = self.args.batch_size, rows or slice(None)
         generator = torch.Generator().manual_seed(seed_of(self.args.seed, step))

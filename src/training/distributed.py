@@ -34,7 +34,7 @@ def world_size() -> int:
 
 
 def init_processes(runtime: Runtime) -> Runtime:
-    """Join the other processes, and silence all but process 0. Return the runtime in the precision of process 0."""
+    """Join the other processes, and silence all but process 0. Return the runtime in its precision."""
     global waiting
     if world_size() == 1 or dist.is_initialized():
         return runtime

@@ -42,10 +42,9 @@ class EMA:
 
 
 def refresh_batch_norm(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
-    """Recompute running statistics from batches of training images (N, C, H, W). Collective.
+    """Recompute running statistics, which averaged weights lack, from training images (N, C, H, W). Collective.
 
-    They lag the weights by about ten steps, and averaged weights have no matching statistics at all. Wu and Johnson,
-    "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3.
+    Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3.
     """
     with runtime.autocast():
         update_bn(images, network)

@@ -8,8 +8,6 @@ A matrix of more than WHOLE rows is orthogonalized in separate blocks of BLOCK r
 sixth of the time, at the same Dice (benchmarks/README.md).
 """
 
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
@@ -83,17 +81,19 @@ class Muon(Optimizer):
         torch._foreach_lerp_(gradients, buffers, group["momentum"])
         blocks = [in_blocks(as_matrix(gradient)) for gradient in gradients]
         decay = 1 - group["lr"] * group["weight_decay"]
-        with full_float32():
-            for parameter, x, polynomial in zip(moved, blocks, newton_schulz(blocks), strict=True):
-                matrix = as_matrix(parameter)
-                length = RMS * max(matrix.shape) ** 0.5
-                in_blocks(matrix).baddbmm_(polynomial, x, beta=decay, alpha=-group["lr"] * length)
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # rounded to TF32 or bfloat16, the iteration may diverge
+        for parameter, x, polynomial in zip(moved, blocks, newton_schulz(blocks), strict=True):
+            matrix = as_matrix(parameter)
+            length = RMS * max(matrix.shape) ** 0.5
+            in_blocks(matrix).baddbmm_(polynomial, x, beta=decay, alpha=-group["lr"] * length)
+        torch.set_float32_matmul_precision(precision)
 
 
 def split_parameters(model: nn.Module) -> tuple[list, list, list]:
     """Split a network's parameters into Muon's, those that AdamW does not decay, and those that it does.
 
-    Muon takes convolutions with something to orthogonalize: not a head of one or two channels, not depthwise ones.
+    Muon takes convolutions, but not depthwise ones, nor a head of one or two channels.
     AdamW does not decay norms, biases and the head.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
@@ -131,9 +131,9 @@ def in_blocks(matrix):
 def newton_schulz(matrices):
     """Return a polynomial (N, rows, rows) of each x, float32 (N, rows, columns): its product with x is near orthogonal.
 
-    rows <= columns. Most of the product's singular values are in 0.68 to 1.21. The iteration of Jordan et al. is
-    written in polynomials of x xᵀ, whose trace is the squared norm of x. They commute: multiplied with each other first
-    and with x last they take a third of the multiplications. Blocks with equal rows are computed together.
+    rows <= columns. Most of the product's singular values are in 0.68 to 1.21. Polynomials of x xᵀ commute:
+    multiplied with each other first and with x last they take a third of the multiplications.
+    Blocks with equal rows are computed together. The trace of x xᵀ is the squared norm of x.
     """
     a, b, c = NEWTON_SCHULZ
     found = [None] * len(matrices)
@@ -153,14 +153,3 @@ def newton_schulz(matrices):
         for index, part in zip(indices, product.split(counts), strict=True):
             found[index] = part
     return found
-
-
-@contextmanager
-def full_float32():
-    """Multiply matrices without TF32 or bfloat16, whose rounding would make the iteration diverge."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)

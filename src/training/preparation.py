@@ -46,7 +46,7 @@ def build(args: Namespace, start: Checkpoint | None) -> nn.Module:
     return model
 
 
-def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tuple[list[float], list[float]]:
+def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tuple[list, list]:
     """Return mean and std of each channel, for pixels in [0, 1]."""
     if checkpoint and (args.resume or args.normalize == "weights"):
         return checkpoint.mean, checkpoint.std
@@ -65,8 +65,8 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
     return means.tolist(), stds.tolist()
 
 
-def checkpoint_template(args: Namespace, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
-    """Return the fields that stay the same during a run. checkpoint: that the run starts from."""
+def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
+    """Return the fields that stay the same during a run. checkpoint: its start, if any."""
     former = checkpoint.trained_on if checkpoint else None
     deep = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     return Checkpoint(
@@ -118,9 +118,8 @@ def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
     """Return the first line of a run: network, device, precision, data."""
     if args.dataset == "shapes":
         note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
-    source = args.data_path or "synthetic shapes"
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return f"{args.model}, {parameters:,} parameters, on {runtime.describe()}; data: {source}"
+    size, source = sum(value.numel() for value in model.parameters()), args.data_path or "synthetic shapes"
+    return f"{args.model}, {size:,} parameters, on {runtime.describe()}; data: {source}"
 
 
 def describe_run(args: Namespace, data: TrainingData, steps_per_epoch: int) -> str:

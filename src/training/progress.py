@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -33,8 +32,7 @@ class Progress:
         self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop
         self.terminal = rank() == 0 and sys.stderr.isatty()
         self.last_save, self.last_saved_step = time.perf_counter(), state.step
-        self.begun = self.last_save - state.elapsed
-        self.size = 0
+        self.begun, self.size = self.last_save - state.elapsed, 0
 
     def finished(self) -> bool:
         """Check whether the last epoch is done, or the time budget spent."""
@@ -58,7 +56,7 @@ class Progress:
         self.bar = tqdm(None, self.title, total, leave=False, disable=not self.terminal, unit="step", initial=done)
         if self.size != self.state.max_size:
             self.size = self.state.max_size
-            self.size_steps, self.timed_steps, self.timed = 0, 0, 0.0  # of the steps at this size
+            self.timed_steps, self.timed = -SKIPPED, 0.0  # seconds of the steps at this size
         self.seconds_before = self.state.seconds
         self.last_log = self.last_step = time.perf_counter()
 
@@ -66,10 +64,9 @@ class Progress:
         """Count a step. Return whether the epoch ends, whether to save, whether to stop. Collective."""
         state, now = self.state, time.perf_counter()
         state.seconds += now - self.last_step
-        self.size_steps += 1
-        if self.size_steps > SKIPPED:
+        self.timed_steps += 1
+        if self.timed_steps > 0:
             self.timed += now - self.last_step
-            self.timed_steps += 1
         self.last_step = now
         interval, unit = self.args.save_every
         unsaved = state.step - self.last_saved_step if unit == "steps" else (now - self.last_save) / 60
@@ -122,18 +119,17 @@ class Progress:
         warn_about_one_class(counts, batch_figure)
 
     def describe_left(self) -> str:
-        """Return ", 1:12:03 left, until Fri 14:05", or "" before enough steps. A step takes time by its image area."""
+        """Return ", 1:12:03 left, until Fri 14:05", by image area, or "" before enough steps."""
         args, state = self.args, self.state
         if args.hours:
             seconds = 3600 * args.hours - state.elapsed
         elif self.timed_steps < MEASURED:
             return ""
         else:
-            area = 0
-            for epoch in range(len(state.history) + 1, args.epochs + 1):
+            done, area = len(state.history), 0
+            for epoch in range(done + 1, args.epochs + 1):
                 area += max(size_at(epoch / args.epochs, args.start_size, args.image_size), self.size) ** 2
-            done = state.step - len(state.history) * self.steps_per_epoch  # steps of this epoch
-            steps = self.steps_per_epoch * area / self.size**2 - done
+            steps = self.steps_per_epoch * (area / self.size**2 + done) - state.step
             seconds = steps * self.timed / self.timed_steps
         seconds = min(max(seconds, 0), 1e8)
         end = datetime.now() + timedelta(seconds=seconds)
@@ -188,7 +184,7 @@ def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bo
 
 @contextmanager
 def stop_on_signals():
-    """Yield an object whose `signal` is set by the first stop signal in the block; a second one ends the process.
+    """Yield an object whose `signal` the first stop signal sets; a second one ends the process.
 
     A signal that is ignored, such as SIGHUP under nohup, stays ignored.
     """
@@ -226,8 +222,8 @@ def explain_failures(args: Namespace):
 
 
 @contextmanager
-def save_if_workers_die(save: Callable[[], None]):
-    """Save the run and raise a UserError if a data loading process is killed or lacks shared memory."""
+def save_if_workers_die(save):
+    """Call save() and raise a UserError if a data loading process is killed or lacks shared memory."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:

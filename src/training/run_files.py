@@ -1,4 +1,4 @@
-"""The files of a run: NAME.pth, NAME.last.pth, NAME.csv, NAME.curve.png, NAME.panels.png and NAME.batch.png."""
+"""The files of a run and its name."""
 
 import itertools
 import time
@@ -85,7 +85,7 @@ def reserve_name(args: Namespace):
 
 
 def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None) -> str:
-    """Return `name`, or the model's with a number if that is taken, and create NAME.csv. Raises UserError."""
+    """Return `name`, or the model's with a number if taken, and create NAME.csv. Raises UserError."""
     last = folder / f"{name}.last.pth"
     if resumed and resumed.resolve() == last.resolve():
         return str(name)

@@ -14,7 +14,7 @@ COOLDOWN = 1 / 3  # fraction of a run in which wsd falls
 
 
 def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup: int, former: dict | None):
-    """Build a learning-rate scheduler. It steps after each step; `plateau` after each epoch, on the validation loss.
+    """Build a scheduler that steps after each step, or, `plateau`, after each epoch on the validation loss.
 
     position: of `position_of`. warmup: steps in which `wsd` rises. former: the resumed run's scheduler's state.
     """
@@ -92,6 +92,6 @@ def image_size_of(args: Namespace, state) -> int:
 
 
 def at_largest_size(history: list[dict]) -> list[dict]:
-    """Return the epochs with the largest images so far: only their Dice can be compared, and "best" is one of them."""
+    """Return the epochs with the largest images so far: "best" is one of them."""
     largest = max((int(row.get("image_size") or 0) for row in history), default=0)
     return [row for row in history if int(row.get("image_size") or 0) == largest]

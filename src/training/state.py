@@ -14,10 +14,10 @@ from utils import dice_score
 class TrainState:
     """How far a run is, and its history.
 
-    step: optimizer steps taken. seconds: of training, without evaluation. elapsed: of the whole run, for --hours.
-    max_size: the largest size of the training images so far. warmup: steps in which the learning rate rises.
+    step: optimizer steps taken. seconds: of training only. elapsed: seconds of the whole run, for --hours.
+    max_size: the largest image size so far. warmup: steps in which the learning rate rises.
     first_epoch: the first one considered for "best"; checkpoints of earlier epochs are gone.
-    threshold, scores: of the last epoch, on the validation split. history: a dict per epoch, a row of NAME.csv.
+    threshold, scores: of the last epoch, on the validation split. history: a row of NAME.csv per epoch.
     """
 
     step: int = 0
