@@ -1,10 +1,10 @@
 """Train a network and keep the checkpoint with the best validation Dice.
 
     python src/train.py --model unet  # the pets if they are in dataset/, else synthetic shapes
-    python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet --name first
+    python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet
     python src/train.py --data_path DIR  # your own DIR/images and DIR/masks
     python src/train.py --weights saved_models/unet_pets.pth --data_path DIR  # fine-tune
-    python src/train.py --resume saved_models/first.last.pth  # continue exactly
+    python src/train.py --resume saved_models/unet.last.pth  # continue exactly
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
 Writes to --save_dir, after each epoch: NAME.pth (the weights with the highest validation Dice at the largest image
@@ -197,7 +197,7 @@ def train_one_epoch(batches, learner, augmentation, args, state, meter, progress
     return True
 
 
-def train_step(batch, learner, augmentation, args, step) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def train_step(batch, learner, augmentation, args, step) -> list[tuple]:
     """Take one optimizer step on this process's part of a batch, in --accumulation_steps micro-batches.
 
     batch: uint8 "image" (n, C, H, W) and "mask" (n, 1, H, W) of 0, 1 and 255 (ignored).

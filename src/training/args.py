@@ -43,7 +43,6 @@ OPTIMIZERS = {  # default learning rate and weight decay
     "radam": (1e-3, 0.0),
     "sgd": (1e-2, 0.0),
 }
-NORMALIZATIONS = ("fixed", "train", "unit", "imagenet", "weights")
 MAY_CHANGE = {  # on --resume
     "epochs", "hours", "accumulation_steps", "compile", "workers", "name", "save_dir", "save_every", "data_path",
     "cache_dir", "train_list", "valid_list", "test_list", "device", "precision",
@@ -61,20 +60,21 @@ def get_args_parser(doc) -> Parser:
     add("--start_size", type=non_negative_int, help=start)
     add("--border", choices=BORDERS, default="foreground", help="class of the trimaps' border; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in augment.py; default scale_jitter")
-    pixels = "mean and std: 0.5 (fixed), the training set's (train), 0 and 1 (unit), ImageNet's or --weights'"
-    add("--normalize", choices=NORMALIZATIONS, default="fixed", help=f"pixels' {pixels}; default fixed")
-    add("--limit", type=positive_int, help="use only the first LIMIT images of each split")
+    kinds = ("fixed", "train", "unit", "imagenet", "weights")
+    pixels = "pixels' mean and std: 0.5, the training set's, 0 and 1, ImageNet's or --weights'; default fixed"
+    add("--normalize", choices=kinds, default="fixed", help=pixels)
+    add("--limit", type=positive_int, help="only the first LIMIT images of each split")
     add("--fold", metavar="K/N", help="cross-validation: validate on part K of N")
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet")
     add("--width", type=positive_int, help="only for U-Nets: channels of the first level; default 64")
-    add("--depth", type=positive_int, help="only for unet: number of times the size is halved; default 4")
+    add("--depth", type=positive_int, help="only for unet: how often the size is halved; default 4")
     add("--norm", choices=("batch", "none"), help="only for U-Nets: normalization; default batch")
     add("--dropout", type=fraction, help="only for U-Nets: dropout at the bottom; default 0")
     add("--decoder", choices=DECODERS, help="only for resnet34_unet: kind of decoder; default nearest")
     add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's resnet34 weights, for the encoder")
-    add("--weights", type=user_path, metavar="FILE", help="start from this checkpoint's network and weights")
+    add("--weights", type=user_path, metavar="FILE", help="checkpoint whose network and weights to start from")
     add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2 adds the background; default 1")
     add_training_flags(parser)
@@ -86,7 +86,7 @@ def add_training_flags(parser):
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive_int, help="default 40 for pets, 50 for folder, 4 for shapes")
     add("--hours", type=hours, help="time budget, instead of --epochs")
-    add("--steps", type=positive_int, help="steps per epoch; default: each image once, for shapes 6 steps")
+    add("--steps", type=positive_int, help="per epoch; default: each image once, for shapes 6")
     total = "images per step, of all processes; default 16 for pets, 4 for folder, 8 for shapes"
     add("--batch_size", "-b", type=positive_int, help=total)
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
@@ -103,9 +103,9 @@ def add_training_flags(parser):
     add("--compile", nargs="?", const="default", choices=modes, help="mode of torch.compile")
     add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
-    add("--name", type=file_name, help="of the run's files, without extension; default: the network's")
+    add("--name", type=file_name, help="of the run's files; default: the network's")
     add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
-    often = "save within an epoch every so many minutes, or steps such as 500steps; default 10"
+    often = "minutes between saves within an epoch, or steps such as 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)
     add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its arguments")
 
@@ -128,25 +128,23 @@ def interval(text):
 def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None]:
     """Return the arguments, and the checkpoint of --resume or --weights. Raises UserError."""
     parser = get_args_parser(doc)
-    values = vars(parser.parse_args(argv))
-    blank = Namespace(**dict.fromkeys(values))  # argparse keeps values that are already set
+    args, start = parser.parse_args(argv), None
+    blank = Namespace(**dict.fromkeys(vars(args)))  # argparse keeps values that are already set
     given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
-    if "resume" in given:
-        return resumed_args(values, given)
-    start = None
-    values["dataset"], values["data_path"] = choose_dataset(values["dataset"], values["data_path"])
-    if values["weights"]:
-        start = load(values["weights"], given.get("model"), "--weights", "--model")
-        restore_model(start, values["weights"])  # raises UserError if weights and metadata differ
-        values |= network_flags(given, start, values["weights"])
-        values["normalize"] = given.get("normalize", "weights")
-    defaults: dict = dict(DATASET_DEFAULTS[values["dataset"]])
-    defaults["learning_rate"], defaults["weight_decay"] = OPTIMIZERS[values["optimizer"]]
-    if values["hours"]:
+    if args.resume:
+        return resumed_args(vars(args), given)
+    args.dataset, args.data_path = choose_dataset(args.dataset, args.data_path)
+    if args.weights:
+        start = load(args.weights, given.get("model"), "--weights", "--model")
+        restore_model(start, args.weights)  # raises UserError if weights and metadata differ
+        vars(args).update(network_flags(given, start, args.weights))
+        args.normalize = given.get("normalize", "weights")
+    defaults: dict = dict(DATASET_DEFAULTS[args.dataset])
+    defaults["learning_rate"], defaults["weight_decay"] = OPTIMIZERS[args.optimizer]
+    if args.hours:
         del defaults["epochs"]
-    args = Namespace(**values)
     for flag, value in defaults.items():
-        if values[flag] is None:
+        if getattr(args, flag) is None:
             setattr(args, flag, value)
     check_args(args)
     return args, start

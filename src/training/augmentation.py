@@ -42,7 +42,7 @@ class BatchAugmentation:
         for step, batch in zip(steps, loader, strict=True):
             yield self(batch, step, strength=strength)
 
-    def sample(self, dataset, indices, step: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def sample(self, dataset, indices, step: int, number: int):
         """Return the next images (number, C, H, W) in 0 to 1 and masks, fully augmented, on the CPU."""
         steps = range(step, step + math.ceil(number * world_size() / self.args.batch_size))
         images, masks = zip(*self.batches(dataset, indices, steps, self.strength), strict=True)

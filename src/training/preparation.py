@@ -115,7 +115,7 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
 
 
 def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
-    """Return the first line of a run: network, device, precision, data."""
+    """Return the first line of a run."""
     if args.dataset == "shapes":
         note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
     size, source = sum(value.numel() for value in model.parameters()), args.data_path or "synthetic shapes"

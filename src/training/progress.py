@@ -8,7 +8,6 @@ import time
 from argparse import Namespace
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -99,7 +98,7 @@ class Progress:
         if as_line:
             print(f"{self.title}, step {done}/{self.steps_per_epoch}: {figures}", flush=True)
 
-    def log_epoch(self, counts: torch.Tensor, batch_figure: Path):
+    def log_epoch(self, counts: torch.Tensor, batch_figure):
         """Print the epoch's line; * marks the best so far. counts: (N, 4) of the validation images."""
         row, state = self.state.history[-1], self.state
         self.timed += time.perf_counter() - self.last_step  # validation, saving, drawing
@@ -146,7 +145,7 @@ def check_loss(meter: TrainMeter, loss: float, when: str):
         raise UserError(f"the loss became NaN {when} (maximum before that: {highest:.3g}); {advice}")
 
 
-def warn_about_one_class(counts: torch.Tensor, batch_figure: Path):
+def warn_about_one_class(counts: torch.Tensor, batch_figure):
     """Print a note if all validation pixels are predicted as one class, and the masks have both."""
     tp, fp, fn, tn = counts.sum(0).tolist()
     if (tp + fp and fn + tn) or tp + fn == 0 or fp + tn == 0:

@@ -1,4 +1,4 @@
-"""The files of a run and its name."""
+"""The files of a run, and its name."""
 
 import itertools
 import time
@@ -96,7 +96,7 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
             if any((folder / f"{candidate}{ending}").exists() for ending in (".pth", ".last.pth")):
                 continue
             with suppress(FileExistsError):
-                open(folder / f"{candidate}.csv", "x").close()  # also if runs start at once
+                open(folder / f"{candidate}.csv", "x").close()  # fails if another run takes it
                 return candidate
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be written ({error.strerror}); choose another") from None

@@ -16,7 +16,7 @@ COOLDOWN = 1 / 3  # fraction of a run in which wsd falls
 def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup: int, former: dict | None):
     """Build a scheduler that steps after each step, or, `plateau`, after each epoch on the validation loss.
 
-    position: of `position_of`. warmup: steps in which `wsd` rises. former: the resumed run's scheduler's state.
+    position: of `position_of`. warmup: steps in which `wsd` rises. former: the resumed run's state.
     """
 
     def factor(step: int) -> float:
@@ -40,7 +40,7 @@ def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup:
     return LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
-def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable[[int], tuple[float, float]]:
+def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable:
     """Return a function of the step: how far the run is, and its length, in steps or (as floats) seconds."""
     if args.hours:
         return lambda step: (state.elapsed, 3600.0 * args.hours)
@@ -77,8 +77,8 @@ def sizes(start_size: int, image_size: int) -> list[int]:
 def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
     """Return the image size at a fraction of the run.
 
-    Each size gets epochs in proportion to 1/sqrt(size). progress: of the epochs, at the epoch's end; or of a time
-    budget (timed), of which an epoch takes size².
+    Each size gets epochs in proportion to 1/sqrt(size).
+    progress: of the epochs, at the epoch's end, or of a time budget (timed), of which an epoch takes size².
     """
     steps = sizes(start_size, image_size)
     ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])
