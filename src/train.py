@@ -172,8 +172,7 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
             files.save(".pth", model.state_dict(), state)
         save()
         files.write_history(state.history)
-        last = progress.finished() or progress.stop.signal > 0
-        files.draw_epoch(state, predictor, valid_set, last)
+        files.draw_epoch(state, predictor, valid_set, last=progress.finished() or progress.stop.signal > 0)
         progress.log_epoch(counts, files.path(".batch.png"))
 
 

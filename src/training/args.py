@@ -52,12 +52,10 @@ MAY_CHANGE = {  # on --resume
 def get_args_parser(doc) -> Parser:
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    detected = "default: detected from --data_path, else pets if they are in dataset/, else shapes"
-    add("--dataset", choices=DATASETS, help=detected)
+    add("--dataset", choices=DATASETS, help="default: detected from --data_path, else pets if present, else shapes")
     add_dataset_flags(add)
-    add("--image_size", type=image_side, help="in pixels; default 256, for shapes 64")
-    start = "first size, for progressive resizing; 0: off; default 64 for pets, else 0"
-    add("--start_size", type=non_negative_int, help=start)
+    add("--image_size", type=image_side, help="of the input, in pixels; default 256, for shapes 64")
+    add("--start_size", type=non_negative_int, help="to grow from; 0: no growth; default 64 for pets, else 0")
     add("--border", choices=BORDERS, default="foreground", help="class of the trimaps' border; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in augment.py; default scale_jitter")
     kinds = ("fixed", "train", "unit", "imagenet", "weights")
@@ -87,8 +85,8 @@ def add_training_flags(parser):
     add("--epochs", "-e", type=positive_int, help="default 40 for pets, 50 for folder, 4 for shapes")
     add("--hours", type=hours, help="time budget, instead of --epochs")
     add("--steps", type=positive_int, help="per epoch; default: each image once, for shapes 6")
-    total = "images per step, of all processes; default 16 for pets, 4 for folder, 8 for shapes"
-    add("--batch_size", "-b", type=positive_int, help=total)
+    images = "per step, over all processes; default 16 for pets, 4 for folder, 8 for shapes"
+    add("--batch_size", "-b", type=positive_int, help=images)
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
     add("--learning_rate", "-lr", type=non_negative_float, help="peak; default depends on the optimizer")
     add("--weight_decay", type=non_negative_float, help="default 0.05 for muon, 0.01 for adamw, else 0")
@@ -156,7 +154,7 @@ def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
     flags = {"model": start.name, "out_channels": 1, "encoder_weights": None, **start.options}
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
         if flag in given and given[flag] != {**defaults, **flags}.get(flag):
-            raise UserError(f"--{flag} {given[flag]} does not match the network in --weights {path}; omit --{flag}")
+            raise UserError(f"--{flag} {given[flag]} differs from the network in --weights {path}; omit it")
     if flags["out_channels"] > 2:  # of another repo's network
         flags["out_channels"] = 1
     return {flag: value for flag, value in flags.items() if flag not in given}
@@ -174,7 +172,7 @@ def check_args(args: Namespace):
         raise UserError("--schedule onecycle needs a number of steps; use --epochs instead of --hours")
     micro_batches = world_size() * args.accumulation_steps
     if args.batch_size < micro_batches:
-        raise UserError(f"--batch_size {args.batch_size} cannot be split into {micro_batches} micro-batches; raise it")
+        raise UserError(f"--batch_size {args.batch_size} is too small for {micro_batches} micro-batches; raise it")
     data_options(args)
 
 
@@ -187,7 +185,7 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
     augmentation = asdict(AUGMENTS[checkpoint.args.get("augment", "none")])
     if "state" not in checkpoint.training or checkpoint.augmentation != augmentation:
         commit = checkpoint.git.get("commit")
-        raise UserError(f"--resume {path} is from another version of train.py; check out commit {commit} for it")
+        raise UserError(f"--resume {path} is from another version of train.py; check out commit {commit}")
     values = defaults | checkpoint.args
     for flag, value in values.items():
         if value and flag.endswith(("_path", "_dir", "_list", "weights")):

@@ -43,7 +43,7 @@ def init_processes(runtime: Runtime) -> Runtime:
         waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the processes cannot connect to each other ({reason}); start them with torchrun") from None
+        raise UserError(f"the processes cannot connect ({reason}); start them with torchrun") from None
     if rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return replace(runtime, dtype=getattr(torch, on_rank_zero(lambda: runtime.precision)))

@@ -21,7 +21,7 @@ WHOLE = 128  # in matrices of more rows than this
 
 
 def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
-    """Build the optimizer of --optimizer. Muon and AdamW do not decay norms and biases."""
+    """Build an optimizer. Muon and AdamW do not decay norms and biases."""
     if name == "muon":
         return Muon(*split_parameters(model), lr, weight_decay)
     parameters = list(model.parameters())

@@ -110,7 +110,7 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
     files.write_history(state.history)
     print(f"resuming after step {state.step}, best validation Dice {state.best:.4f}")
     if args.epochs and len(state.history) >= args.epochs:
-        print(f"nothing left to train: already trained for {count_of(len(state.history), 'epoch')}; raise --epochs")
+        print(f"nothing left to train after {count_of(len(state.history), 'epoch')}; raise --epochs")
     return former
 
 

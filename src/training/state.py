@@ -42,7 +42,7 @@ class TrainState:
         *before, last = at_largest_size(self.history[self.first_epoch :])
         return last is self.history[-1] and all(row["valid_dice"] < last["valid_dice"] for row in before)
 
-    def end_epoch(self, image_size: int, train: tuple[float, float], scores: dict, threshold: float, valid_loss: float):
+    def end_epoch(self, image_size: int, train: tuple, scores: dict, threshold: float, valid_loss: float):
         """Add an epoch to the history. train: mean loss and Dice. scores: on the validation split."""
         self.scores, self.threshold = {"valid": scores}, threshold
         row = {
@@ -66,11 +66,11 @@ class TrainState:
 
 
 class TrainMeter:
-    """The mean loss and Dice of an epoch's training images, counted without waiting for the GPU."""
+    """The mean loss and Dice of an epoch, added up without waiting for the GPU."""
 
     def __init__(self):
         self.epoch_sums = torch.zeros(3, dtype=torch.float64)  # loss, Dice, images
-        self.pending: list[tuple] = []  # losses and pixel counts that are still on the device
+        self.pending: list[tuple] = []  # losses and pixel counts on the device
         self.highest = -math.inf  # loss since the process began
 
     def add(self, loss: torch.Tensor, counts: torch.Tensor):
