@@ -40,13 +40,14 @@ from data import TrainingData, train_loader
 from losses import build_loss
 from models import build_model
 from runtime import choose_runtime, pick_device, seed_everything
-from train import train_step
+from train import Learner, train_step
 from training.args import data_options, network_options, parse_args
 from training.augmentation import BatchAugmentation
 from training.ema import EMA
+from training.optimizers import build_optimizer
 from training.preparation import build, mean_and_std
 from training.schedule import build_scheduler
-from training.state import Learner, TrainMeter, build_optimizer
+from training.state import TrainMeter
 from utils import Parser, UserError, confusion, foreground, positive_int, run
 
 

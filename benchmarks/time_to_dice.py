@@ -31,9 +31,10 @@ from scoring import DiceMeter, evaluate
 from training.args import data_options, parse_args
 from training.augmentation import BatchAugmentation
 from training.ema import EMA, refresh_batch_norm
+from training.optimizers import build_optimizer
 from training.preparation import build, mean_and_std
 from training.schedule import build_scheduler, image_size_of, position_of, warmup_steps
-from training.state import Learner, TrainMeter, TrainState, build_optimizer
+from training.state import TrainMeter, TrainState
 from utils import Parser, positive_int, run, scores
 
 GOALS = (0.80, 0.85, 0.88, 0.89, 0.90, 0.91)
@@ -62,7 +63,8 @@ class Contender:
         position = position_of(args, state, self.steps_per_epoch)
         scheduler = build_scheduler(args.schedule, optimizer, position, state.warmup, None)
         ema = EMA(model, args.ema) if args.ema else None
-        self.learner = Learner(model, model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
+        loss = build_loss(args.loss)
+        self.learner = train.Learner(model, model, loss, optimizer, scaler, ema, runtime, scheduler)
         normalization = mean_and_std(args, self.data.train, None)
         self.augmentation = BatchAugmentation(args, len(self.data.indices), normalization, runtime)
         self.meter = TrainMeter()

@@ -161,11 +161,3 @@ def training_backends(deterministic: bool = False):
         cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32 = before
         torch.set_float32_matmul_precision(matmul)
         torch.use_deterministic_algorithms(strict)
-
-
-def scaled_step(scaler: torch.amp.GradScaler, optimizer: torch.optim.Optimizer) -> bool:
-    """Take a step on scaled float16 gradients. Returns True if it was skipped because they overflowed."""
-    before = scaler.get_scale()
-    scaler.step(optimizer)
-    scaler.update()
-    return scaler.get_scale() < before

@@ -1,15 +1,15 @@
 """Train a network and keep the checkpoint with the best validation Dice.
 
-    python src/train.py --model unet                                  # the pets if they are in dataset/, else shapes
-    python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet --name first
-    python src/train.py --data_path DIR                               # your own DIR/images and DIR/masks
-    python src/train.py --weights saved_models/unet_pets.pth --data_path DIR     # fine-tune a trained network
-    python src/train.py --resume saved_models/first.last.pth          # continue exactly where it stopped
+    python src/train.py --model unet  # the pets if they are in dataset/, else synthetic shapes
+    python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet
+    python src/train.py --data_path DIR  # your own DIR/images and DIR/masks
+    python src/train.py --weights saved_models/unet_pets.pth --data_path DIR  # fine-tune
+    python src/train.py --resume saved_models/unet.last.pth  # continue exactly
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
-Writes to --save_dir, after every epoch: NAME.pth (the weights with the highest validation Dice at the largest image
-size), NAME.last.pth (for --resume), NAME.csv (the history), NAME.curve.png and NAME.panels.png; and before the first
-step NAME.batch.png, augmented training images with their masks.
+Writes to --save_dir, after each epoch: NAME.pth (the weights with the highest validation Dice at the largest image
+size), NAME.last.pth (for --resume), NAME.csv (the history), NAME.curve.png, NAME.panels.png. Before the first step:
+NAME.batch.png, augmented training images.
 """
 
 if __name__ == "__main__":
@@ -18,28 +18,74 @@ if __name__ == "__main__":
 import itertools
 import math
 import multiprocessing
+from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from data import TrainingData, eval_loader, hash_of_set, train_loader
 from losses import build_loss
 from predictor import Predictor
-from runtime import choose_runtime, scaled_step, seed_everything, training_backends
+from runtime import Runtime, choose_runtime, seed_everything, training_backends
 from scoring import DiceMeter, best_threshold, evaluate
 from training.args import data_options, parse_args
 from training.augmentation import BatchAugmentation, seed_of
-from training.distributed import destroy_processes, init_processes, no_sync, rank, shard, world_size, wrap_ddp
+from training.distributed import destroy_processes, init_processes, rank, world_size, wrap_ddp
 from training.ema import EMA, refresh_batch_norm
+from training.optimizers import build_optimizer
 from training.preparation import build, checkpoint_template, describe_run, mean_and_std, opening, resume_run
 from training.progress import Progress, explain_failures, report_end, save_if_workers_die, stop_on_signals
-from training.run_files import reserve
+from training.run_files import RunFiles, reserve_name
 from training.schedule import build_scheduler, image_size_of, position_of, warmup_steps
-from training.state import Learner, TrainMeter, TrainState, build_optimizer
+from training.state import TrainMeter, TrainState
 from utils import confusion, foreground, run, scores
 
 RECENT = 16  # steps whose images give batch norm its statistics after an epoch
 SHOWN = 16  # augmented training images in NAME.batch.png
+
+
+@dataclass
+class Learner:
+    """The network and what changes its weights.
+
+    train_model: `model`, or its wrapper that is compiled or averages gradients over processes.
+    scaler: of the loss in float16. ema: average of the weights. runtime: device, precision, memory layout.
+    """
+
+    model: torch.nn.Module
+    train_model: Any
+    criterion: Callable
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: EMA | None
+    runtime: Runtime
+    scheduler: Any = None  # built after loading the optimizer's state
+
+    @property
+    def eval_model(self) -> torch.nn.Module:
+        """The network to evaluate and keep."""
+        return self.ema.module if self.ema else self.model
+
+    def state_dict(self) -> dict:
+        names = ["model", "ema", "optimizer", "scheduler", "scaler"]
+        kept = {name: getattr(self, name).state_dict() for name in names if name != "ema" or self.ema}
+        kept["scheduler"].pop("lr_lambdas", None)  # follow from the arguments
+        return kept
+
+    def load_state_dict(self, kept: dict):
+        """Load what `state_dict` returned, except the scheduler's state."""
+        self.model.load_state_dict(kept["model"])
+        if self.ema:
+            self.ema.load_state_dict(kept["ema"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        for parameter, state in self.optimizer.state.items():  # fused steps need the same memory layout
+            for name, value in state.items():
+                if torch.is_tensor(value) and value.shape == parameter.shape:
+                    state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        if kept["scaler"]:  # empty if the run was not in float16
+            self.scaler.load_state_dict(kept["scaler"])
 
 
 def main(argv=None) -> int:
@@ -48,24 +94,23 @@ def main(argv=None) -> int:
     runtime = init_processes(choose_runtime(args.device, args.precision))
     seed_everything(args.seed)
     model = build(args, checkpoint)
-    files = reserve(args.save_dir, args.name, args.model, args.resume)
     try:
-        with training_backends(args.deterministic), explain_failures(args):
+        with reserve_name(args) as name, training_backends(args.deterministic), explain_failures(args):
             print(opening(args, model, runtime), flush=True)
             data = TrainingData(data_options(args))
             steps_per_epoch = args.steps or math.ceil(len(data.indices) / args.batch_size)
             print(*data.describe(), describe_run(args, data, steps_per_epoch), sep="\n", flush=True)
             normalization = mean_and_std(args, data.train, checkpoint)
-            files.template = checkpoint_template(args, data, normalization, runtime, checkpoint)
+            files = RunFiles(args.save_dir, name, checkpoint_template(args, data, normalization, runtime, checkpoint))
 
             runtime = runtime.suited_to(model)
             model = runtime.to_device(model)
-            optimizer = build_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay)
             ema = EMA(model, args.ema) if args.ema else None
-            scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
             train_model = wrap_ddp(model, runtime.device, args.batch_size // world_size() // args.accumulation_steps)
             if args.compile:
                 train_model = torch.compile(train_model, mode=args.compile)  # type: ignore[assignment]
+            optimizer = build_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay)
+            scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
             learner = Learner(model, train_model, build_loss(args.loss), optimizer, scaler, ema, runtime)
             state, meter = TrainState(warmup=warmup_steps(args, steps_per_epoch)), TrainMeter()
             former = resume_run(checkpoint, args, files, data, learner, state, meter) if args.resume else None
@@ -78,42 +123,43 @@ def main(argv=None) -> int:
                 train(learner, data, augmentation, args, state, meter, progress, files)
             return report_end(args, state, files, progress.finished(), stop.signal)
     finally:
-        files.release()
-        for worker in multiprocessing.active_children():  # they ignore the signal by which Python would end them
+        for worker in multiprocessing.active_children():  # they ignore Python's signal to end
             worker.kill()
         destroy_processes()
 
 
 def train(learner, data, augmentation, args, state, meter, progress, files) -> None:
-    """Train epoch by epoch to the end or until asked to stop; validate, save and draw after each epoch.
+    """Train until the end or until asked to stop; validate, save and draw after each epoch.
 
-    learner: the network and what changes its weights. data: TrainingData. augmentation: BatchAugmentation. state: how
-    far the run is, and its history. meter: the epoch's mean loss and Dice. progress: logs, and decides when to stop.
+    state: how far the run is, and its history. meter: the epoch's mean loss and Dice.
+    progress: logs, and decides when to save and stop.
     """
-    size, device, images_hash = 0, learner.runtime.device, hash_of_set(data.train, data.indices)
+    size, device = 0, learner.runtime.device
+    images_hash = hash_of_set(data.train, data.indices)
 
     def save():
-        training = {**learner.state_dict(), "state": state.state_dict(), "meter": meter.state_dict()}
-        training["images"] = images_hash
+        training = learner.state_dict()
+        training.update(state=state.state_dict(), meter=meter.state_dict(), images=images_hash)
         files.save(".last.pth", learner.eval_model.state_dict(), state, training)
 
     while not progress.finished() and not progress.stop_requested():
         if size != image_size_of(args, state):
             size = image_size_of(args, state)
-            if size > state.max_size and args.schedule == "plateau":  # a loss at another size is a different measure
+            if size > state.max_size and args.schedule == "plateau":  # its losses were at another size
                 learner.scheduler.best, learner.scheduler.num_bad_epochs = math.inf, 0
             state.max_size = size
             train_set, valid_set = (dataset.to(device) for dataset in data.at(size))
-            onwards = itertools.count(state.step)  # progress decides where an epoch ends
-            batches = iter(train_loader(train_set, data.indices, args, onwards, device))
+            steps = itertools.count(state.step)  # progress ends epochs
+            batches = iter(train_loader(train_set, data.indices, args, steps, device))
             files.draw_batch(*augmentation.sample(train_set, data.indices, state.step, SHOWN))
         if not train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save):
             break
+        model = learner.eval_model
         recent = range(max(0, state.step - RECENT), state.step)
         images = (image for image, _ in augmentation.batches(train_set, data.indices, recent))
-        refresh_batch_norm(learner.eval_model, images, learner.runtime)
+        refresh_batch_norm(model, images, learner.runtime)
 
-        predictor = Predictor(learner.eval_model.eval(), augmentation.mean, augmentation.std, size, learner.runtime)
+        predictor = Predictor(model.eval(), augmentation.mean, augmentation.std, size, learner.runtime)
         valid = DiceMeter(valid_set, criterion=learner.criterion)
         evaluate(predictor, eval_loader(valid_set, args.batch_size, args.workers, device), valid, "validation")
         by_threshold = valid.counts()
@@ -123,7 +169,7 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
         if args.schedule == "plateau":
             learner.scheduler.step(state.history[-1]["valid_loss"])
         if state.is_best():
-            files.save(".pth", learner.eval_model.state_dict(), state)
+            files.save(".pth", model.state_dict(), state)
         save()
         files.write_history(state.history)
         files.draw_epoch(state, predictor, valid_set, last=progress.finished() or progress.stop.signal > 0)
@@ -131,7 +177,7 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
 
 
 def train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save) -> bool:
-    """Train on `batches` to the end of the epoch. Return False if the run stops before it, saved by calling save()."""
+    """Train to the end of the epoch. Return False if a signal stops the run before it."""
     learner.train_model.train()
     progress.begin_epoch()
     with save_if_workers_die(save):
@@ -150,31 +196,31 @@ def train_one_epoch(batches, learner, augmentation, args, state, meter, progress
     return True
 
 
-def train_step(batch, learner, augmentation, args, step) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Take one optimizer step on this rank's part of a batch, in --accumulation_steps micro-batches.
+def train_step(batch, learner, augmentation, args, step) -> list[tuple]:
+    """Take one optimizer step on this process's part of a batch, in --accumulation_steps micro-batches.
 
-    batch: uint8 "image" (n, C, H, W) and "mask" (n, 1, H, W) of 0, 1 and 255 (ignored), not yet on the device.
+    batch: uint8 "image" (n, C, H, W) and "mask" (n, 1, H, W) of 0, 1 and 255 (ignored).
     Returns each micro-batch's mean loss and its images' pixel counts (N, 4), on the device.
     """
-    torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # of dropout; a trailing 0 gives augmentation's seed
-    learner.optimizer.zero_grad(set_to_none=True)
+    torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # of dropout; 0 would be augmentation's
+    learner.optimizer.zero_grad()
     results = []
-    for part in range(args.accumulation_steps):
-        rows = shard(len(batch["mask"]), part, args.accumulation_steps)
+    n, parts = len(batch["mask"]), args.accumulation_steps
+    for part in range(parts):
+        rows = slice(part * n // parts, (part + 1) * n // parts)
         image, mask = augmentation(batch, step, rows)  # on the device, augmented and normalized
-        last = part + 1 == args.accumulation_steps
-        with nullcontext() if last else no_sync(learner.train_model):
+        accumulate = part + 1 < parts and world_size() > 1
+        with learner.train_model.no_sync() if accumulate else nullcontext():
             with learner.runtime.autocast():
                 logits = learner.train_model(image)
             loss = learner.criterion(logits, mask)
-            weight = len(mask) * world_size() / args.batch_size  # DDP averages over ranks; weight by the images instead
+            weight = len(mask) * world_size() / args.batch_size  # DDP averages over processes
             learner.scaler.scale(loss * weight).backward()
         results.append((loss.detach(), confusion(foreground(logits.detach()) >= 0, mask)))
-    if learner.scaler.is_enabled():  # float16 skips a step whose gradients overflow
-        skipped = scaled_step(learner.scaler, learner.optimizer)
-    else:
-        learner.optimizer.step()
-        skipped = False
+    scale = learner.scaler.get_scale()
+    learner.scaler.step(learner.optimizer)  # optimizer.step(), unless float16 gradients overflow
+    learner.scaler.update()
+    skipped = learner.scaler.get_scale() < scale
     if args.schedule != "plateau" and not skipped:  # plateau steps per epoch
         learner.scheduler.step()
     if learner.ema:

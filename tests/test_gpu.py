@@ -25,8 +25,9 @@ from runtime import Runtime
 from training.args import parse_args
 from training.augmentation import BatchAugmentation
 from training.ema import EMA
+from training.optimizers import build_optimizer
 from training.schedule import build_scheduler, position_of
-from training.state import Learner, TrainMeter, TrainState, build_optimizer
+from training.state import TrainMeter, TrainState
 
 CUDA = torch.device("cuda:0")
 FULL = 100  # steps of 4 of 40 images, after which augmentation is at full strength
@@ -46,8 +47,8 @@ class MadeUpGradients:
         for parameter in self.model.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
-    def is_enabled(self):
-        return False
+    def get_scale(self):
+        return 1.0
 
     def step(self, optimizer):
         optimizer.step()
@@ -84,7 +85,7 @@ def begin(flags):
     scheduler = build_scheduler(args.schedule, optimizer, position_of(args, state, 2 * FULL), 4, None)
     scaler = torch.amp.GradScaler("cuda", enabled=False)
     ema = EMA(model, args.ema) if args.ema else None
-    learner = Learner(model, model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
+    learner = train.Learner(model, model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
     augmentation = BatchAugmentation(args, 40, ([0.5] * 3, [0.5] * 3), runtime)
     meter = TrainMeter()
 

@@ -2,8 +2,17 @@ import pytest
 import torch
 from torch import nn
 
-from training.muon import BLOCK, NEWTON_SCHULZ, RMS, Muon, as_matrix, in_blocks, newton_schulz, split_parameters
-from training.state import build_optimizer
+from training.optimizers import (
+    BLOCK,
+    NEWTON_SCHULZ,
+    RMS,
+    Muon,
+    as_matrix,
+    build_optimizer,
+    in_blocks,
+    newton_schulz,
+    split_parameters,
+)
 
 
 def orthogonal(matrix):
@@ -17,8 +26,7 @@ def orthogonal(matrix):
 
 
 def muon_of(network, *settings):
-    matrices, others, decayed = split_parameters(network)
-    return Muon(matrices, others, *settings, decayed=decayed)
+    return Muon(*split_parameters(network), *settings)
 
 
 class Block(nn.Module):

@@ -1,22 +1,25 @@
 """Two runs at once, and names of every kind."""
 
 import shlex
+from argparse import Namespace
 
 import pytest
 from conftest import error_of, make_pets, script
 from processes import finish, launch, launch_pair
 
-from training.run_files import reserve
+from training.run_files import reserve_name
 
 RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 8, "--batch_size", 4, "--steps", 2)
 RUN = (*RUN, "--epochs", 1)
 
 
 def test_a_name_is_reserved_once_and_freed_if_nothing_was_written(tmp_path):
-    first, second = (reserve(tmp_path / "new", None, "unet") for _ in range(2))
-    assert (first.name, second.name) == ("unet", "unet-2")
-    first.release()
-    assert reserve(tmp_path / "new", "unet", "unet").name == "unet"
+    args = Namespace(save_dir=tmp_path / "new", name=None, model="unet", resume=None)
+    with reserve_name(args) as first, reserve_name(args) as second:
+        assert (first, second) == ("unet", "unet-2")
+    args.name = "unet"
+    with reserve_name(args) as name:
+        assert name == "unet"
 
 
 @pytest.mark.integration

@@ -19,9 +19,10 @@ from runtime import Runtime, choose_runtime, pick_device
 from training.args import OPTIMIZERS, parse_args
 from training.augmentation import BatchAugmentation
 from training.ema import EMA, refresh_batch_norm
+from training.optimizers import build_optimizer
 from training.progress import check_loss, warn_about_one_class
 from training.schedule import build_scheduler, position_of
-from training.state import Learner, TrainMeter, TrainState, build_optimizer
+from training.state import TrainMeter, TrainState
 from utils import UserError, scores
 
 HALF = ([0.5] * 3, [0.5] * 3)
@@ -38,7 +39,7 @@ def start_run(*flags, precision=torch.float32, layout=torch.contiguous_format, s
     args.epochs, position = 1, position_of(args, state, steps)
     scheduler = build_scheduler(args.schedule, optimizer, position, state.warmup, None)
     ema = EMA(model, args.ema) if args.ema else None
-    learner = Learner(model, model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
+    learner = train.Learner(model, model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
     return Namespace(
         args=args, runtime=runtime, learner=learner, state=state, model=model, optimizer=optimizer,
         augmentation=BatchAugmentation(args, images, HALF, runtime),

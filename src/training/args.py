@@ -29,21 +29,20 @@ from utils import (
     worker_count,
 )
 
-hours = checked(float, lambda x: 0 < x <= 10_000, "a number of hours above 0, at most 10,000")
-file_name = checked(str, lambda text: Path(text).name == text != "", "a plain file name (its folder is --save_dir)")
+hours = checked(float, lambda x: 0 < x <= 10_000, "a number above 0, at most 10,000")
+file_name = checked(str, lambda text: Path(text).name == text != "", "a file name without folder")
 DATASET_DEFAULTS = {
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
     "shapes": {"image_size": 64, "start_size": 0, "epochs": 4, "batch_size": 8, "steps": 6},
 }
-OPTIMIZERS = {  # with the defaults that depend on them
-    "muon": {"learning_rate": 8e-3, "weight_decay": 5e-2},
-    "adamw": {"learning_rate": 4e-3, "weight_decay": 1e-2},
-    "adam": {"learning_rate": 1e-3, "weight_decay": 0.0},
-    "radam": {"learning_rate": 1e-3, "weight_decay": 0.0},
-    "sgd": {"learning_rate": 1e-2, "weight_decay": 0.0},
+OPTIMIZERS = {  # default learning rate and weight decay
+    "muon": (8e-3, 5e-2),
+    "adamw": (4e-3, 1e-2),
+    "adam": (1e-3, 0.0),
+    "radam": (1e-3, 0.0),
+    "sgd": (1e-2, 0.0),
 }
-NORMALIZATIONS = ("fixed", "train", "unit", "imagenet", "weights")
 MAY_CHANGE = {  # on --resume
     "epochs", "hours", "accumulation_steps", "compile", "workers", "name", "save_dir", "save_every", "data_path",
     "cache_dir", "train_list", "valid_list", "test_list", "device", "precision",
@@ -53,31 +52,29 @@ MAY_CHANGE = {  # on --resume
 def get_args_parser(doc) -> Parser:
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    dataset = "default: detected from --data_path; without it, pets if present in dataset/, else shapes"
-    add("--dataset", choices=DATASETS, help=f"kind of dataset; {dataset}")
+    add("--dataset", choices=DATASETS, help="default: detected from --data_path, else pets if present, else shapes")
     add_dataset_flags(add)
-    add("--image_size", type=image_side, help="size of the network's input in pixels; default 256, for shapes 64")
-    start = "initial size for progressive resizing; 0: off; default 64 for pets, else 0"
-    add("--start_size", type=non_negative_int, help=start)
-    add("--border", choices=BORDERS, default="foreground", help="class of the trimaps' border; default %(default)s")
-    add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default %(default)s")
-    normalize = "pixel normalization: fixed (mean and std 0.5), train (statistics of the training set), "
-    normalize += "unit (pixels in [0, 1]), imagenet, or weights (as in --weights); default %(default)s"
-    add("--normalize", choices=NORMALIZATIONS, default="fixed", help=normalize)
-    add("--limit", type=positive_int, help="use only the first LIMIT images of each split")
+    add("--image_size", type=image_side, help="of the input, in pixels; default 256, for shapes 64")
+    add("--start_size", type=non_negative_int, help="to grow from; 0: no growth; default 64 for pets, else 0")
+    add("--border", choices=BORDERS, default="foreground", help="class of the trimaps' border; default foreground")
+    add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in augment.py; default scale_jitter")
+    kinds = ("fixed", "train", "unit", "imagenet", "weights")
+    pixels = "pixels' mean and std: 0.5, the training set's, 0 and 1, ImageNet's or --weights'; default fixed"
+    add("--normalize", choices=kinds, default="fixed", help=pixels)
+    add("--limit", type=positive_int, help="only the first LIMIT images of each split")
     add("--fold", metavar="K/N", help="cross-validation: validate on part K of N")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=MODELS, default="unet", help="network; default %(default)s")
+    add("--model", choices=MODELS, default="unet", help="network; default unet")
     add("--width", type=positive_int, help="only for U-Nets: channels of the first level; default 64")
-    add("--depth", type=positive_int, help="only with --model unet: number of times the size is halved; default 4")
-    add("--norm", choices=("batch", "none"), help="only for U-Nets: normalization layers; default batch")
-    add("--dropout", type=fraction, help="only for U-Nets: fraction of channels dropped at the bottom; default 0")
-    add("--decoder", choices=DECODERS, help="only with --model resnet34_unet: kind of decoder; default nearest")
-    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's weights for resnet34_unet's encoder")
-    add("--weights", type=user_path, metavar="FILE", help="start from the network and weights of this checkpoint")
-    add("--in_channels", type=int, choices=(1, 3), default=3, help="input channels: 3 for color, 1 for gray; default 3")
-    add("--out_channels", type=int, choices=(1, 2), default=1, help="output channels; 2 adds the background; default 1")
+    add("--depth", type=positive_int, help="only for unet: how often the size is halved; default 4")
+    add("--norm", choices=("batch", "none"), help="only for U-Nets: normalization; default batch")
+    add("--dropout", type=fraction, help="only for U-Nets: dropout at the bottom; default 0")
+    add("--decoder", choices=DECODERS, help="only for resnet34_unet: kind of decoder; default nearest")
+    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's resnet34 weights, for the encoder")
+    add("--weights", type=user_path, metavar="FILE", help="checkpoint whose network and weights to start from")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3")
+    add("--out_channels", type=int, choices=(1, 2), default=1, help="2 adds the background; default 1")
     add_training_flags(parser)
     add_runtime_flags(parser)
     return parser
@@ -85,34 +82,34 @@ def get_args_parser(doc) -> Parser:
 
 def add_training_flags(parser):
     add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", "-e", type=positive_int, help="number of epochs; default 40 for pets, 50 for folder, 4 for shapes")
-    add("--hours", type=hours, help="time budget in hours, instead of --epochs")
-    add("--steps", type=positive_int, help="steps per epoch; default: each image once, for shapes 6 steps")
-    total = "total images per step over all processes; default 16 for pets, 4 for folder, 8 for shapes"
-    add("--batch_size", "-b", type=positive_int, help=total)
+    add("--epochs", "-e", type=positive_int, help="default 40 for pets, 50 for folder, 4 for shapes")
+    add("--hours", type=hours, help="time budget, instead of --epochs")
+    add("--steps", type=positive_int, help="per epoch; default: each image once, for shapes 6")
+    images = "per step, over all processes; default 16 for pets, 4 for folder, 8 for shapes"
+    add("--batch_size", "-b", type=positive_int, help=images)
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
-    add("--learning_rate", "-lr", type=non_negative_float, help="peak learning rate; default depends on the optimizer")
-    add("--weight_decay", type=non_negative_float, help="weight decay; default 0.05 for muon, 0.01 for adamw, else 0")
-    add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)}, or a weighted sum such as bce:1,dice:0.5")
-    add("--optimizer", choices=OPTIMIZERS, default="muon", help="optimizer; default %(default)s")
-    add("--schedule", choices=SCHEDULES, default="wsd", help="learning rate schedule; default %(default)s")
-    add("--ema", type=fraction, default=0.999, help="decay of the averaged weights; 0: off; default %(default)s")
+    add("--learning_rate", "-lr", type=non_negative_float, help="peak; default depends on the optimizer")
+    add("--weight_decay", type=non_negative_float, help="default 0.05 for muon, 0.01 for adamw, else 0")
+    add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)}, or a sum such as bce:1,dice:0.5")
+    add("--optimizer", choices=OPTIMIZERS, default="muon", help="default muon")
+    add("--schedule", choices=SCHEDULES, default="wsd", help="of the learning rate; default wsd")
+    add("--ema", type=fraction, default=0.999, help="decay of the averaged weights; 0: off; default 0.999")
 
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=seed, default=0, help="random seed; default %(default)s")
+    add("--seed", type=seed, default=0, help="random seed; default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
-    add("--compile", nargs="?", const="default", choices=modes, help="compile the network with torch.compile")
-    add("--deterministic", action="store_true", help="use only deterministic algorithms; slower on a GPU")
-    add("--workers", type=worker_count, default=0, help="number of data loading processes; default %(default)s")
-    add("--name", type=file_name, help="name of the run's files, without extension; default: the network's")
-    add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default %(default)s")
-    often = "how often to save within an epoch: in minutes, or in steps such as 500steps; default 10 minutes"
+    add("--compile", nargs="?", const="default", choices=modes, help="mode of torch.compile")
+    add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
+    add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
+    add("--name", type=file_name, help="of the run's files; default: the network's")
+    add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
+    often = "minutes between saves within an epoch, or steps such as 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)
-    add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its own arguments")
+    add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its arguments")
 
 
 def loss(text):
-    """Return the text if it is a valid --loss: checkpoints record the text."""
+    """Check --loss and return its text, which checkpoints record."""
     try:
         build_loss(text)
     except ValueError as error:
@@ -129,34 +126,35 @@ def interval(text):
 def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None]:
     """Return the arguments, and the checkpoint of --resume or --weights. Raises UserError."""
     parser = get_args_parser(doc)
-    defaults = vars(parser.parse_args(argv))
-    unset = object()
-    blank = Namespace(**dict.fromkeys(defaults, unset))  # argparse keeps a value that is already set
-    given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not unset}
-    if given.get("resume"):
-        return resumed_args(defaults, given)
-    values, start = dict(defaults), None
-    values["dataset"], values["data_path"] = choose_dataset(values["dataset"], values["data_path"])
-    if values["weights"]:
-        start = load(values["weights"], given.get("model"), "--weights", "--model")
-        restore_model(start, values["weights"])  # raises UserError if weights and metadata differ
-        values |= network_flags(given, start, values["weights"])
-        values["normalize"] = given.get("normalize", "weights")
-    for flag, value in {**DATASET_DEFAULTS[values["dataset"]], **OPTIMIZERS[values["optimizer"]]}.items():
-        if values[flag] is None and not (flag == "epochs" and values["hours"]):
-            values[flag] = value
-    args = Namespace(**values)
+    args, start = parser.parse_args(argv), None
+    blank = Namespace(**dict.fromkeys(vars(args)))  # argparse keeps values that are already set
+    given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
+    if args.resume:
+        return resumed_args(vars(args), given)
+    args.dataset, args.data_path = choose_dataset(args.dataset, args.data_path)
+    if args.weights:
+        start = load(args.weights, given.get("model"), "--weights", "--model")
+        restore_model(start, args.weights)  # raises UserError if weights and metadata differ
+        vars(args).update(network_flags(given, start, args.weights))
+        args.normalize = given.get("normalize", "weights")
+    defaults: dict = dict(DATASET_DEFAULTS[args.dataset])
+    defaults["learning_rate"], defaults["weight_decay"] = OPTIMIZERS[args.optimizer]
+    if args.hours:
+        del defaults["epochs"]
+    for flag, value in defaults.items():
+        if getattr(args, flag) is None:
+            setattr(args, flag, value)
     check_args(args)
     return args, start
 
 
 def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
-    """Return the flags of the network in --weights. Raises UserError if a given flag contradicts it."""
+    """Return the flags of the network in --weights. Raises UserError if given ones differ."""
     defaults = {name: parameter.default for name, parameter in options_of_network(start.name).items()}
     flags = {"model": start.name, "out_channels": 1, "encoder_weights": None, **start.options}
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
         if flag in given and given[flag] != {**defaults, **flags}.get(flag):
-            raise UserError(f"--{flag} {given[flag]} does not match the network in --weights {path}; omit --{flag}")
+            raise UserError(f"--{flag} {given[flag]} differs from the network in --weights {path}; omit it")
     if flags["out_channels"] > 2:  # of another repo's network
         flags["out_channels"] = 1
     return {flag: value for flag, value in flags.items() if flag not in given}
@@ -169,37 +167,39 @@ def check_args(args: Namespace):
     if args.normalize == "imagenet" and args.in_channels != 3:
         raise UserError("--normalize imagenet only applies to color images; omit --in_channels")
     if args.hours and args.epochs:
-        raise UserError("--hours and --epochs cannot be combined; omit one")
+        raise UserError("--hours and --epochs exclude each other; omit one")
     if args.hours and args.schedule == "onecycle":
-        raise UserError("--hours cannot be used with --schedule onecycle, which needs a number of steps; use --epochs")
+        raise UserError("--schedule onecycle needs a number of steps; use --epochs instead of --hours")
     micro_batches = world_size() * args.accumulation_steps
     if args.batch_size < micro_batches:
-        raise UserError(f"--batch_size {args.batch_size} cannot be split into {micro_batches} micro-batches; raise it")
+        raise UserError(f"--batch_size {args.batch_size} is too small for {micro_batches} micro-batches; raise it")
     data_options(args)
 
 
 def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
-    """Return the arguments of the run in --resume, with the given changes. Raises UserError for most."""
+    """Return the arguments of the run in --resume, with the given changes. Raises UserError."""
     path = given["resume"]
     checkpoint = load(path, flag="--resume")
-    recorded = checkpoint.args
     if checkpoint.training is None:
         raise UserError(f"--resume {path} contains only weights; pass the NAME.last.pth next to it")
-    if "state" not in checkpoint.training or checkpoint.augmentation != asdict(
-        AUGMENTS[recorded.get("augment", "none")]
-    ):
+    augmentation = asdict(AUGMENTS[checkpoint.args.get("augment", "none")])
+    if "state" not in checkpoint.training or checkpoint.augmentation != augmentation:
         commit = checkpoint.git.get("commit")
-        raise UserError(f"--resume {path} is from another version of train.py; check out commit {commit} for it")
-    paths = {flag for flag, value in recorded.items() if flag.endswith(("_path", "_dir", "_list", "weights")) and value}
-    values = {**defaults, **recorded, **{flag: Path(recorded[flag]) for flag in paths}}
-    values |= {"resume": path, "save_dir": path.parent, "name": path.name.removesuffix(".last.pth")}
-    values["precision"] = checkpoint.precision or values["precision"]  # so that the run continues exactly
+        raise UserError(f"--resume {path} is from another version of train.py; check out commit {commit}")
+    values = defaults | checkpoint.args
+    for flag, value in values.items():
+        if value and flag.endswith(("_path", "_dir", "_list", "weights")):
+            values[flag] = Path(value)
+    values.update(resume=path, save_dir=path.parent, name=path.name.removesuffix(".last.pth"))
+    values["precision"] = checkpoint.precision or values["precision"]  # to continue exactly
     for flag, value in given.items():
-        if flag != "resume" and str(value) != str(values[flag]):
-            if flag not in MAY_CHANGE:
-                raise UserError(f"--{flag} {value} conflicts with the resumed run ({values[flag]}); omit --{flag}")
-            print(f"--{flag} changes from {values[flag]} to {value}")
-    args = Namespace(**{**values, **given})
+        if str(value) == str(values[flag]):
+            continue
+        if flag not in MAY_CHANGE:
+            raise UserError(f"--{flag} {value} conflicts with the resumed run ({values[flag]}); omit --{flag}")
+        print(f"--{flag} changes from {values[flag]} to {value}")
+        values[flag] = value
+    args = Namespace(**values)
     choose_dataset(args.dataset, args.data_path)
     check_args(args)
     return args, checkpoint
@@ -207,14 +207,20 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
 
 def data_options(args: Namespace) -> DataOptions:
     """Return the dataset's options. Raises UserError for options that exclude each other."""
-    given: dict = {entry.name: getattr(args, entry.name, None) for entry in fields(DataOptions)}
-    given["path"] = args.data_path
-    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
-    return DataOptions(**{name: value for name, value in given.items() if value is not None})
+    options = {"path": args.data_path}
+    for entry in fields(DataOptions):
+        value = getattr(args, entry.name, None)
+        if value is not None:
+            options[entry.name] = tuple(value) if isinstance(value, list) else value
+    return DataOptions(**options)
 
 
 def network_options(args: Namespace) -> dict:
     """Return the options of `build_model` besides the name, from the flags that were given."""
+    options = {"in_channels": args.in_channels, "out_channels": args.out_channels}
     names = {option for name in MODELS for option in options_of_network(name)}
-    given = {name: value for name in sorted(names) if (value := getattr(args, name, None)) is not None}
-    return {"in_channels": args.in_channels, "out_channels": args.out_channels, **given}
+    for name in sorted(names):
+        value = getattr(args, name, None)
+        if value is not None:
+            options[name] = value
+    return options

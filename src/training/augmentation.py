@@ -2,7 +2,6 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -16,34 +15,35 @@ from training.distributed import rank, shard, world_size
 class BatchAugmentation:
     """Turns batches into network input. images: size of the training set. normalization: mean and std per channel."""
 
-    def __init__(self, args: Namespace, images: int, normalization: tuple[list, list], runtime: Runtime):
+    def __init__(self, args: Namespace, images: int, normalization: tuple, runtime: Runtime):
         self.args, self.images, self.runtime = args, images, runtime
         self.mean, self.std = normalization
         self.strength = AUGMENTS[args.augment]
 
-    def __call__(self, batch: dict, step: int, rows: slice = slice(None), strength: Strength | None = None):  # noqa: B008
-        """Return images float (n, C, H, W) and masks uint8 (n, 1, H, W) for `rows` of this rank's shard of a batch."""
+    def __call__(self, batch: dict, step: int, rows: slice | None = None, strength: Strength | None = None):
+        """Return images float (n, C, H, W) and masks uint8 (n, 1, H, W), on the device.
+
+        batch: this rank's part of the step's. rows: only these of it. strength: default the step's.
+        """
+        n, rows = self.args.batch_size, rows or slice(None)
+        generator = torch.Generator().manual_seed(seed_of(self.args.seed, step))
+        mine = shard(n, rank(), world_size())
+        params = {name: values[mine][rows] for name, values in random_params(n, generator).items()}
         image, mask = (self.runtime.move(batch[name][rows]) for name in ("image", "mask"))
-        params = {name: values[rows] for name, values in self.params(step).items()}
-        grown = self.strength.after(step * self.args.batch_size / self.images)  # over the first epochs
+        if strength is None:  # it grows over the first epochs
+            strength = self.strength.after(step * n / self.images)
         with torch.autocast(self.runtime.device.type, enabled=False):
-            image, mask = augment(image, mask, strength or grown, params)
+            image, mask = augment(image, mask, strength, params)
         return self.runtime.layout(to_float(image, self.mean, self.std)), mask
 
-    def params(self, step: int) -> dict[str, torch.Tensor]:
-        """Draw the random parameters of this rank's shard of a step's batch."""
-        generator = torch.Generator().manual_seed(seed_of(self.args.seed, step))
-        mine = shard(self.args.batch_size, rank(), world_size())
-        return {name: values[mine] for name, values in random_params(self.args.batch_size, generator).items()}
-
-    def batches(self, dataset, indices: list[int], steps: Iterable[int], strength: Strength | None = None) -> Iterator:
+    def batches(self, dataset, indices, steps, strength: Strength | None = None):
         """Yield images and masks of a range of steps, as this rank trains on them."""
         loader = train_loader(dataset, indices, self.args, steps, self.runtime.device, workers=0)
         for step, batch in zip(steps, loader, strict=True):
             yield self(batch, step, strength=strength)
 
-    def sample(self, dataset, indices: list[int], step: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the next training images (number, C, H, W) of about 0 to 1 and masks, fully augmented, on the CPU."""
+    def sample(self, dataset, indices, step: int, number: int):
+        """Return the next images (number, C, H, W) in 0 to 1 and masks, fully augmented, on the CPU."""
         steps = range(step, step + math.ceil(number * world_size() / self.args.batch_size))
         images, masks = zip(*self.batches(dataset, indices, steps, self.strength), strict=True)
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
@@ -51,5 +51,5 @@ class BatchAugmentation:
 
 
 def seed_of(*numbers: int) -> int:
-    """Derive a separate seed from the run's seed and the step, so that a run can be resumed from any step."""
+    """Derive a seed from the run's seed and the step, for exact resuming."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

@@ -1,13 +1,12 @@
-"""Several processes, started by torchrun, that share every batch. A single process needs no setup.
+"""Several processes, started by torchrun, that share every batch. Only process 0 prints and writes.
 
-Only process 0 prints and writes. Small values travel over gloo, gradients over NCCL on GPUs and gloo on the CPU.
 A function whose docstring says "Collective" must be called on all ranks.
 """
 
 import os
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 
@@ -19,23 +18,23 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime import Runtime
 from utils import UserError
 
-SMALL_SHARD = 16  # images per process below which batch norm uses the statistics of all processes
+SMALL_SHARD = 16  # images; below this, batch norm uses the statistics of all processes
 PATIENCE = timedelta(days=7)  # for rank 0's first decoding of the images
 waiting = None  # the process group of `rank_zero_first`
 
 
 def rank() -> int:
-    """Return this process's number, 0 if there is only one."""
+    """Return this process's number, from 0."""
     return int(os.environ.get("RANK", 0))
 
 
 def world_size() -> int:
-    """Return the number of processes that torchrun started, 1 without it."""
+    """Return the number of processes; 1 without torchrun."""
     return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def init_processes(runtime: Runtime) -> Runtime:
-    """Join the other processes, and silence all but process 0. Return the runtime with the precision of process 0."""
+    """Join the other processes, and silence all but process 0. Return the runtime in its precision."""
     global waiting
     if world_size() == 1 or dist.is_initialized():
         return runtime
@@ -44,7 +43,7 @@ def init_processes(runtime: Runtime) -> Runtime:
         waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the processes cannot connect to each other ({reason}); start them with torchrun") from None
+        raise UserError(f"the processes cannot connect ({reason}); start them with torchrun") from None
     if rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return replace(runtime, dtype=getattr(torch, on_rank_zero(lambda: runtime.precision)))
@@ -82,7 +81,7 @@ def all_gather(value) -> list:
 
 @contextmanager
 def rank_zero_first():
-    """Let local rank 0 run the block first, so that the other processes of its machine find its files."""
+    """Let one process of each machine run the block first, so that the others find its files."""
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if waits:
         dist.barrier(waiting)
@@ -99,17 +98,12 @@ def shard(n: int, part: int, parts: int) -> slice:
 
 
 def wrap_ddp(model: nn.Module, device: torch.device, images: int) -> nn.Module:
-    """Wrap a network to average its gradients over the processes. images: of one process's forward pass."""
+    """Wrap a network to average its gradients over the processes. images: of one forward pass."""
     if world_size() == 1:
         return model
     if device.type == "cuda" and images < SMALL_SHARD:
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
-
-
-def no_sync(model: nn.Module):
-    """Return a context for a backward pass that accumulates gradients without exchanging them."""
-    return model.no_sync() if hasattr(model, "no_sync") else nullcontext()  # type: ignore[operator]
 
 
 def agree(*values: int) -> tuple[int, ...]:
@@ -118,7 +112,7 @@ def agree(*values: int) -> tuple[int, ...]:
 
 
 def gather(values: torch.Tensor) -> torch.Tensor:
-    """Gather a tensor that has one shape on every rank as (ranks, ...), on the CPU. Collective."""
+    """Stack every rank's tensor as (ranks, ...), on the CPU. Their shapes are equal. Collective."""
     values = values.detach().cpu()
     if world_size() == 1:
         return values[None]

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, and batch-norm statistics that fit averaged weights."""
+"""The exponential moving average of the weights, and batch-norm statistics that fit it."""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -14,15 +14,17 @@ from training.distributed import mean_over_ranks
 class EMA:
     """Exponential moving average of a network's weights and running statistics, in `module`.
 
-    The decay starts low, so that a short run is not held back by its first weights: 0, then (1 + n) / (10 + n) after n
-    updates, until it reaches `decay`. `torch.optim.swa_utils.AveragedModel` would wait for the GPU at every step.
+    After n updates the decay is (1 + n) / (10 + n), first 0 and at most `decay`, so that a short run forgets its first
+    weights. `torch.optim.swa_utils.AveragedModel` would wait for the GPU at every step.
     """
 
     def __init__(self, network: nn.Module, decay: float):
-        self.module, self.decay, self.count = deepcopy(network).requires_grad_(False), decay, 0
-        averages, values = self.module.state_dict(), network.state_dict()  # they share the networks' memory
-        names = [name for name, value in averages.items() if value.is_floating_point()]  # not the counters
-        self.averages, self.values = ([tensors[name] for name in names] for tensors in (averages, values))
+        self.module = deepcopy(network).requires_grad_(False)
+        self.decay, self.count = decay, 0
+        self.averages, self.values = (
+            [value for value in each.state_dict().values() if value.is_floating_point()]  # not the counters
+            for each in (self.module, network)
+        )
 
     @torch.no_grad()
     def update(self):
@@ -40,10 +42,9 @@ class EMA:
 
 
 def refresh_batch_norm(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
-    """Recompute the batch norms' running statistics from batches of training images (N, C, H, W).
+    """Recompute running statistics, which averaged weights lack, from training images (N, C, H, W). Collective.
 
-    Running statistics lag the weights by about ten steps, and averaged weights have no matching statistics at all. Wu
-    and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3. Collective.
+    Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3.
     """
     with runtime.autocast():
         update_bn(images, network)

@@ -1,4 +1,4 @@
-"""Preparation of train.py before the first step: normalization, the checkpoint's metadata, the first lines."""
+"""Preparation of a run: network, normalization, checkpoint metadata, --resume, first lines."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -26,42 +26,48 @@ MEAN_STD = {
 
 
 def build(args: Namespace, start: Checkpoint | None) -> nn.Module:
-    """Build the network of the arguments, with the weights of --encoder_weights, or of --weights (`start`)."""
+    """Build the network with its first weights. start: the checkpoint of --weights."""
     try:
         model = build_model(args.model, **network_options(args))
     except ValueError as error:
         raise UserError(f"--model {args.model}: {error}") from None
-    if args.encoder_weights and not args.resume:
+    if args.resume:
+        return model
+    if args.encoder_weights:
         load_encoder(model, args.encoder_weights)
-    if start and not args.resume:
-        weights, expected = start.model, model.state_dict()
-        other = [name for name in expected if name.startswith("head.") and weights[name].shape != expected[name].shape]
-        model.load_state_dict({**weights, **{name: expected[name] for name in other}})
-        if other:
-            print(f"--weights {args.weights}: its head does not match --out_channels; initializing it again")
+    if start:
+        weights = dict(start.model)
+        expected = model.state_dict()
+        head = [name for name in expected if name.startswith("head.")]
+        if any(weights[name].shape != expected[name].shape for name in head):
+            print(f"--weights {args.weights}: initializing the head again, for other --out_channels")
+            weights.update({name: expected[name] for name in head})
+        model.load_state_dict(weights)
     return model
 
 
-def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tuple[list[float], list[float]]:
-    """Return mean and std of each channel, for pixels in [0, 1]. checkpoint: of --weights or --resume."""
+def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tuple[list, list]:
+    """Return mean and std of each channel, for pixels in [0, 1]."""
     if checkpoint and (args.resume or args.normalize == "weights"):
         return checkpoint.mean, checkpoint.std
     if args.normalize != "train":
         mean, std = MEAN_STD[args.normalize]
         return mean[: args.in_channels], std[: args.in_channels]
-    sums = torch.zeros(3, args.in_channels, dtype=torch.float64)  # of pixels, their squares, their number
+    total, squares, number = torch.zeros(3, args.in_channels, dtype=torch.float64)
     for first in range(0, len(dataset), 64):
         pixels = dataset[list(range(first, min(first + 64, len(dataset))))]["image"].double() / 255
-        sums += torch.stack([values.sum((0, 2, 3)) for values in (pixels, pixels**2, torch.ones_like(pixels))])
-    means = sums[0] / sums[2]
-    stds = (sums[1] / sums[2] - means**2).clamp(min=0).sqrt()
+        total += pixels.sum((0, 2, 3))
+        squares += (pixels**2).sum((0, 2, 3))
+        number += pixels[:, 0].numel()
+    means = total / number
+    stds = (squares / number - means**2).clamp(min=0).sqrt()
     stds[stds < 1e-6] = 1  # of a channel that is constant
     return means.tolist(), stds.tolist()
 
 
-def checkpoint_template(args: Namespace, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
-    """Return the fields that stay the same during a run. checkpoint: that the run starts from."""
-    former = (checkpoint.trained_on if checkpoint else None) or []
+def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
+    """Return the fields that stay the same during a run. checkpoint: its start, if any."""
+    former = checkpoint.trained_on if checkpoint else None
     deep = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     return Checkpoint(
         model={},
@@ -76,14 +82,14 @@ def checkpoint_template(args: Namespace, data: TrainingData, normalization, runt
         precision=runtime.precision,
         speeds=runtime.speeds,
         intensity_range=list(deep) if deep else None,
-        trained_on=list(dict.fromkeys([*former, *hashes(data.train, data.indices)])),
+        trained_on=list(dict.fromkeys([*(former or []), *hashes(data.train, data.indices)])),
         validated_on=hash_of_set(data.valid),
         **provenance(runtime.device),
     )
 
 
 def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -> dict:
-    """Load the state of the run to --resume, and return its scheduler's state. Raises UserError."""
+    """Load the state of the run in --resume, and return its scheduler's. Raises UserError."""
     kept = checkpoint.training
     if kept["images"] != hash_of_set(data.train, data.indices):
         hint = "pass their folder with --data_path, or start a new run with --weights"
@@ -104,29 +110,29 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
     files.write_history(state.history)
     print(f"resuming after step {state.step}, best validation Dice {state.best:.4f}")
     if args.epochs and len(state.history) >= args.epochs:
-        print(f"nothing left to train: already trained for {count_of(len(state.history), 'epoch')}; raise --epochs")
+        print(f"nothing left to train after {count_of(len(state.history), 'epoch')}; raise --epochs")
     return former
 
 
 def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
-    """Return the first line of a run: network, device, precision, data."""
+    """Return the first line of a run."""
     if args.dataset == "shapes":
         note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
-    source = args.data_path or "synthetic shapes"
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return f"{args.model}, {parameters:,} parameters, on {runtime.describe()}; data: {source}"
+    size, source = sum(value.numel() for value in model.parameters()), args.data_path or "synthetic shapes"
+    return f"{args.model}, {size:,} parameters, on {runtime.describe()}; data: {source}"
 
 
 def describe_run(args: Namespace, data: TrainingData, steps_per_epoch: int) -> str:
     """Return a line about images, sizes, epochs and steps."""
-    left_out = len(data.train) - len(data.indices)
-    without = f" ({left_out} without foreground left out)" if left_out else ""
+    images = count_of(len(data.indices), "training image")
+    if len(data.indices) < len(data.train):
+        images += f" ({len(data.train) - len(data.indices)} without foreground left out)"
     growth = ", then ".join(f"{size}x{size}" for size in sizes(args.start_size, args.image_size))
-    length = f"{args.hours:g} hours of epochs" if args.hours else count_of(args.epochs, "epoch")
-    full = count_of(-(-len(data.indices) // args.batch_size), "step")
-    shortened = f" (a full epoch would be {full}; see --steps)" if args.steps else ""
-    processes = f" on {world_size()} processes" if world_size() > 1 else ""
-    return (
-        f"{count_of(len(data.indices), 'training image')}{without}, {len(data.valid):,} for validation, {growth}; "
-        f"{length} of {count_of(steps_per_epoch, 'step')} of {count_of(args.batch_size, 'image')}{processes}{shortened}"
-    )
+    epochs = f"{args.hours:g} hours of epochs" if args.hours else count_of(args.epochs, "epoch")
+    steps = f"{count_of(steps_per_epoch, 'step')} of {count_of(args.batch_size, 'image')}"
+    if world_size() > 1:
+        steps += f" on {world_size()} processes"
+    if args.steps:
+        full = count_of(-(-len(data.indices) // args.batch_size), "step")
+        steps += f" (a full epoch would be {full}; see --steps)"
+    return f"{images}, {len(data.valid):,} for validation, {growth}; {epochs} of {steps}"

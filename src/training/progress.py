@@ -1,4 +1,4 @@
-"""Progress of a run: log lines, time left, when to save and stop, and failures in one line."""
+"""Progress of a run: log lines, time left, when to save and stop, one line for a failure."""
 
 import math
 import signal
@@ -6,10 +6,8 @@ import sys
 import threading
 import time
 from argparse import Namespace
-from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 
 import torch
@@ -22,8 +20,8 @@ from training.schedule import size_at
 from training.state import TrainMeter, TrainState
 from utils import UserError, command, note, when_memory_runs_out
 
-EXPLODED = 1e4  # a loss above this is divergence; an untrained network's is near 1
-SKIPPED, MEASURED = 3, 20  # steps at a size that are not timed, and after which the time left is shown
+EXPLODED = 1e4  # a loss above this has diverged; an untrained network's is near 1
+SKIPPED, MEASURED = 3, 20  # steps at a size that are not timed, and before the time left is shown
 
 
 class Progress:
@@ -31,54 +29,58 @@ class Progress:
 
     def __init__(self, args: Namespace, state: TrainState, steps_per_epoch: int, stop: SimpleNamespace):
         self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop
-        self.terminal, self.last_save = rank() == 0 and sys.stderr.isatty(), time.perf_counter()
-        self.begun, self.last_saved_step = self.last_save - state.elapsed, state.step
-        self.size, self.size_steps, self.timed_steps, self.timed = 0, 0, 0, 0.0  # of the steps at this size
+        self.terminal = rank() == 0 and sys.stderr.isatty()
+        self.last_save, self.last_saved_step = time.perf_counter(), state.step
+        self.begun, self.size = self.last_save - state.elapsed, 0
 
     def finished(self) -> bool:
         """Check whether the last epoch is done, or the time budget spent."""
+        epochs = len(self.state.history)
         if self.args.hours:
-            return self.state.elapsed >= 3600 * self.args.hours and len(self.state.history) > 0
-        return len(self.state.history) >= self.args.epochs
+            return self.state.elapsed >= 3600 * self.args.hours and epochs > 0
+        return epochs >= self.args.epochs
 
     def stop_requested(self) -> bool:
         """Check whether a process got a signal to stop. Collective."""
-        stop = agree(self.stop.signal)[0]
+        [stop] = agree(self.stop.signal)
         self.stop.signal = stop or self.stop.signal  # which may have come meanwhile
         return stop > 0
 
     def begin_epoch(self):
         """Show a bar for the rest of the epoch."""
-        epochs = f"/{self.args.epochs}" if self.args.epochs else ""
-        self.title = f"epoch {len(self.state.history) + 1}{epochs}"
+        self.title = f"epoch {len(self.state.history) + 1}"
+        if self.args.epochs:
+            self.title += f"/{self.args.epochs}"
         done, total = self.state.step % self.steps_per_epoch, self.steps_per_epoch
-        self.bar = tqdm(total=total, initial=done, desc=self.title, unit="step", leave=False, disable=not self.terminal)
+        self.bar = tqdm(None, self.title, total, leave=False, disable=not self.terminal, unit="step", initial=done)
         if self.size != self.state.max_size:
-            self.size, self.size_steps, self.timed_steps, self.timed = self.state.max_size, 0, 0, 0.0
-        self.seconds_before, self.last_log = self.state.seconds, time.perf_counter()
-        self.last_step = self.last_log
+            self.size = self.state.max_size
+            self.timed_steps, self.timed = -SKIPPED, 0.0  # seconds of the steps at this size
+        self.seconds_before = self.state.seconds
+        self.last_log = self.last_step = time.perf_counter()
 
     def after_step(self, meter: TrainMeter) -> tuple[bool, bool, bool]:
-        """Count a step. Return whether the epoch ends, whether to save, whether a signal asks to stop. Collective."""
+        """Count a step. Return whether the epoch ends, whether to save, whether to stop. Collective."""
         state, now = self.state, time.perf_counter()
         state.seconds += now - self.last_step
-        self.size_steps += 1
-        if self.size_steps > SKIPPED:
-            self.timed, self.timed_steps = self.timed + now - self.last_step, self.timed_steps + 1
+        self.timed_steps += 1
+        if self.timed_steps > 0:
+            self.timed += now - self.last_step
         self.last_step = now
         interval, unit = self.args.save_every
         unsaved = state.step - self.last_saved_step if unit == "steps" else (now - self.last_save) / 60
-        first, log = rank() == 0, now - self.last_log > (0.5 if self.terminal else 60)  # rank 0's clock counts
-        milliseconds = round(1000 * (now - self.begun))
-        signal, save, log, milliseconds = agree(
-            self.stop.signal, first and unsaved >= interval, first and log, first and milliseconds
-        )
+        log = now - self.last_log > (0.5 if self.terminal else 60)
+        clock = [unsaved >= interval, log, round(1000 * (now - self.begun))]
+        if rank():  # only rank 0's clock counts
+            clock = [0, 0, 0]
+        signal, save, log, milliseconds = agree(self.stop.signal, *clock)
         state.elapsed = milliseconds / 1000
         self.stop.signal = signal or self.stop.signal  # which may have come meanwhile
-        spent = self.args.hours and state.elapsed >= 3600 * self.args.hours
-        ended = bool(spent) or state.step % self.steps_per_epoch == 0
+        ended = state.step % self.steps_per_epoch == 0
+        if self.args.hours and state.elapsed >= 3600 * self.args.hours:
+            ended = True
         if log or save or signal or ended:
-            self.log_step(meter, bool(log) and not self.terminal)
+            self.log_step(meter, as_line=log > 0 and not self.terminal)
         if save:
             self.last_save, self.last_saved_step = now, state.step
         if ended or signal:
@@ -96,40 +98,40 @@ class Progress:
         if as_line:
             print(f"{self.title}, step {done}/{self.steps_per_epoch}: {figures}", flush=True)
 
-    def log_epoch(self, counts: torch.Tensor, batch_figure: Path):
+    def log_epoch(self, counts: torch.Tensor, batch_figure):
         """Print the epoch's line; * marks the best so far. counts: (N, 4) of the validation images."""
         row, state = self.state.history[-1], self.state
         self.timed += time.perf_counter() - self.last_step  # validation, saving, drawing
+        best = "*" if state.is_best() else " "
+        left = "" if self.finished() else self.describe_left()
         print(
             f"{self.title:12}  size {row['image_size']}"
             f"  train loss {row['train_loss']:.4f} Dice {row['train_dice']:.4f}"
-            f"  valid loss {row['valid_loss']:.4f} Dice {row['valid_dice']:.4f}{'*' if state.is_best() else ' '}"
-            f"  lr {row['learning_rate']:.1e}  {state.seconds - self.seconds_before:.0f} s"
-            f"{'' if self.finished() else self.describe_left()}{gpu_memory()}",
+            f"  valid loss {row['valid_loss']:.4f} Dice {row['valid_dice']:.4f}{best}"
+            f"  lr {row['learning_rate']:.1e}"
+            f"  {state.seconds - self.seconds_before:.0f} s{left}{gpu_memory()}",
             flush=True,
         )
-        warn_about_loss(state.history)
+        first, last = state.history[0]["train_loss"], row["train_loss"]
+        if len(state.history) == 2 and math.isclose(first, last, rel_tol=1e-3):
+            note(f"the training loss stays at {first:.4f}; raise --learning_rate, or check the masks")
         warn_about_one_class(counts, batch_figure)
 
-    def seconds_left(self) -> float | None:
-        """Return the seconds to the end of the run, by image area for other sizes; None before enough steps."""
+    def describe_left(self) -> str:
+        """Return ", 1:12:03 left, until Fri 14:05", by image area, or "" before enough steps."""
         args, state = self.args, self.state
         if args.hours:
-            return max(0.0, 3600 * args.hours - state.elapsed)
-        if self.timed_steps < MEASURED:
-            return None
-        epochs = range(len(state.history) + 1, args.epochs + 1)
-        sizes = [max(size_at(epoch / args.epochs, args.start_size, args.image_size), self.size) for epoch in epochs]
-        done = state.step - len(state.history) * self.steps_per_epoch  # steps of this epoch
-        steps = self.steps_per_epoch * sum(size**2 for size in sizes) / self.size**2 - done  # at this size
-        return max(0.0, steps * self.timed / self.timed_steps)
-
-    def describe_left(self) -> str:
-        """Return ", 1:12:03 left, until Fri 14:05", or "" while that is unknown."""
-        seconds = self.seconds_left()
-        if seconds is None:
+            seconds = 3600 * args.hours - state.elapsed
+        elif self.timed_steps < MEASURED:
             return ""
-        end = datetime.now() + timedelta(seconds=min(seconds, 1e8))
+        else:
+            done, area = len(state.history), 0
+            for epoch in range(done + 1, args.epochs + 1):
+                area += max(size_at(epoch / args.epochs, args.start_size, args.image_size), self.size) ** 2
+            steps = self.steps_per_epoch * (area / self.size**2 + done) - state.step
+            seconds = steps * self.timed / self.timed_steps
+        seconds = min(max(seconds, 0), 1e8)
+        end = datetime.now() + timedelta(seconds=seconds)
         return f", {tqdm.format_interval(seconds)} left, until {end:%a %H:%M}"
 
 
@@ -139,57 +141,51 @@ def check_loss(meter: TrainMeter, loss: float, when: str):
     if highest >= EXPLODED:
         raise UserError(f"the loss exploded {when}: it reached {highest:.3g}; lower --learning_rate")
     if not math.isfinite(loss):
-        advice = "try --precision float32 or a lower --learning_rate, and check custom code for log(0)"
+        advice = "try --precision float32 or a lower --learning_rate"
         raise UserError(f"the loss became NaN {when} (maximum before that: {highest:.3g}); {advice}")
 
 
-def warn_about_loss(history: list[dict]):
-    """Print a note if the training loss stagnates."""
-    first, last = history[0]["train_loss"], history[-1]["train_loss"]
-    if len(history) == 2 and abs(first - last) < 1e-3 * abs(first):
-        note(f"the training loss stays at {first:.4f}; raise --learning_rate, or check the masks")
-
-
-def warn_about_one_class(counts: torch.Tensor, batch_figure: Path):
+def warn_about_one_class(counts: torch.Tensor, batch_figure):
     """Print a note if all validation pixels are predicted as one class, and the masks have both."""
     tp, fp, fn, tn = counts.sum(0).tolist()
-    predicted = "background" if tp + fp == 0 else "foreground" if fn + tn == 0 else None
-    if predicted is None or tp + fn == 0 or fp + tn == 0:
+    if (tp + fp and fn + tn) or tp + fn == 0 or fp + tn == 0:
         return
+    text = f"every validation image is predicted as all {'foreground' if tp else 'background'}; "
     fraction = (tp + fn) / (tp + fp + fn + tn)
-    rare = f"foreground is only {fraction:.1%} of the pixels; try --loss dice or tversky; " if fraction < 0.1 else ""
-    advice = f"{rare}if this persists, check the masks in {batch_figure} and lower --learning_rate"
-    note(f"every validation image is predicted as all {predicted}; {advice}")
+    if fraction < 0.1:
+        text += f"foreground is only {fraction:.1%} of the pixels; try --loss dice or tversky; "
+    note(f"{text}if this persists, check the masks in {batch_figure} and lower --learning_rate")
 
 
 def gpu_memory() -> str:
-    """Return the GPU's peak memory as text, or "" if no GPU is in use."""
+    """Return the GPU's peak memory as text, or ""."""
     used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
     return f", GPU {used / 2**30:.1f} GiB" if used else ""
 
 
 def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bool, signal: int) -> int:
-    """Print how the run ended and the next command; return the exit status. signal: what ended it."""
+    """Print how the run ended and the next command; return the exit status."""
     if not finished:
         resume = command("src/train.py", "--resume", files.path(".last.pth"), processes=world_size())
         print(f"stopped after step {state.step}; resume with: {resume}")
         return 128 + signal
-    folders = {"--data_path": args.data_path, "--cache_dir": args.cache_dir}
-    flags = [word for flag, value in folders.items() if value for word in (flag, value)]
+    words = ["src/evaluate.py", "--model", files.path(".pth")]
+    for flag in ("data_path", "cache_dir"):
+        if getattr(args, flag):
+            words += [f"--{flag}", getattr(args, flag)]
     print(
         f"best validation Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
         f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
-        f"now: {command('src/evaluate.py', '--model', files.path('.pth'), *flags)}"
+        f"now: {command(*map(str, words))}"
     )
     return 0
 
 
 @contextmanager
 def stop_on_signals():
-    """Yield an object whose `signal` is set by the first stop signal received in the block.
+    """Yield an object whose `signal` the first stop signal sets; a second one ends the process.
 
-    A second signal ends the process. A signal that is ignored, such as SIGHUP under nohup, stays ignored. Python has no
-    signals outside the main thread.
+    A signal that is ignored, such as SIGHUP under nohup, stays ignored.
     """
     request, before = SimpleNamespace(signal=0), {}
 
@@ -200,11 +196,10 @@ def stop_on_signals():
         for other in before:
             signal.signal(other, signal.SIG_DFL)
 
-    if threading.current_thread() is threading.main_thread():
-        handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-        before = {number: handler for number, handler in handlers.items() if handler is not signal.SIG_IGN}
-    for number in before:
-        signal.signal(number, note_signal)
+    if threading.current_thread() is threading.main_thread():  # Python allows no handlers in others
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, note_signal)
     try:
         yield request
     finally:
@@ -214,7 +209,7 @@ def stop_on_signals():
 
 @contextmanager
 def explain_failures(args: Namespace):
-    """Turn running out of memory and a batch too small for batch norm into a UserError."""
+    """Turn a lack of memory and a batch too small for batch norm into a UserError."""
     with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
         try:
             yield
@@ -226,14 +221,14 @@ def explain_failures(args: Namespace):
 
 
 @contextmanager
-def save_if_workers_die(save: Callable[[], None]):
-    """Save the run and raise a UserError if a data loading process is killed or lacks shared memory."""
+def save_if_workers_die(save):
+    """Call save() and raise a UserError if a data loading process is killed or lacks shared memory."""
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter two while it hands over a batch
+    except (RuntimeError, ConnectionError, EOFError) as error:
         known = ("killed by signal", "exited unexpectedly", "shared memory")
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
             raise
         save()
         advice = "the run is saved; resume it with --workers 0, or more shared memory (docker run --shm-size 8g)"
-        raise UserError(f"--workers: a data loading process was killed, perhaps for lack of memory; {advice}") from None
+        raise UserError(f"--workers: a data loading process was killed; {advice}") from None

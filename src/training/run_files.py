@@ -1,8 +1,9 @@
-"""The files of a run: NAME.pth, NAME.last.pth, NAME.csv, NAME.curve.png, NAME.panels.png and NAME.batch.png."""
+"""The files of a run, and its name."""
 
 import itertools
 import time
-from contextlib import suppress
+from argparse import Namespace
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,21 +21,15 @@ DRAW_EVERY = 30  # seconds between figures, which take as long as a short epoch
 class RunFiles:
     """Files that a run writes into `folder` under `name`. template: the checkpoint's constant fields."""
 
-    def __init__(self, folder: Path, name: str):
-        self.folder, self.name, self.drawn = folder, name, -float("inf")
-        self.template = Checkpoint({}, "", {})
+    def __init__(self, folder: Path, name: str, template: Checkpoint):
+        self.folder, self.name, self.template = folder, name, template
+        self.drawn = -float("inf")
 
     def path(self, ending: str) -> Path:
         return self.folder / f"{self.name}{ending}"
 
-    def release(self):
-        """Free the name if nothing was written under it."""
-        with suppress(OSError):
-            if rank() == 0 and self.path(".csv").stat().st_size == 0 and not self.path(".last.pth").exists():
-                self.path(".csv").unlink()
-
     def adopt_best(self, resumed: Path) -> bool:
-        """Copy the resumed run's best checkpoint to this run's name; return False if there is none."""
+        """Copy the resumed run's best checkpoint; return False if there is none."""
         best = resumed.with_name(resumed.name.removesuffix(".last.pth") + ".pth")
         if not best.is_file():
             return False
@@ -44,17 +39,19 @@ class RunFiles:
 
     def save(self, ending: str, weights: dict, state: TrainState, training: dict | None = None):
         """Write a checkpoint. training: for NAME.last.pth, all that --resume needs."""
-        if rank() == 0:
-            found: dict = {"scores": state.scores, "threshold": state.threshold, "seconds": state.seconds}
-            found |= {"epoch": len(state.history), "image_size": state.max_size, "training": training}
-            save(replace(self.template, model=weights, **found), self.path(ending))
+        if rank():
+            return
+        found = replace(self.template, model=weights, scores=state.scores, threshold=state.threshold)
+        found.epoch, found.seconds = len(state.history), state.seconds
+        found.image_size, found.training = state.max_size, training
+        save(found, self.path(ending))
 
     def write_history(self, history: list[dict]):
         if rank() == 0 and history:
             write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
 
     def draw_batch(self, images, masks):
-        """Show augmented training images (N, C, H, W) of about 0 to 1 before the network sees any."""
+        """Show augmented training images (N, C, H, W) in 0 to 1 and masks (N, 1, H, W)."""
         from reports.plots import plot_batch
 
         if rank() == 0:
@@ -74,27 +71,34 @@ class RunFiles:
         self.drawn = time.perf_counter()
 
 
-def reserve(folder: Path, name: str | None, model: str, resumed: Path | None = None) -> RunFiles:
-    """Reserve `name`, or by default the model's, with a number if that is taken. Raises UserError. Collective.
+@contextmanager
+def reserve_name(args: Namespace):
+    """Yield the run's name, and free it if nothing was written under it. Raises UserError. Collective."""
+    name = on_rank_zero(lambda: choose_name(args.save_dir, args.name, args.model, args.resume))
+    try:
+        yield name
+    finally:
+        history, last = (args.save_dir / f"{name}{ending}" for ending in (".csv", ".last.pth"))
+        with suppress(OSError):
+            if rank() == 0 and history.stat().st_size == 0 and not last.exists():
+                history.unlink()
 
-    NAME.csv is created exclusively, in case runs start at once. resumed: NAME.last.pth, whose run keeps its name.
-    """
 
-    def choose() -> str:
-        if resumed and resumed.resolve() == (folder / f"{name}.last.pth").resolve():
-            return resumed.name.removesuffix(".last.pth")
-        numbered = (f"{model}-{number}" if number > 1 else model for number in itertools.count(1))
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for candidate in [name] if name else numbered:
-                if not any((folder / f"{candidate}{ending}").exists() for ending in (".pth", ".last.pth")):
-                    with suppress(FileExistsError):
-                        open(folder / f"{candidate}.csv", "x").close()
-                        return candidate
-        except OSError as error:
-            raise UserError(f"--save_dir {folder} cannot be written ({error.strerror}); choose another") from None
-        last = folder / f"{name}.last.pth"
-        hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
-        raise UserError(f"--name {name} is taken: {folder / str(name)}.csv or .pth exists; {hint}")
-
-    return RunFiles(folder, on_rank_zero(choose))
+def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None) -> str:
+    """Return `name`, or the model's with a number if taken, and create NAME.csv. Raises UserError."""
+    last = folder / f"{name}.last.pth"
+    if resumed and resumed.resolve() == last.resolve():
+        return str(name)
+    numbered = (f"{model}-{number}" if number > 1 else model for number in itertools.count(1))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for candidate in [name] if name else numbered:
+            if any((folder / f"{candidate}{ending}").exists() for ending in (".pth", ".last.pth")):
+                continue
+            with suppress(FileExistsError):
+                open(folder / f"{candidate}.csv", "x").close()  # fails if another run takes it
+                return candidate
+    except OSError as error:
+        raise UserError(f"--save_dir {folder} cannot be written ({error.strerror}); choose another") from None
+    hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
+    raise UserError(f"--name {name} is taken: {folder / str(name)}.csv or .pth exists; {hint}")

@@ -3,31 +3,29 @@
 import math
 from argparse import Namespace
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
-if TYPE_CHECKING:
-    from training.state import TrainState
-
 SCHEDULES = ("none", "plateau", "cosine", "onecycle", "wsd")
 WARMUP_STEPS = 200  # of wsd; a tenth of the steps if that is less
-COOLDOWN = 1 / 3  # fraction of a run in which the learning rate of wsd falls
+COOLDOWN = 1 / 3  # fraction of a run in which wsd falls
 
 
 def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup: int, former: dict | None):
-    """Make a learning-rate scheduler: one step per optimizer step; `plateau` steps per epoch, on the validation loss.
+    """Build a scheduler that steps after each step, or, `plateau`, after each epoch on the validation loss.
 
-    position: see `position_of`. warmup: steps in which `wsd` rises. former: the state of the resumed run's scheduler.
+    position: of `position_of`. warmup: steps in which `wsd` rises. former: the resumed run's state.
     """
 
     def factor(step: int) -> float:
         now, end = position(step)
         if name == "cosine":
             return (1 + math.cos(math.pi * min(now / end, 1))) / 2
-        return warmup_stable_decay(now, end, step, warmup) if name == "wsd" else 1.0
+        if name == "wsd":
+            return warmup_stable_decay(now, end, step, warmup)
+        return 1.0
 
     if name == "plateau":
         scheduler = ReduceLROnPlateau(optimizer, factor=0.5, patience=2)
@@ -42,8 +40,8 @@ def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup:
     return LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
-def position_of(args: Namespace, state: "TrainState", steps_per_epoch: int) -> Callable[[int], tuple[float, float]]:
-    """Return a function of the step: how far the run is and its length, in steps (int) or seconds of --hours."""
+def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable:
+    """Return a function of the step: how far the run is, and its length, in steps or (as floats) seconds."""
     if args.hours:
         return lambda step: (state.elapsed, 3600.0 * args.hours)
     return lambda step: (step, args.epochs * steps_per_epoch)
@@ -55,44 +53,45 @@ def warmup_steps(args: Namespace, steps_per_epoch: int) -> int:
 
 
 def warmup_stable_decay(now: float, end: float, step: int, warmup: int) -> float:
-    """Return the fraction of the highest learning rate: a short linear rise, constant, linear to 0 over the last third.
+    """Return the fraction of the peak learning rate: a short linear rise, constant, linear to 0 over the last third.
 
     Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024 (arXiv
-    2405.18392), section 3. A run resumed for more epochs returns to the constant part and cools down again.
+    2405.18392), section 3.
     """
     rise = (step + 1) / (warmup + 1)
     if isinstance(end, float):  # of a short time budget, the rise takes a tenth
         rise = max(rise, 10 * now / end)
-    return min(rise, 1, max(0.0, (end - now) / (end * COOLDOWN)))
+    fall = (end - now) / (end * COOLDOWN)
+    return min(rise, 1, max(0.0, fall))
 
 
 def sizes(start_size: int, image_size: int) -> list[int]:
-    """Return the growing image sizes: multiples of 32, about sqrt(2) apart. start_size 0: no growth."""
+    """Return the growing image sizes, about sqrt(2) apart: multiples of 32, then image_size."""
     if not 0 < start_size < image_size:
         return [image_size]
-    factors = range(round(2 * math.log2(image_size / start_size)))
-    growing = {max(32, 32 * round(start_size * 2 ** (factor / 2) / 32)) for factor in factors}
-    return sorted({size for size in growing if size < image_size} | {image_size})
+    steps = range(round(2 * math.log2(image_size / start_size)))
+    growing = {max(32, 32 * round(start_size * 2 ** (step / 2) / 32)) for step in steps}
+    return [*sorted(size for size in growing if size < image_size), image_size]
 
 
 def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
-    """Return the size of the training images at a fraction of the run.
+    """Return the image size at a fraction of the run.
 
-    Each size gets a number of epochs in proportion to 1/sqrt(size). progress: of the epochs, at the epoch's end; or of
-    a time budget (timed), in which an epoch takes time in proportion to size².
+    Each size gets epochs in proportion to 1/sqrt(size).
+    progress: of the epochs, at the epoch's end, or of a time budget (timed), of which an epoch takes size².
     """
     steps = sizes(start_size, image_size)
     ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])
     return steps[int(np.searchsorted(ends, min(progress, 1.0) * ends[-1] - 1e-9))]
 
 
-def image_size_of(args: Namespace, state: "TrainState") -> int:
-    """Return the image size of the epoch that is about to begin; it never shrinks."""
+def image_size_of(args: Namespace, state) -> int:
+    """Return the image size of the next epoch; it never shrinks."""
     done = state.elapsed / (3600 * args.hours) if args.hours else (len(state.history) + 1) / args.epochs
     return max(size_at(done, args.start_size, args.image_size, timed=bool(args.hours)), state.max_size)
 
 
 def at_largest_size(history: list[dict]) -> list[dict]:
-    """Return the epochs with the largest images so far, whose Dice can be compared: "best" is one of them."""
+    """Return the epochs with the largest images so far: "best" is one of them."""
     largest = max((int(row.get("image_size") or 0) for row in history), default=0)
     return [row for row in history if int(row.get("image_size") or 0) == largest]

@@ -1,0 +1,155 @@
+"""The optimizers of --optimizer.
+
+Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
+(kellerjordan.github.io/posts/muon), with the step length of Liu et al., "Muon is Scalable for LLM Training", 2025
+(arXiv 2502.16982), section 2.2: all parameters share one learning rate. `torch.optim.Muon` takes only matrices.
+
+A matrix of more than WHOLE rows is orthogonalized in separate blocks of BLOCK rows: ResNet34-UNet's update takes a
+sixth of the time, at the same Dice (benchmarks/README.md).
+"""
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
+
+NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of the quintic a x + b x^3 + c x^5 (Jordan et al.)
+STEPS = 5  # of the quintic
+RMS = 0.2  # approximate root mean square of an AdamW update (Liu et al.)
+MOMENTUM = 0.95  # Nesterov's
+BLOCK = 64  # rows that are orthogonalized together,
+WHOLE = 128  # in matrices of more rows than this
+
+
+def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
+    """Build an optimizer. Muon and AdamW do not decay norms and biases."""
+    if name == "muon":
+        return Muon(*split_parameters(model), lr, weight_decay)
+    parameters = list(model.parameters())
+    if name == "adamw":
+        decayed = [parameter for parameter in parameters if parameter.ndim > 1]
+        others = [parameter for parameter in parameters if parameter.ndim <= 1]
+        groups: list[dict] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        return AdamW(groups, lr, weight_decay=weight_decay, fused=True)
+    if name == "sgd":  # fused, it would start with a first step that overflowed
+        return SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay)
+    if name == "radam":
+        return RAdam(parameters, lr, weight_decay=weight_decay)
+    return Adam(parameters, lr, weight_decay=weight_decay, fused=True)
+
+
+class Muon(Optimizer):
+    """Momentum whose update is orthogonalized for `matrices`, PyTorch's AdamW for `others` and `decayed`.
+
+    matrices: parameters of two dimensions or more, with a row for each entry of the first. others: not decayed.
+    lr: the root mean square of an update is about RMS * lr.
+    """
+
+    def __init__(self, matrices, others, decayed, lr, weight_decay=0.0):
+        groups = [{"params": matrices, "momentum": MOMENTUM, "weight_decay": weight_decay}]
+        if others:
+            groups.append({"params": others, "weight_decay": 0.0})
+        if decayed:
+            groups.append({"params": decayed, "weight_decay": weight_decay})
+        super().__init__(groups, {"lr": lr})
+        self.adamw = AdamW(self.param_groups[1:], lr, fused=True) if groups[1:] else None
+        self._share()
+
+    def _share(self):
+        """Have both optimizers use one state and the same parameter groups."""
+        if self.adamw:
+            self.adamw.state, self.adamw.param_groups = self.state, self.param_groups[1:]
+
+    def load_state_dict(self, state_dict):
+        super().load_state_dict(state_dict)
+        self._share()
+
+    @torch.no_grad()
+    def step(self):  # type: ignore[override]
+        """Update every parameter that has a gradient. Gradients of matrices are overwritten."""
+        if self.adamw:
+            self.adamw.step()
+        group = self.param_groups[0]
+        moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not moved:
+            return
+        for parameter in moved:
+            if not self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        gradients = [parameter.grad for parameter in moved]
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in moved]
+        torch._foreach_lerp_(buffers, gradients, 1 - group["momentum"])
+        torch._foreach_lerp_(gradients, buffers, group["momentum"])
+        blocks = [in_blocks(as_matrix(gradient)) for gradient in gradients]
+        decay = 1 - group["lr"] * group["weight_decay"]
+        precision = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")  # rounded to TF32 or bfloat16, the iteration may diverge
+        for parameter, x, polynomial in zip(moved, blocks, newton_schulz(blocks), strict=True):
+            matrix = as_matrix(parameter)
+            length = RMS * max(matrix.shape) ** 0.5
+            in_blocks(matrix).baddbmm_(polynomial, x, beta=decay, alpha=-group["lr"] * length)
+        torch.set_float32_matmul_precision(precision)
+
+
+def split_parameters(model: nn.Module) -> tuple[list, list, list]:
+    """Split a network's parameters into Muon's, those that AdamW does not decay, and those that it does.
+
+    Muon takes convolutions, but not depthwise ones, nor a head of one or two channels.
+    AdamW does not decay norms, biases and the head.
+    """
+    convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+    grouped = {id(module.weight) for module in convolutions if module.groups > 1}
+    matrices, others, decayed = [], [], []
+    for parameter in model.parameters():
+        if id(parameter) in grouped or parameter.ndim in (2, 3, 5):
+            decayed.append(parameter)
+        elif parameter.ndim == 4 and len(parameter) > 2:
+            matrices.append(parameter)
+        else:
+            others.append(parameter)
+    return matrices, others, decayed
+
+
+def as_matrix(parameter):
+    """View (rows, ...) as (rows, columns), in the order of the memory."""
+    if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
+        parameter = parameter.permute(0, 2, 3, 1)
+    return parameter.flatten(1)
+
+
+def in_blocks(matrix):
+    """View a matrix as blocks of its shorter side: (N, BLOCK, long side).
+
+    A side of up to WHOLE, or one that BLOCK does not divide, stays whole: (1, short side, long side).
+    """
+    short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+    rows = short.shape[0]
+    if rows > WHOLE and rows % BLOCK == 0:
+        rows = BLOCK
+    return short.unflatten(0, (-1, rows))
+
+
+def newton_schulz(matrices):
+    """Return a polynomial (N, rows, rows) of each x, float32 (N, rows, columns): its product with x is near orthogonal.
+
+    rows <= columns. Most of the product's singular values are in 0.68 to 1.21. Polynomials of x xᵀ commute:
+    multiplied with each other first and with x last they take a third of the multiplications.
+    Blocks with equal rows are computed together. The trace of x xᵀ is the squared norm of x.
+    """
+    a, b, c = NEWTON_SCHULZ
+    found = [None] * len(matrices)
+    squares = [x @ x.mT for x in matrices]
+    for rows in {square.shape[1] for square in squares}:
+        indices = [index for index, square in enumerate(squares) if square.shape[1] == rows]
+        square = torch.cat([squares[index] for index in indices])
+        norm = square.diagonal(dim1=1, dim2=2).sum(1).sqrt().view(-1, 1, 1) + 1e-7
+        square, product = square / norm**2, 1 / norm
+        for step in range(STEPS):
+            polynomial = torch.baddbmm(square, square, square, beta=b, alpha=c)
+            polynomial.diagonal(dim1=1, dim2=2).add_(a)
+            product = polynomial * product if step == 0 else polynomial @ product
+            if step < STEPS - 1:
+                square = polynomial @ square @ polynomial
+        counts = [len(squares[index]) for index in indices]
+        for index, part in zip(indices, product.split(counts), strict=True):
+            found[index] = part
+    return found
