@@ -190,7 +190,7 @@ def methods():
     except ImportError:
         return found
     torch.set_num_threads(threads)  # importing numba sets OpenMP to all cores
-    found["closed_form"] = lambda photo, probability: matte(photo, probability, method="closed_form")
+    found["closed_form"] = lambda photo, probability: matte(photo, probability, closed_form=True)
     return {**found, "knn": with_trimap(knn), "rembg": with_trimap(rembg)}
 
 

@@ -1,4 +1,4 @@
-"""A local web page: drop photos, compare before and after, download the results at full size.
+"""A local web page: drop photos, compare before and after, and download the results at full size.
 
     pip install -r requirements-app.txt
     python src/app.py --model saved_models/unet_pets.pth        # then open http://127.0.0.1:7860
@@ -7,7 +7,7 @@ Only this machine can open the page, unless --host or --share is set.
 """
 
 if __name__ == "__main__":
-    import startup  # noqa: F401  # sets how OpenMP threads wait, before torch is imported
+    import startup  # noqa: F401  # before torch is imported
 
 import os
 import tempfile
@@ -21,15 +21,15 @@ from photos.decode import ImageError, on_white, read_image
 from photos.outputs import KINDS, Style, render, save_image
 from photos.prediction import load_model, probability_of, to_input
 from runtime import add_runtime_flags
-from utils import Parser, UserError, port, run, to_size, user_path
+from utils import Parser, UserError, positive_int, run, to_size, user_path
 
 SHOWN_SIZE = 1536  # pixels of the longer side of what the page shows
 KEPT = 1800  # seconds after which uploads and results are deleted
-ONE_AT_A_TIME = {"concurrency_id": "photo", "concurrency_limit": 1}  # one photo in memory over all visitors
+ONE_AT_A_TIME = {"concurrency_id": "photo", "concurrency_limit": 1}  # over all visitors
 
 
 def make(model, path, max_size, kind, threshold, fill, color):
-    """Return a photo, reduced to max_size if there is one, and its output."""
+    """Return a photo, reduced to max_size if it is not None, and its output."""
     photo = read_image(path, keep_alpha=True)
     probability = probability_of(model, [to_input(model, photo)])[0]
     if max_size:
@@ -51,8 +51,10 @@ def download(model, paths, kind, *settings):
     folder = Path(tempfile.mkdtemp())
     with ZipFile(folder / f"{kind}s.zip", "w") as archive:  # not compressed, since images are
         for number, path in enumerate(paths, 1):
-            file = folder / f"{f'{number}_' * (len(paths) > 1)}{Path(path).stem}{KINDS[kind]}"
-            save_image(make(model, path, None, kind, *settings)[1], file)
+            prefix = f"{number}_" if len(paths) > 1 else ""
+            file = folder / f"{prefix}{Path(path).stem}{KINDS[kind]}"
+            _, output = make(model, path, None, kind, *settings)
+            save_image(output, file)
             archive.write(file, file.name)
             file.unlink()
     return archive.filename
@@ -62,7 +64,7 @@ def build_page(gr, model):
     """Return the page as a gr.Blocks."""
 
     def choices(paths):
-        """List the photos that can be read, warn about the others, and choose the first one."""
+        """List the photos that can be read, and warn about the others."""
         good = []
         for path in paths or []:
             try:
@@ -91,8 +93,9 @@ def build_page(gr, model):
                 file = gr.File(label="Download", elem_id="zip")
         settings = [kind, threshold, fill, color]
         upload.change(choices, upload, [photo, readable], **ONE_AT_A_TIME)
-        changes = [photo.change, *(setting.change for setting in settings)]
-        gr.on(changes, partial(show, model), [photo, *settings], shown, trigger_mode="always_last", **ONE_AT_A_TIME)
+        inputs = [photo, *settings]
+        changes = [component.change for component in inputs]
+        gr.on(changes, partial(show, model), inputs, shown, trigger_mode="always_last", **ONE_AT_A_TIME)
         button.click(partial(download, model), [readable, *settings], file, **ONE_AT_A_TIME)
     return blocks
 
@@ -100,37 +103,35 @@ def build_page(gr, model):
 def import_gradio():
     """Import gradio, which must not use a proxy to reach its own server. Raises UserError."""
     for name in ("NO_PROXY", "no_proxy"):
-        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "localhost,127.0.0.1,::1"]))
+        os.environ[name] = f"{os.environ.get(name, '')},localhost,127.0.0.1,::1".lstrip(",")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     try:
         import gradio
     except ImportError as error:
-        advice = "pip install -r requirements-app.txt, or unset the proxy variables"
-        raise UserError(f"Gradio cannot be imported ({error}); {advice}") from None
+        raise UserError(f"{error}; pip install -r requirements-app.txt, or unset the proxy variables") from None
     return gradio
 
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--model", type=user_path, required=True, help="checkpoint")
-    host = "address to serve; 0.0.0.0 for the whole network; default %(default)s"
-    parser.add_argument("--host", default="127.0.0.1", help=host)
-    parser.add_argument("--port", type=port, default=7860, help="port of the page; default %(default)s")
-    share = "also serve a public address for 72 hours through Gradio's servers: anyone who has it can use the page"
-    parser.add_argument("--share", action="store_true", help=share)
+    add = parser.add_argument
+    add("--model", type=user_path, required=True, help="checkpoint")
+    add("--host", default="127.0.0.1", help="0.0.0.0 serves the whole network; default %(default)s")
+    add("--port", type=positive_int, default=7860, help="default %(default)s")
+    add("--share", action="store_true", help="serve the page to anyone, at an address of Gradio's, for 72 hours")
     add_runtime_flags(parser)
     args = parser.parse_args()
     gradio = import_gradio()
     model = load_model(args.model, args.device, args.precision)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # no photo outlives the page
-        theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # downloads no font
+        theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no download
         options = {"theme": theme, "max_file_size": "30mb", "footer_links": [], "show_error": True}
+        page = build_page(gradio, model)
         try:
-            build_page(gradio, model).launch(server_name=args.host, server_port=args.port, share=args.share, **options)
+            page.launch(server_name=args.host, server_port=args.port, share=args.share, **options)
         except OSError as error:
             raise UserError(f"--host {args.host} --port {args.port} cannot be used ({error}); choose another") from None
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Detect the number of usable CPU cores. Imports only fast modules, so it can run before torch is imported."""
+"""Detect the number of usable CPU cores. Imports no slow modules, so it can run before torch is imported."""
 
 import math
 import os
@@ -9,8 +9,10 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Return the number of cores that affinity (taskset, Slurm) and cgroup quotas (Docker, Kubernetes) allow."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return the number of cores that affinity (Slurm) and cgroup quotas (Docker, Kubernetes) allow."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
     return max(1, math.ceil(min(cores, cgroup_quota())))
 
 

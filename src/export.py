@@ -1,13 +1,11 @@
-"""Write a checkpoint in a form that runs without this repo, or takes half the space.
+"""Export a checkpoint to a format that runs without this repo, or takes half the space.
 
-    python src/export.py --model saved_models/unet.pth --format onnx                  # saved_models/unet.onnx
-    python src/export.py --model saved_models/unet.pth --format pt2 --output unet     # torch.export
-    python src/export.py --model saved_models/unet.pth --format half                  # saved_models/unet.half.pth
+    python src/export.py --model saved_models/unet.pth --format onnx       # saved_models/unet.onnx
+    python src/export.py --model saved_models/unet.pth --format pt2 half   # unet.pt2 (torch.export), unet.half.pth
 
-onnx (pip install -r requirements-export.txt) and pt2: input `image`, float32 (N, C, H, W), RGB in [0, 1], of any batch,
-height and width (for pt2 more than 32 pixels a side); output `probability` of foreground, float32 (N, 1, H, W).
-half: a checkpoint for the scripts of this repo, with the convolutions' weights in float16.
-A file is written only if its output matches the checkpoint's on random images of several sizes.
+onnx (pip install -r requirements-export.txt) and pt2 map `image`, float32 (N, C, H, W), RGB in [0, 1], of any size
+(pt2: above 32 pixels a side), to `probability` of foreground, float32 (N, 1, H, W). half is a checkpoint for this repo,
+with the convolutions' weights in float16. A file is written only if its output matches the checkpoint's.
 """
 
 if __name__ == "__main__":
@@ -26,12 +24,12 @@ from files import write_atomically
 from utils import Parser, UserError, foreground, run, user_path
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "half": ".half.pth"}
-SIZES = ((1, 64, 64), (2, 97, 75), (3, 128, 33))  # batch, height, width: odd ones too
-TOLERANCE = {**dict.fromkeys(FORMATS, 1e-4), "half": 2e-2}  # of probability
+SIZES = ((1, 64, 64), (2, 97, 75), (3, 128, 33))  # batch, height, width
+TOLERANCE = {"onnx": 1e-4, "pt2": 1e-4, "half": 2e-2}  # of probability
 
 
 class Exported(nn.Module):
-    """A network with its normalization and sigmoid: maps images in [0, 1] to the foreground's probability."""
+    """A network with its normalization and sigmoid."""
 
     def __init__(self, network, mean, std):
         super().__init__()
@@ -43,29 +41,21 @@ class Exported(nn.Module):
         return foreground(self.network((image - self.mean) / self.std)).sigmoid()
 
 
-def export_program(model, example):
-    dynamic = torch.export.Dim.DYNAMIC
-    return torch.export.export(model, (example,), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic},))
-
-
 def read_half(path):
     checkpoint = load(path)
     return Exported(restore_model(checkpoint, path), checkpoint.mean, checkpoint.std)
 
 
-def write_onnx(model, example, path):
+def write_onnx(program, path):
+    names = {"input_names": ["image"], "output_names": ["probability"]}
     try:
-        names = {"input_names": ["image"], "output_names": ["probability"]}
-        exported = export_program(model, example)
-        program = torch.onnx.export(exported, dynamo=True, external_data=False, verbose=False, **names)
+        torch.onnx.export(program, f=path, dynamo=True, external_data=False, verbose=False, **names)
     except ImportError as error:  # torch.onnx imports onnx and onnxscript when it is called
-        hint = "pip install -r requirements-export.txt"
-        raise UserError(f"--format onnx needs additional packages ({error}); {hint}") from None
-    program.save(str(path), external_data=False)
+        raise UserError(f"--format onnx: {error}; pip install -r requirements-export.txt") from None
 
 
 def read_onnx(path):
-    """Return the file as a function that runs in onnxruntime, or None if that is not installed."""
+    """Return the file as a function of images, or None if onnxruntime is not installed."""
     try:
         import onnxruntime
     except ImportError:
@@ -76,16 +66,13 @@ def read_onnx(path):
     return lambda image: torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
 
 
-WRITERS = {
-    "onnx": write_onnx,
-    "pt2": lambda model, example, path: torch.export.save(export_program(model, example), str(path)),
-}
-READERS = {"onnx": read_onnx, "pt2": lambda path: torch.export.load(str(path)).module(), "half": read_half}
+WRITERS = {"onnx": write_onnx, "pt2": torch.export.save}
+READERS = {"onnx": read_onnx, "pt2": lambda path: torch.export.load(path).module(), "half": read_half}
 
 
 @torch.no_grad()
 def export(checkpoint, path, kind, source="the checkpoint"):
-    """Export a checkpoint. Returns the largest difference of the output, or None if unchecked. Raises UserError."""
+    """Export a checkpoint. Returns the largest difference, or None if unchecked. Raises UserError."""
     model = Exported(restore_model(checkpoint, source), checkpoint.mean, checkpoint.std).eval()
     channels = checkpoint.options["in_channels"]
     generator = torch.Generator().manual_seed(0)
@@ -94,14 +81,20 @@ def export(checkpoint, path, kind, source="the checkpoint"):
         warnings.simplefilter("ignore")  # deprecations inside torch's exporters
         made = Path(folder) / f"model{FORMATS[kind]}"
         if kind == "half":
-            weights = {name: value.half() if value.ndim > 1 else value for name, value in checkpoint.model.items()}
+            weights = {}
+            for name, value in checkpoint.model.items():
+                weights[name] = value.half() if value.ndim > 1 else value
             save(replace(checkpoint, model=weights, training=None), made)
         else:
-            WRITERS[kind](model, torch.rand(2, channels, 96, 64), made)
+            dynamic = torch.export.Dim.DYNAMIC
+            shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
+            program = torch.export.export(model, (torch.rand(2, channels, 96, 64),), dynamic_shapes=shapes)
+            WRITERS[kind](program, made)
         run_exported = READERS[kind](made)
         difference = None
         if run_exported:
-            difference = max((run_exported(image) - model(image)).abs().max().item() for image in images)
+            differences = [(run_exported(image) - model(image)).abs().max() for image in images]
+            difference = max(differences).item()
             if not difference <= TOLERANCE[kind]:
                 raise UserError(f"{path} was not written: it differs from {source} by {difference:.1e}")
         write_atomically(path, lambda file: file.write(made.read_bytes()))
@@ -127,7 +120,6 @@ def main():
         if difference is not None:
             result = f"largest difference {difference:.1e} on images of several sizes"
         print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB; {result}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from utils import UserError
 
 
 class CannotWrite(UserError):
-    """A file that cannot be written; `errno` is the system's reason, if it gave one."""
+    """A file that cannot be written. errno: the system's reason, if it gave one."""
 
     def __init__(self, path: Path, error: OSError):
         self.errno = error.errno
@@ -24,20 +24,21 @@ class CannotWrite(UserError):
 def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsync: bool = True):
     """Call write(binary file) on a temporary file next to `path`, then rename it to `path`.
 
-    Whatever happens, `path` is the old file or the new one. Raises CannotWrite, a UserError. fsync: wait until the file
-    is on the disk, which takes seconds on a busy disk, so that it survives a power failure.
+    Whatever happens, `path` is the old file or the new one. fsync: wait until the file survives a power failure, which
+    takes seconds on a busy disk. Raises CannotWrite.
     """
     path, temporary = Path(path), None
     try:
-        prefix = f".{os.fsdecode(os.fsencode(path.name)[:200])}."  # file names have up to 255 bytes
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=prefix)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
         with os.fdopen(handle, "wb") as file:
             write(file)
             file.flush()
             if fsync:
                 os.fsync(file.fileno())
         with suppress(OSError):  # some network mounts have no permissions
-            permissions = path.stat().st_mode & 0o777 if path.exists() else path.parent.stat().st_mode & 0o664
+            permissions = path.parent.stat().st_mode & 0o664
+            if path.exists():
+                permissions = path.stat().st_mode & 0o777
             os.chmod(temporary, permissions)
         os.replace(temporary, path)
     except OSError as error:
@@ -47,19 +48,19 @@ def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsy
             with suppress(OSError):
                 os.unlink(temporary)
     if fsync:
-        with suppress(OSError):  # so that the rename survives a power failure; not all systems can do that
+        with suppress(OSError):  # the rename too; not all systems can do that
             folder = os.open(path.parent, os.O_RDONLY)
-            try:
+            with suppress(OSError):
                 os.fsync(folder)
-            finally:
-                os.close(folder)
+            os.close(folder)
 
 
-def write_csv(path: Path, header: list, rows: list, fsync: bool = True):
-    """Write a CSV file atomically. fsync: see `write_atomically`."""
+def write_csv(path: Path, header: list, rows: list):
+    """Write a CSV file atomically."""
     text = io.StringIO()
     csv.writer(text).writerows([header, *rows])
-    write_atomically(path, lambda file: file.write(text.getvalue().encode(errors="backslashreplace")), fsync)
+    content = text.getvalue().encode(errors="backslashreplace")
+    write_atomically(path, lambda file: file.write(content))
 
 
 def make_folder(path: Path, flag: str):
@@ -75,5 +76,5 @@ def read_lines(path: Path, known: Callable[[str], bool] = lambda line: False) ->
 
     A comment begins with #, unless the line is `known`. Raises OSError, UnicodeDecodeError.
     """
-    lines = (line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines())
+    lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
     return [line for line in lines if line and (known(line) or not line.startswith("#"))]

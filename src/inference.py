@@ -1,15 +1,15 @@
-"""Predict a split of the dataset with one checkpoint: its masks, its scores, and panels.png.
+"""Predict a split of the dataset (by default test): write its masks and panels.png, and print its scores.
 
-    python src/inference.py --model saved_models/unet.pth                                 # the test split
+    python src/inference.py --model saved_models/unet.pth
     python src/inference.py --model saved_models/unet.pth --split valid --output masks --rle submission.csv
-    torchrun --nproc_per_node 2 src/inference.py --model saved_models/unet.pth            # split over processes
+    torchrun --nproc_per_node 2 src/inference.py --model saved_models/unet.pth
 
 Masks are PNGs of 0 and 255 at original size. panels.png shows the best, the median and the worst images. Your own
 photos: see predict.py.
 """
 
 if __name__ == "__main__":
-    import startup  # noqa: F401  # sets how OpenMP threads wait, before torch is imported
+    import startup  # noqa: F401  # before torch is imported
 
 from data import eval_loader, load_split
 from files import make_folder, write_csv
@@ -38,32 +38,36 @@ def predict_split(predictor, args):
     meter, runs = DiceMeter(dataset, (threshold,)), {}
     for batch, logits in predictions(predictor, loader, args.split):
         meter.add(batch, logits)
-        for name, probability in zip(batch["name"], foreground(logits).sigmoid()[:, 0].cpu(), strict=True):
+        probabilities = foreground(logits).sigmoid()[:, 0].cpu()
+        for name, probability in zip(batch["name"], probabilities, strict=True):
             mask = mask_of(to_size(probability, dataset.original_size(name)), threshold)
             save_image(mask, args.output / f"{name}.png")
             if args.rle:
                 runs[name] = run_lengths(mask)
     counts = meter.at(threshold)
-    runs = {name: text for part in all_gather(runs) for name, text in part.items()}
-    if rank() == 0:
-        apart = {"scored_at": threshold, **scores_apart(predictor.checkpoint, dataset, dice_score(counts))}
-        print_table([{"model": str(args.model), **describe(predictor, dataset, args, counts), **apart}])
-        rows = example_rows(predictor, dataset, dice_score(counts), threshold)
-        at_threshold = "" if threshold == 0.5 else f" at threshold {threshold:.3g}"
-        plot_panels(rows, f"{args.model.name} on the {args.split} split{at_threshold}", args.output / "panels.png")
-        if args.rle:
-            write_csv(args.rle, ["image_id", "encoded_mask"], [(name, runs[name]) for name in dataset.names])
-        print(f"wrote {len(dataset):,} masks{at_threshold} and panels.png into {args.output}")
+    for part in all_gather(runs):
+        runs |= part
+    if rank() > 0:
+        return
+    dice = dice_score(counts)
+    row = {"model": str(args.model), **describe(predictor, dataset, args, counts), "scored_at": threshold}
+    print_table([row | scores_apart(predictor.checkpoint, dataset, dice)])
+    at_threshold = "" if threshold == 0.5 else f" at threshold {threshold:.3g}"
+    title = f"{args.model.name} on the {args.split} split{at_threshold}"
+    plot_panels(example_rows(predictor, dataset, dice, threshold), title, args.output / "panels.png")
+    if args.rle:
+        write_csv(args.rle, ["image_id", "encoded_mask"], [(name, runs[name]) for name in dataset.names])
+    print(f"wrote {len(dataset):,} masks{at_threshold} and panels.png into {args.output}")
 
 
 def get_args_parser():
     parser = Parser(__doc__)
-    parser.add_argument("--model", type=user_path, required=True, help="checkpoint")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="split to predict; default %(default)s")
-    parser.add_argument("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
+    add = parser.add_argument
+    add("--model", type=user_path, required=True, help="checkpoint")
+    add("--split", choices=SPLITS, default="test", help="split to predict; default %(default)s")
+    add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
-    runs = "CSV file of image_id,encoded_mask (column-major run lengths, 1-based)"
-    parser.add_argument("--rle", type=user_path, help=runs)
+    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths by column, from 1")
     add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 
@@ -78,7 +82,6 @@ def main():
     with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size"):
         predict_split(predictor, args)
     destroy_processes()
-    return 0
 
 
 if __name__ == "__main__":

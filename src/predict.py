@@ -5,8 +5,7 @@
     python src/predict.py photos --recursive --model saved_models/unet_pets.pth --save cutout --crop --skip_existing
     python src/predict.py - --model saved_models/unet_pets.pth < cat.jpg > mask.png
 
-Outputs are named NAME.png (overlays and panels: NAME.jpg) in --output, in one folder per kind if there are several.
-In a notebook:
+Outputs are named NAME.png (overlays and panels: NAME.jpg), in a folder per kind if there are several. In a notebook:
 
     from petseg import load_model, predict       # after: pip install -e .
     model = load_model("saved_models/unet_pets.pth")
@@ -14,7 +13,7 @@ In a notebook:
 """
 
 if __name__ == "__main__":
-    import startup  # noqa: F401  # sets how OpenMP threads wait, before torch is imported
+    import startup  # noqa: F401  # before torch is imported
 
 import csv
 import signal
@@ -22,7 +21,6 @@ import sys
 import tempfile
 import time
 import warnings
-from contextlib import ExitStack
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -30,19 +28,17 @@ from pathlib import Path
 from tqdm import tqdm
 
 from files import CannotWrite, make_folder
-from models import MODELS
+from flags import add_predictor_flags
 from photos.components import SMALL
 from photos.decode import suffixes
 from photos.inputs import Job, describe_unused, find_images, jobs_to_do, plan
 from photos.outputs import KINDS, Style, read_background
 from photos.pipeline import Pipeline, Result
-from photos.prediction import load_model, predict
+from photos.prediction import load_model, predict  # noqa: F401  # for notebooks
 from predictor import load_predictor
-from runtime import add_runtime_flags, choose_runtime
+from runtime import choose_runtime
 from scoring import add_threshold_flag, resolve_threshold
-from utils import Parser, UserError, count_of, image_side, positive_int, run, user_path, when_memory_runs_out
-
-__all__ = ["load_model", "predict"]
+from utils import Parser, UserError, count_of, image_side, run, user_path, when_memory_runs_out
 
 CSV_HEADER = ["name", "width", "height", "foreground", "left", "top", "right", "bottom"]
 FOR_CUTOUTS = ("crop", "each", "matting", "background")  # flags that need --save cutout
@@ -54,9 +50,12 @@ class Table:
 
     def __init__(self, flag, path, header, args):
         make_folder(path.parent, flag)
-        mode = "a" if args.skip_existing else "w" if args.overwrite else "x"
+        mode = "x"
+        if args.skip_existing:
+            mode = "a"
+        if args.overwrite:
+            mode = "w"
         text = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
-        self.path = path
         try:
             self.file = open(path, mode, buffering=1, **text)  # noqa: SIM115  # a line at a time
         except FileExistsError:
@@ -70,7 +69,7 @@ class Table:
         try:
             csv.writer(self.file, lineterminator="\n").writerow(row)
         except OSError as error:
-            raise CannotWrite(self.path, error) from None
+            raise CannotWrite(self.file.name, error) from None
 
 
 def predict_files(args):
@@ -81,27 +80,27 @@ def predict_files(args):
     numbers = Table("--csv", args.csv, CSV_HEADER, args) if args.csv else None
     runs = Table("--rle", args.rle, ["image_id", "encoded_mask"], args) if args.rle else None
     pipeline = Pipeline(predictor, style, args.batch_size, args.tile, with_runs=bool(args.rle))
-    began, written, problems = time.perf_counter(), 0, []
-    with ExitStack() as stack:
-        notes = stack.enter_context(warnings.catch_warnings(record=True))
-        bar = stack.enter_context(tqdm(total=len(todo), unit="image", disable=not sys.stderr.isatty()))
+    written, problems = 0, []
+    bar = tqdm(total=len(todo), unit="image", disable=not sys.stderr.isatty())
+    began = time.perf_counter()
 
-        def add(result: Result):
-            nonlocal written
-            bar.update()
-            if result.problem:
-                problems.append(f"{result.job.path} {result.problem}")
-                return
-            written += 1
-            if numbers:
-                numbers.write([result.job.name, *result.numbers])
-            if runs:
-                runs.write([result.job.image_id, result.runs])
+    def add(result: Result):
+        nonlocal written
+        bar.update()
+        if result.problem:
+            problems.append(f"{result.job.path} {result.problem}")
+            return
+        written += 1
+        if numbers:
+            numbers.write([result.job.name, *result.numbers])
+        if runs:
+            runs.write([result.job.image_id, result.runs])
 
+    with warnings.catch_warnings(record=True) as notes, bar:
         try:
             pipeline.run(todo, add)
         except BaseException:
-            print(f"stopped after {count_of(written, 'image')}; rerun with --skip_existing to finish", file=sys.stderr)
+            print(f"stopped after {count_of(written, 'image')}; rerun with --skip_existing", file=sys.stderr)
             raise
     speed = written / (time.perf_counter() - began)
     print(f"wrote {', '.join(args.save)} for {count_of(written, 'image')} into {args.output}: {speed:.1f} images/s")
@@ -116,21 +115,22 @@ def predict_files(args):
 
 
 def find_jobs(args):
-    """Return the jobs, and the number of files that are not images by suffix. Raises UserError before any work."""
+    """Return the jobs, and the number of non-image files by suffix. Raises UserError."""
     output = args.output
     images, unused = find_images(args.images, args.recursive, output)
     if is_image_name(output):
         if len(images) > 1 or len(args.save) > 1 or args.each:
             raise UserError(f"--output {output} is one file; choose a folder for several outputs")
         make_folder(output.parent, "--output")
-        return [Job(path, {args.save[0]: output}, path.name, path.stem) for path in images], unused
+        [path] = images
+        return [Job(path, {args.save[0]: output}, path.name, path.stem)], unused
     for folder in {path.parent.resolve() for path in images}:
         if folder.is_relative_to(output.resolve()):
             raise UserError(f"--output {output} contains the inputs; choose another folder")
+    make_folder(output, "--output")
     folders = {kind: output / kind if len(args.save) > 1 else output for kind in args.save}
-    for folder in folders.values():
-        make_folder(folder, "--output")
-    return plan(images, folders, {**KINDS, "cutout": "/1.png"} if args.each else KINDS), unused
+    endings = KINDS | {"cutout": "/1.png"} if args.each else KINDS
+    return plan(images, folders, endings), unused
 
 
 def is_image_name(path: Path):
@@ -142,11 +142,11 @@ def prepare(args):
     if args.matting and not find_spec("pymatting"):
         raise UserError("--matting needs PyMatting; pip install -r requirements-matting.txt")
     background = read_background(args.background) if args.background else None
-    predictor = load_predictor(args.model, choose_runtime(args.device, args.precision), args.model_type, args.tta)
+    runtime = choose_runtime(args.device, args.precision)
+    predictor = load_predictor(args.model, runtime, args.model_type, args.tta)
     predictor = replace(predictor, size=args.image_size or predictor.size)
     threshold = resolve_threshold(args.threshold, predictor.checkpoint, args.model)
-    method = "closed_form" if args.matting else "guided"
-    return predictor, Style(threshold, args.largest, args.crop, method, background, args.each)
+    return predictor, Style(threshold, args.largest, args.crop, args.matting, background, args.each)
 
 
 def predict_stream(args):
@@ -166,32 +166,25 @@ def predict_stream(args):
 def get_args_parser():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="files, folders or globs, or - to read stdin and write stdout")
+    add("images", nargs="+", metavar="IMAGE", help="files, folders or globs; - reads stdin and writes stdout")
     add("--model", type=user_path, required=True, help="checkpoint")
     add("--output", type=user_path, default="predictions", help="folder, or file for one image; default %(default)s")
-    kinds = "mask: PNG of 0 and 255; probability: 16-bit PNG; overlay: mask and outline over the photo; cutout: "
-    kinds += "transparent PNG; panel: photo, probability and overlay"
-    add("--save", nargs="+", choices=KINDS, default=["mask"], help=f"kinds of output; default mask. {kinds}")
-    add("--recursive", action="store_true", help="also search subfolders, and mirror them in the output")
+    add("--save", nargs="+", choices=KINDS, default=["mask"], help="panel: photo, probability, overlay; default mask")
+    add("--recursive", action="store_true", help="search subfolders too, and mirror them in --output")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--overwrite", action="store_true", help="replace existing outputs and tables")
-    existing("--skip_existing", action="store_true", help="skip images whose outputs exist; append to existing tables")
+    existing("--skip_existing", action="store_true", help="skip images whose outputs exist; append to tables")
     add_threshold_flag(parser)
     add("--largest", action="store_true", help="keep only the largest connected component")
     add("--crop", action="store_true", help="crop cutouts to the foreground")
-    each = f"write one cutout per component of at least {100 * SMALL:g}%% of the image, in a folder per image"
+    each = f"write a folder of cutouts per image: one per component above {100 * SMALL:g}%% of the image"
     add("--each", action="store_true", help=each)
     add("--background", metavar="COLOR|FILE", help="background of cutouts: a color or an image")
-    matting = "use closed-form matting for cutouts (slower; pip install -r requirements-matting.txt)"
-    add("--matting", action="store_true", help=matting)
-    add("--tile", type=image_side, help="tile size for large photos: predict overlapping tiles at full resolution")
-    add("--csv", type=user_path, help="CSV file of size, foreground fraction and box, written as images finish")
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask (column-major run lengths, 1-based)")
-    add("--tta", action="store_true", help="average the predictions for the image and its mirror image")
-    add("--image_size", type=image_side, help="size of the network's input in pixels; default: the checkpoint's")
-    add("--batch_size", "-b", type=positive_int, default=8, help="images per batch; default %(default)s")
-    add("--model_type", choices=MODELS, help="name of the network, if --model is a plain state_dict")
-    add_runtime_flags(parser)
+    add("--matting", action="store_true", help="closed-form matting: slower; see requirements-matting.txt")
+    add("--tile", type=image_side, help="predict large photos in overlapping tiles of this size, in pixels")
+    add("--csv", type=user_path, help="CSV file of size, foreground fraction and box")
+    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths by column, from 1")
+    add_predictor_flags(parser)
     return parser
 
 
@@ -207,9 +200,9 @@ def check_flags(args):
     for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
         if path and is_image_name(path):
             raise UserError(f"{flag} {path} is not a CSV file; choose a .csv file")
-    endings = {".png"} if KINDS[args.save[0]] == ".png" else {".png", ".jpg", ".jpeg"}
+    endings = [".png"] if KINDS[args.save[0]] == ".png" else [".jpeg", ".jpg", ".png"]
     if is_image_name(args.output) and args.output.suffix.lower() not in endings:
-        raise UserError(f"--output {args.output}: {args.save[0]} is written as {' or '.join(sorted(endings))}")
+        raise UserError(f"--output {args.output}: {args.save[0]} is written as {' or '.join(endings)}")
 
 
 def main():
@@ -218,8 +211,8 @@ def main():
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size or --tile"):
-        predict_stream(args) if args.images == ["-"] else predict_files(args)
-    return 0
+        work = predict_stream if args.images == ["-"] else predict_files
+        work(args)
 
 
 if __name__ == "__main__":

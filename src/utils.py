@@ -1,4 +1,4 @@
-"""Segmentation metrics, and the command line's helpers."""
+"""Segmentation metrics, and helpers of the command line."""
 
 import argparse
 import os
@@ -6,15 +6,13 @@ import shlex
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
 LARGEST_SIDE = 2**14  # of the network's input, in pixels
-
-# ---------------------------------------------------------------------------------------- metrics
 
 
 def foreground(logits: torch.Tensor) -> torch.Tensor:
@@ -58,7 +56,7 @@ def jaccard_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
 
 
 def scores(counts: torch.Tensor) -> dict[str, float]:
-    """Return a split's scores from its counts (N, 4): means over images, and the Dice of all pixels pooled."""
+    """Return a split's scores from its counts (N, 4): means over images, and the Dice of all pixels."""
     tp, fp, fn, tn = counts.unbind(1)
     per_image = {
         "dice": dice_score(counts),
@@ -69,9 +67,6 @@ def scores(counts: torch.Tensor) -> dict[str, float]:
     }
     means = {name: values.mean().item() for name, values in per_image.items()}
     return {**means, "pooled_dice": dice_score(counts.sum(0, keepdim=True)).item()}
-
-
-# ----------------------------------------------------------------------------------- command line
 
 
 class UserError(Exception):
@@ -90,16 +85,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def checked(kind: Callable, fits: Callable, wanted: str) -> Callable:
-    """Make an argparse type: `kind` of the text, if `fits` accepts it. wanted: the expected value, for the message."""
+    """Make an argparse type: `kind` of the text, if `fits` accepts it. wanted: for the message."""
 
     def convert(text):
-        try:
+        with suppress(ValueError):
             value = kind(text)
-        except ValueError:
-            value = None
-        if value is None or not fits(value):
-            raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
-        return value
+            if fits(value):
+                return value
+        raise argparse.ArgumentTypeError(f"{text} is not {wanted}")
 
     return convert
 
@@ -109,7 +102,6 @@ non_negative_int = checked(int, lambda n: n >= 0, "a whole number of at least 0"
 non_negative_float = checked(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
 fraction = checked(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
 seed = checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
-port = checked(int, lambda n: 1 <= n < 2**16, "a whole number from 1 to 65,535")
 worker_count = checked(int, lambda n: 0 <= n <= 1024, "a whole number from 0 to 1,024")
 image_side = checked(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 
@@ -124,12 +116,12 @@ def when_memory_runs_out(advice: str):
     """Turn an out-of-memory error in the block into a UserError that ends with `advice`."""
     try:
         yield
-    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-        lacking = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
-        if not lacking:
+    except torch.OutOfMemoryError:
+        raise UserError(f"the GPU ran out of memory; {advice}") from None
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
-        owner = "the GPU" if isinstance(error, torch.OutOfMemoryError) else "the machine"
-        raise UserError(f"{owner} ran out of memory; {advice}") from None
+        raise UserError(f"the machine ran out of memory; {advice}") from None
 
 
 def command(script: str, *words, processes: int = 1) -> str:
@@ -149,9 +141,8 @@ def count_of(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
-def run(main: Callable[[], int]):
-    """Exit with the status of `main`: 2 and one line on stderr for a UserError. On SIGTERM, clean up and exit."""
-    sys.stdout, sys.stderr = sys.stdout or open(os.devnull, "w"), sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+def run(main: Callable[[], int | None]):
+    """Exit with the status of `main`, or with 2 and one line on stderr for a UserError."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

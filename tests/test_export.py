@@ -57,7 +57,7 @@ def test_the_output_is_next_to_the_checkpoint_or_where_it_is_asked_for(tmp_path,
 
 def test_a_wrong_export_is_not_written(tmp_path, monkeypatch):
     path = make_checkpoint(tmp_path / "a.pth")
-    monkeypatch.setitem(WRITERS, "pt2", lambda model, example, target: target.touch())
+    monkeypatch.setitem(WRITERS, "pt2", lambda program, target: target.touch())
     monkeypatch.setitem(READERS, "pt2", lambda file: lambda image: image[:, :1] * 0)
     with pytest.raises(UserError, match=r"a\.pt2"):
         export(load(path), tmp_path / "a.pt2", "pt2")

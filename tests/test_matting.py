@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from photos import matting
-from photos.matting import BORDER, compose, distance, guided_filter, matte
+from photos.matting import BORDER, distance, guided_filter, matte
 from photos.outputs import Style, cut_out
 
 ORANGE, BLUE, GREEN = (200, 120, 40), (30, 60, 160), (0, 255, 0)
@@ -65,7 +65,7 @@ def test_no_old_background_is_in_the_colors():
     colors, old = foreground[edge].float(), torch.from_numpy(np.array(photo))[edge].float()
     off = (colors - torch.tensor(ORANGE)).abs().mean()
     assert off < 12 and off < (old - torch.tensor(ORANGE)).abs().mean() / 3
-    on_green = np.asarray(compose(alpha, foreground, GREEN)).astype(int)
+    on_green = np.asarray(cut_out(photo, probability, Style(background=GREEN))).astype(int)
     expected = np.asarray(mix(truth, ORANGE, GREEN)).astype(int)
     assert np.abs(on_green - expected).mean() < 1
     assert on_green[edge.numpy()][:, 2].max() < 80  # blue is 160 in the background, 40 in the pet
@@ -107,8 +107,10 @@ def test_a_small_hole_of_doubt_is_filled():
 def test_tiles_make_no_difference(monkeypatch, factor):
     monkeypatch.setattr(matting, "WORK_SIZE", 240 // factor)
     photo, probability, _ = scene()
-    whole, whole_colors = matte(photo, probability, tile=10**6)
-    tiled, tiled_colors = matte(photo, probability, tile=7)
+    monkeypatch.setattr(matting, "TILE", 10**6)
+    whole, whole_colors = matte(photo, probability)
+    monkeypatch.setattr(matting, "TILE", 7)
+    tiled, tiled_colors = matte(photo, probability)
     assert torch.allclose(whole, tiled, atol=1e-5)
     assert (whole_colors.int() - tiled_colors.int()).abs().max() <= 1
 
@@ -161,7 +163,7 @@ def test_guided_filter_keeps_what_is_linear_in_the_color():
 def test_closed_form_recovers_alpha():
     pytest.importorskip("pymatting")
     photo, probability, truth = scene()
-    alpha, _ = matte(photo, probability, method="closed_form")
+    alpha, _ = matte(photo, probability, closed_form=True)
     assert (alpha - truth).abs().sum() < (soft_threshold(probability) - truth).abs().sum() / 4
-    empty, _ = matte(photo, torch.zeros(180, 240), method="closed_form")
+    empty, _ = matte(photo, torch.zeros(180, 240), closed_form=True)
     assert (empty == 0).all()

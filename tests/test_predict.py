@@ -493,13 +493,11 @@ def test_predict_is_the_networks_probability(model):
         (None, {}),
         (b"bytes", {}),
         (np.zeros((0, 5, 3), dtype=np.uint8), {}),
-        (Image.new("RGB", (0, 5)), {}),
         ([[0, 1], [2, 3]], {}),
         (np.zeros((4, 4, 3)), {}),
         (np.zeros((2, 4, 4, 3), dtype=np.uint8), {}),
         (photo(), {"image_size": 0}),
         (photo(), {"image_size": 1.5}),
-        (photo(), {"image_size": True}),
         (photo(), {"tile": 10**9}),
     ],
 )
@@ -509,21 +507,17 @@ def test_predict_refuses_anything_else_in_a_sentence(model, images, options):
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    "arguments, message",
     [
-        {"precision": "fp16"},
-        {"precision": None},
-        {"device": None},
-        {"device": 0},
-        {"model_type": "vgg"},
-        {"path": None},
-        {"path": torch.nn.Identity()},
-        {"path": "cpu", "device": "tiny.pth"},
+        ({"precision": "fp16"}, "precision must be"),
+        ({"device": "tiny.pth"}, "--device tiny.pth"),
+        ({"device": 0}, "--device 0"),
+        ({"model_type": "vgg"}, "is a unet, not a vgg"),
+        ({"path": "nowhere.pth"}, "nowhere.pth not found"),
     ],
 )
-def test_load_model_refuses_wrong_arguments_in_a_sentence(model, arguments, monkeypatch):
-    monkeypatch.chdir(model.parent)
-    with pytest.raises(ValueError, match=f"{list(arguments)[-1]} must be"):
+def test_load_model_refuses_wrong_arguments_in_a_sentence(model, arguments, message):
+    with pytest.raises((ValueError, UserError), match=message):
         load_model(**{"path": model, **arguments})
 
 

@@ -1,7 +1,7 @@
-"""`load_model` and `predict` for other programs: `from petseg import load_model, predict` after `pip install -e .`.
+"""`from petseg import load_model, predict` in other programs, after `pip install -e .`.
 
-The scripts' modules have common names (utils, data, models), which other programs often use too. Here they are loaded
-as submodules of this package, so that the two do not collide.
+The scripts' modules have common names (utils, data, models). They are loaded as submodules of this package, so
+that they do not collide with other programs' modules.
 """
 
 import builtins
@@ -17,7 +17,7 @@ NAMES = {path.stem for path in SCRIPTS.iterdir() if path.suffix == ".py" or path
 
 
 def import_module(name, globals=None, locals=None, fromlist=(), level=0):
-    """Import like Python's `__import__`, but the scripts' modules as submodules of this package."""
+    """Import like `__import__`, but the scripts' modules as submodules of this package."""
     if level or name.partition(".")[0] not in NAMES:
         return builtins.__import__(name, globals, locals, fromlist, level)
     module = importlib.import_module(f"{__name__}.{name}")
@@ -42,12 +42,8 @@ class Finder:
         if package != __name__ or name.partition(".")[0] not in NAMES:
             return None
         base = SCRIPTS.joinpath(*name.split("."))
-        if (base / "__init__.py").is_file():
-            file, folders = base / "__init__.py", [str(base)]
-        else:
-            file, folders = base.with_suffix(".py"), None
-        loader = Loader(fullname, str(file))
-        return importlib.util.spec_from_file_location(fullname, file, loader=loader, submodule_search_locations=folders)
+        file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        return importlib.util.spec_from_file_location(fullname, file, loader=Loader(fullname, str(file)))
 
 
 sys.meta_path.insert(0, Finder)
@@ -55,7 +51,8 @@ sys.meta_path.insert(0, Finder)
 
 def __getattr__(name):
     if name not in __all__:
-        raise AttributeError(f"petseg has no attribute {name!r}; it has {', '.join(__all__)}")
-    module = importlib.import_module(f"{__name__}.predict")  # which becomes the attribute `predict` of this package
-    globals().update({each: getattr(module, each) for each in __all__})
+        raise AttributeError(f"petseg has no attribute {name!r}")
+    module = importlib.import_module(f"{__name__}.predict")
+    for each in __all__:  # replaces the attribute `predict`, which is the submodule now
+        globals()[each] = getattr(module, each)
     return globals()[name]

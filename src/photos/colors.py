@@ -7,8 +7,8 @@
 | I | 0 to 65535 (PNG, PPM); in TIFF 0 to the largest number of its type |
 | F | 0 to 1 in TIFF and PFM, by their convention; elsewhere 0 to 255 |
 
-The range depends on the type, never on the values of one image. Values outside it are clipped, NaN is black, and a TIFF
-whose zero is white is inverted. Alpha channels, transparent colors and palettes with alpha all count as alpha.
+The range depends on the type, never on one image's values. Values outside it are clipped and NaN is
+black. A TIFF whose zero is white is inverted. Transparent colors and palettes with alpha count as alpha.
 """
 
 from contextlib import suppress
@@ -18,39 +18,35 @@ import numpy as np
 from PIL import Image, ImageOps
 
 DEEP = ("I", "F")  # modes of more than 8 bits begin with these letters
-SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}  # color space of a profile: mode it applies to
+SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}  # a profile's color space: its mode
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
 
 def to_rgb(image: Image.Image, intensity_range=None) -> Image.Image:
-    """Convert an image of any mode to RGB for training: EXIF and profile ignored, transparency on white.
-
-    intensity_range: see `to_srgb`.
-    """
+    """Convert an image to RGB for training, like `to_srgb` but ignoring EXIF and color profile."""
     colors, alpha = split_alpha(image, image, intensity_range)
-    return on_white(merge(colors.convert("RGB"), alpha))
+    colors = colors.convert("RGB")
+    if alpha:
+        colors.putalpha(alpha)
+    return on_white(colors)
 
 
 def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -> Image.Image:
-    """Convert a decoded image to sRGB, oriented by EXIF, without metadata: RGBA if it has transparency, else RGB.
+    """Convert a decoded image to sRGB, oriented by EXIF, without metadata.
 
-    keep_alpha: if False, put transparency on white. intensity_range: the values (low, high) of a deep image that become
-    black and white; default: the range of its type.
+    keep_alpha: return RGBA if the image has transparency; else put it on white. intensity_range: the values (low, high)
+    of a deep image that become black and white; default: the range of its type.
     """
     try:
         upright = ImageOps.exif_transpose(image)
-    except Exception:  # EXIF that cannot be parsed raises many kinds of errors
+    except Exception:  # broken EXIF raises many kinds of errors
         upright = image.copy()
     colors, alpha = split_alpha(upright, image, intensity_range)
-    result = merge(apply_profile(colors, image.info.get("icc_profile")), alpha)
+    result = apply_profile(colors, image.info.get("icc_profile"))
+    if alpha:
+        result.putalpha(alpha)
     result.info = {}
     return result if keep_alpha else on_white(result)
-
-
-def merge(colors, alpha):
-    if alpha:
-        colors.putalpha(alpha)
-    return colors
 
 
 def on_white(image: Image.Image) -> Image.Image:
@@ -61,26 +57,30 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def split_alpha(image, original, intensity_range=None):
-    """Return an image's colors (mode L, RGB, CMYK or LAB) and its alpha (mode L), or None.
+    """Return an image's colors (mode L, RGB, CMYK or LAB) and its alpha (mode L) or None.
 
-    original: the image as it was opened, which still has the file's tags.
+    original: the image as it was opened, with the file's tags.
     """
-    key = image.info.get("transparency")
     if image.mode.startswith(DEEP):
-        values = np.asarray(image)
-        alpha = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8)) if isinstance(key, int) else None
+        values, alpha = np.asarray(image), None
+        key = image.info.get("transparency")
+        if isinstance(key, int):
+            alpha = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
         return deep_to_gray(values, original, intensity_range), alpha
     if image.has_transparency_data:
-        is_gray = image.mode in ("1", "L", "LA", "La")
-        image = image.convert("LA" if is_gray else "RGBA")
-        return image.getchannel(0) if is_gray else image.convert("RGB"), image.getchannel("A")
+        if image.mode in ("1", "L", "LA", "La"):
+            return image.convert("LA").split()
+        image = image.convert("RGBA")
+        return image.convert("RGB"), image.getchannel("A")
+    if image.mode == "1":
+        return image.convert("L"), None
     if image.mode in SPACES.values():
         return image, None
-    return image.convert("L" if image.mode == "1" else "RGB"), None
+    return image.convert("RGB"), None
 
 
 def deep_to_gray(values, original, intensity_range):
-    """Scale the values of a deep mode (I;16, I, F) to mode L, by intensity_range, or by the range of their type."""
+    """Scale the values of a deep mode (I;16, I, F) to mode L."""
     tags = getattr(original, "tag_v2", {})
     is_tiff = original.format == "TIFF"
     bits = tags.get(BITS, (16,))[0]
@@ -99,13 +99,15 @@ def deep_to_gray(values, original, intensity_range):
 
 
 def apply_profile(colors, content):
-    """Convert colors to sRGB by an ICC profile, ignoring one that is broken, of another color space, or sRGB itself."""
+    """Convert to sRGB by an ICC profile, unless it is broken, sRGB, or of another color space."""
     if content:
         with suppress(Exception):  # broken profiles, and a Pillow without LittleCMS
             from PIL import ImageCms
 
             profile = ImageCms.ImageCmsProfile(BytesIO(content))
+            space = profile.profile.xcolor_space.strip().upper()
             is_srgb = ImageCms.getProfileDescription(profile).startswith("sRGB")
-            if SPACES[profile.profile.xcolor_space.strip().upper()] == colors.mode and not is_srgb:
-                return ImageCms.profileToProfile(colors, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+            if SPACES[space] == colors.mode and not is_srgb:
+                srgb = ImageCms.createProfile("sRGB")
+                return ImageCms.profileToProfile(colors, profile, srgb, outputMode="RGB")
     return colors if colors.mode == "RGB" else colors.convert("RGB")

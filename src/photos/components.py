@@ -4,7 +4,7 @@ A mask is a bool tensor (H, W) on the CPU. Pixels that touch by a side or a corn
 """
 
 import numpy as np
-import scipy  # imports scipy.ndimage when it is first used
+import scipy  # loads scipy.ndimage lazily
 import torch
 
 # Components below this fraction of the image are dropped (effect on validation Dice: benchmarks/README.md).

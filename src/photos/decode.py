@@ -1,10 +1,9 @@
-"""Decode image files, whatever they contain."""
+"""Decode image files, whatever they contain. A file is a path or an open binary file."""
 
 import os
 import warnings
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
-from pathlib import Path
 
 from PIL import Image
 
@@ -12,7 +11,7 @@ from photos.colors import on_white, to_rgb, to_srgb
 
 __all__ = ["ImageError", "decode", "on_white", "open_image", "read_image", "suffixes", "to_rgb", "to_srgb"]
 
-# Excluded: EPS, which starts Ghostscript; IPTC, which may hold EPS; and formats of which Pillow reads only the header.
+# Excluded: EPS, which starts Ghostscript; IPTC, which may hold EPS; formats Pillow cannot decode.
 FORMATS = frozenset({
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
     "IM", "IMT", "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
@@ -23,7 +22,7 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 
 
 class ImageError(Exception):
-    """A file cannot be read as an image; the message is the reason, without the file name."""
+    """A file cannot be read as an image. The message is the reason, without the file name."""
 
 
 @cache
@@ -50,7 +49,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def image_errors():
-    """Turn the exceptions of Pillow's decoders, which are of any type, into an ImageError."""
+    """Turn any exception of Pillow's decoders into an ImageError."""
     try:
         yield
     except ImageError:
@@ -58,23 +57,18 @@ def image_errors():
     except Image.DecompressionBombError:
         raise ImageError(f"has more than {2 * Image.MAX_IMAGE_PIXELS:,} pixels") from None
     except Exception as error:
-        reason = reason_of(error)
-        raise ImageError(reason if isinstance(error, MemoryError) else f"cannot be decoded ({reason})") from None
+        raise ImageError(f"cannot be decoded ({reason_of(error)})") from None
 
 
 @contextmanager
 def open_image(file):
-    """Open the image in a file (a path or an open binary file), reading only its header.
-
-    Raises ImageError, also for errors of the image in the block.
-    """
-    if not isinstance(file, (str, os.PathLike)):
-        with image_errors():
-            yield identify(file)
-        return
-    if not Path(file).is_file():
-        raise ImageError("is not a regular file" if os.path.exists(file) else "is missing")
-    with image_errors(), open(file, "rb") as stream:
+    """Open the image in a file. Raises ImageError, also for errors in the block."""
+    is_path = isinstance(file, (str, os.PathLike))
+    if is_path and not os.path.exists(file):
+        raise ImageError("is missing")
+    if is_path and not os.path.isfile(file):
+        raise ImageError("is not a regular file")
+    with image_errors(), open(file, "rb") if is_path else nullcontext(file) as stream:
         yield identify(stream)
 
 
@@ -85,10 +79,8 @@ def identify(stream):
     except Image.UnidentifiedImageError:
         stream.seek(0)
         head = stream.read(16)
-        stream.seek(0)
     if head[4:8] != b"ftyp" or head[8:12] not in HEIC_BRANDS:
-        hint = "; it is AVIF, so pip install -U Pillow" if head[8:12] == b"avif" else ""
-        raise ImageError(f"is not an image{hint}")
+        raise ImageError("is not an image")
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
@@ -98,26 +90,22 @@ def identify(stream):
 
 
 def page_count(image) -> int:
-    """Return the number of pages of an opened TIFF, or of frames of an animation; 1 for other images."""
+    """Return the number of pages of a TIFF, or of frames of an animation; 1 for other images."""
     return getattr(image, "n_frames", 1) if image.format in PAGED else 1
 
 
 def decode(file) -> Image.Image:
-    """Decode the first frame of a file (a path or an open binary file) in its own mode. Raises ImageError."""
+    """Decode the first frame of a file in its own mode. Raises ImageError."""
     with open_image(file) as image:
         image.load()
         return image
 
 
 def read_image(file, keep_alpha: bool = False, intensity_range=None) -> Image.Image:
-    """Read a file (a path or an open binary file) as EXIF-oriented sRGB without metadata: RGB, transparency on white.
-
-    Warns if only the first of several pages is read. keep_alpha: return RGBA if the image has transparency.
-    intensity_range: see `to_srgb`. Raises ImageError.
-    """
+    """Read the first page of a file, converted by `to_srgb`. Raises ImageError."""
     with open_image(file) as image:
         if page_count(image) > 1:
-            name = file if isinstance(file, os.PathLike) else getattr(file, "name", file)
+            name = getattr(image.fp, "name", "image")
             warnings.warn(f"{name}: only the first of {page_count(image)} pages is used", stacklevel=1)
         image.load()
         return to_srgb(image, keep_alpha, intensity_range)

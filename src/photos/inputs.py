@@ -23,41 +23,52 @@ class Job:
 def find_images(inputs, recursive: bool = False, output: Path | None = None) -> tuple[dict[Path, PurePath], Counter]:
     """Resolve files, folders and globs to images, each once.
 
-    From a folder, take the files with an image suffix; with `recursive`, also from its subfolders, except hidden ones,
-    links, and `output`. Returns each image with its path relative to the given folder, and the number of other files
-    by suffix. Raises UserError if an input is not found, or there is no image at all.
+    From a folder, take the files with an image suffix; with `recursive`, also from subfolders, except hidden ones,
+    links, and `output`. Returns the images with their paths relative to the folder, and the number of other files by
+    suffix. Raises UserError.
     """
     images: dict[str, tuple[Path, PurePath]] = {}
     unused: Counter = Counter()
-    for text in map(os.path.expanduser, map(str, inputs)):
+    for text in map(os.path.expanduser, inputs):
         paths = [text] if os.path.exists(text) else sorted(glob.glob(text, recursive=True))
         if not paths:
             raise UserError(f"{text} not found; pass image files, folders or globs")
         for top in map(Path, paths):
-            for path in files_in(top, recursive, output) if top.is_dir() else [top]:
-                hidden = path.name.startswith(".")
-                if path != top and (hidden or path.suffix.lower() not in suffixes()):
-                    unused["hidden" if hidden else path.suffix or "no suffix"] += 1
-                else:
-                    name = PurePath(path.name) if path == top else path.relative_to(top)
-                    images.setdefault(os.path.realpath(path), (path, name))
+            folder, found = top.parent, [top]
+            if top.is_dir():
+                folder, found = top, images_in(top, recursive, output, unused)
+            for path in found:
+                images.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
     if not images:
         rest = f" ({describe_unused(unused)})" if unused else ""
         raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; use --recursive to search subfolders")
     return dict(images.values()), unused
 
 
-def files_in(top, recursive, output):
-    """Yield the files in a folder, and with `recursive` below it."""
+def images_in(top, recursive, output, unused):
+    """Return the images in a folder, and count its other files in `unused`."""
 
     def fail(error):
         raise UserError(f"{error.filename} cannot be opened ({error.strerror}); correct its permissions") from None
 
-    for folder, below, names in os.walk(top, onerror=fail):
-        below[:] = sorted(name for name in below if recursive and not name.startswith("."))
-        if output:
-            below[:] = [name for name in below if Path(folder, name).resolve() != output.resolve()]
-        yield from (Path(folder, name) for name in sorted(names))
+    images = []
+    for folder, subfolders, names in os.walk(top, onerror=fail):
+        for name in sorted(names):
+            path = Path(folder, name)
+            if name.startswith("."):
+                unused["hidden"] += 1
+            elif path.suffix.lower() in suffixes():
+                images.append(path)
+            else:
+                unused[path.suffix or "no suffix"] += 1
+        if not recursive:
+            break
+        subfolders.sort()
+        for name in list(subfolders):
+            is_output = output and Path(folder, name).resolve() == output.resolve()
+            if name.startswith(".") or is_output:
+                subfolders.remove(name)
+    return images
 
 
 def describe_unused(unused: Counter) -> str:
@@ -69,19 +80,19 @@ def describe_unused(unused: Counter) -> str:
 def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[str, str]) -> list[Job]:
     """Choose the outputs of each image: a.png for a.jpg; a.jpg.png if several images share the name a.
 
-    folders, endings: the folder and the ending of each kind of output. Raises UserError if two images have the same
-    relative path.
+    folders, endings: by kind of output. Raises UserError if two images have the same relative path.
     """
-    stems = Counter(str(name.with_suffix("")).casefold() for name in images.values())  # some file systems ignore case
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, Job] = {}  # by name in lower case, since some file systems ignore case
+    stems = Counter(name.with_suffix("").as_posix().casefold() for name in images.values())
     for path, name in images.items():
-        shared = stems[str(name.with_suffix("")).casefold()] > 1
-        stem = (name if shared else name.with_suffix("")).as_posix()
-        files = {kind: folder / f"{stem}{endings[kind]}" for kind, folder in folders.items()}
-        job = Job(path, files, name.as_posix(), stem)
-        if jobs.setdefault(stem.casefold(), job) is not job:
-            advice = "pass one folder above both with --recursive, or predict them in separate runs"
-            raise UserError(f"{jobs[stem.casefold()].path} and {path} would have the same outputs; {advice}")
+        stem = name.with_suffix("").as_posix()
+        if stems[stem.casefold()] > 1:
+            stem = name.as_posix()
+        key = stem.casefold()
+        if key in jobs:
+            raise UserError(f"{jobs[key].path} and {path} would have the same outputs; predict them in separate runs")
+        files = {kind: folder / (stem + endings[kind]) for kind, folder in folders.items()}
+        jobs[key] = Job(path, files, name.as_posix(), stem)
     return list(jobs.values())
 
 

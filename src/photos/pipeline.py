@@ -1,6 +1,6 @@
 """Predict many image files: threads read ahead and write behind, so the network waits for neither.
 
-An error in one file does not stop the run; it is reported in that file's Result. The pixels in flight bound the memory.
+An error in one file is reported in its Result. The limit of pixels in flight bounds the memory.
 """
 
 import errno
@@ -10,6 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 
 import numpy as np
@@ -18,20 +19,21 @@ import torch
 from cores import available_cores
 from files import CannotWrite
 from photos.budget import PixelBudget
-from photos.decode import ImageError, open_image, read_image, reason_of
+from photos.components import drop_small
+from photos.decode import ImageError, open_image, reason_of
 from photos.inputs import Job
-from photos.outputs import Style, keep_largest, mask_of, render, run_lengths, save_each, save_image
-from photos.prediction import intensity_range, probability_of, tile_probability, to_input
+from photos.outputs import Style, mask_of, render, run_lengths, save_each, save_image
+from photos.prediction import probability_of, read_any, tile_probability, to_input
 from predictor import Predictor
 from utils import UserError, to_size
 
-PIXELS_IN_FLIGHT = 16_000_000  # of about 30 bytes of memory each while a cutout is made, 7 while a photo is read
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # errors after which every other write fails too
+PIXELS_IN_FLIGHT = 16_000_000  # of about 30 bytes each while a cutout is made, 7 while a photo is read
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other write would fail too
 
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of a job. numbers: columns of --csv after the name. runs: run lengths. problem: the error, or ""."""
+    """Outcome of a job. numbers: --csv's columns after the name. runs: for --rle. problem: the error."""
 
     job: Job
     numbers: tuple = ()
@@ -41,7 +43,7 @@ class Result:
 
 @dataclass
 class Pipeline:
-    """Predicts files in batches, by predictor's size and tta. tile: see `tile_probability`. with_runs: for --rle."""
+    """Predicts files in batches. tile: see `tile_probability`. with_runs: compute run lengths."""
 
     predictor: Predictor
     style: Style = Style()
@@ -53,29 +55,28 @@ class Pipeline:
     def run(self, jobs: list[Job], done: Callable[[Result], None]):
         """Call `done` with the result of each job, in this thread.
 
-        After an exception, such as KeyboardInterrupt, the images being written are finished and passed to
-        `done` before it is raised. Raises CannotWrite if the disk is full.
+        Before an exception such as KeyboardInterrupt is raised, the images being written are finished and passed to
+        `done`. Raises CannotWrite if the disk is full.
         """
-        # One thread per image if there are many: small operations are slower when they are split.
+        # One thread per image if there are many: small operations are slower on several threads.
         threads = max(1, torch.get_num_threads() // max(1, len(jobs)))
-        pools = [ThreadPoolExecutor(available_cores(), "", torch.set_num_threads, (threads,)) for _ in range(2)]
+        make_pool = partial(ThreadPoolExecutor, available_cores(), "", torch.set_num_threads, (threads,))
+        readers, writers = make_pool(), make_pool()
         writing: deque[Future[Result]] = deque()
-
-        def finish_until(allowed):
-            while len(writing) > allowed:
-                done(writing[0].result())  # removed only when done, so that an interrupt loses nothing
-                writing.popleft()
-
         try:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", module=r"PIL\.")
-                for job, size, probability in self.predict(jobs, pools[0], done):
-                    writing.append(pools[1].submit(self.write, job, size, probability))
-                    finish_until(2 * self.batch_size)
-                finish_until(0)
+                for predicted in self.predict(jobs, readers, done):
+                    writing.append(writers.submit(self.write, *predicted))
+                    if len(writing) > 2 * self.batch_size:
+                        done(writing[0].result())
+                        writing.popleft()  # only now, so that an interrupt loses nothing
+                while writing:
+                    done(writing[0].result())
+                    writing.popleft()
         finally:
-            for pool in pools:
-                pool.shutdown(cancel_futures=True)
+            readers.shutdown(cancel_futures=True)
+            writers.shutdown(cancel_futures=True)
             for future in writing:
                 if not future.cancelled():
                     with suppress(UserError):  # the first error is raised
@@ -83,29 +84,32 @@ class Pipeline:
 
     def predict(self, jobs, readers, done):
         """Yield each job with its photo's size and its probability at the network's size."""
-        coming = iter([jobs[first : first + self.batch_size] for first in range(0, len(jobs), self.batch_size)])
+        starts = iter(range(0, len(jobs), self.batch_size))
         reading: deque[list[Future]] = deque()
         while True:
-            for batch in islice(coming, 3 - len(reading)):  # read ahead
+            for start in islice(starts, 3 - len(reading)):  # read ahead
+                batch = jobs[start : start + self.batch_size]
                 reading.append([readers.submit(self.read, job) for job in batch])
             if not reading:
                 return
-            read = []
-            for item in [future.result() for future in reading.popleft()]:
-                done(item) if isinstance(item, Result) else read.append(item)
-            if read:
-                probabilities = probability_of(self.predictor, [pixels for _, _, pixels in read])
-                for (job, size, _), probability in zip(read, probabilities, strict=True):
+            read = [future.result() for future in reading.popleft()]
+            for result in read:
+                if isinstance(result, Result):
+                    done(result)
+            good = [item for item in read if not isinstance(item, Result)]
+            if good:
+                probabilities = probability_of(self.predictor, [pixels for _, _, pixels in good])
+                for (job, size, _), probability in zip(good, probabilities, strict=True):
                     yield job, size, probability
 
     def read(self, job):
         """Return the job, its photo's (width, height) and the network's input, or a Result with a problem.
 
-        The photo itself is dropped and read again by `write`: many large ones do not fit in memory.
+        `write` reads the photo again, since many large ones do not fit in memory.
         """
 
         def read_input():
-            photo = read_image(job.path, intensity_range=intensity_range(self.predictor))
+            photo = read_any(self.predictor, job.path)
             return job, photo.size, to_input(self.predictor, photo)
 
         try:
@@ -128,10 +132,13 @@ class Pipeline:
         photo = None
         tiled = self.tile and max(size) > self.tile
         if tiled or not job.files.keys() <= {"mask", "probability"}:
-            photo = read_image(job.path, keep_alpha=True, intensity_range=intensity_range(self.predictor))
-        probability = tile_probability(self.predictor, photo, self.tile) if tiled else to_size(probability, size)
+            photo = read_any(self.predictor, job.path, keep_alpha=True)
+        if tiled:
+            probability = tile_probability(self.predictor, photo, self.tile)
+        probability = to_size(probability, size)
         if self.style.largest:
-            probability = keep_largest(probability, self.style.threshold)
+            mask = probability >= self.style.threshold
+            probability = probability.masked_fill(mask & ~drop_small(mask, fraction=1), 0.0)
         for kind, path in job.files.items():
             if kind == "cutout" and self.style.each:
                 save_each(photo, probability, self.style, path)
@@ -145,4 +152,6 @@ class Pipeline:
 
 def problem_of(error):
     """Describe why an image has no outputs."""
-    return str(error) if isinstance(error, (CannotWrite, ImageError)) else f"cannot be used ({reason_of(error)})"
+    if isinstance(error, (CannotWrite, ImageError)):
+        return str(error)
+    return f"cannot be used ({reason_of(error)})"
