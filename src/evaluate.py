@@ -69,12 +69,18 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
     """
     found: list[Path] = []
     for path in paths:
-        names = [path] if path.exists() or not glob.has_magic(str(path)) else sorted(glob.glob(str(path)))
+        if path.exists() or not glob.has_magic(str(path)):
+            found.append(path)
+            continue
+        names = sorted(glob.glob(str(path)))
         if not names:
             raise UserError(f"--model {path} matches no file; correct the pattern, or pass checkpoint files")
         found += map(Path, names)
-    best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
-    return [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
+
+    def best(path):
+        return path.with_name(path.name.removesuffix(".last.pth") + ".pth")
+
+    return [path for index, path in enumerate(found, 1) if best(path) not in found[index:]]
 
 
 def score_checkpoint(path, checkpoint, args, runtime):
@@ -83,20 +89,29 @@ def score_checkpoint(path, checkpoint, args, runtime):
     with rank_zero_first():
         dataset = load_split(options_of_data(checkpoint, args), args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
-    began = time.perf_counter()
-    chosen = checkpoint.threshold
     used = resolve_threshold(args.threshold, checkpoint, path)
+    chosen = checkpoint.threshold
     meter = DiceMeter(dataset, sorted({used, chosen or used}), original_size=args.original_size)
+    began = time.perf_counter()
     evaluate(predictor, loader, meter, f"{args.split} {path.stem}")
-    counts, seconds = meter.at(used), time.perf_counter() - began
-    result = {"model": str(path), **describe(predictor, dataset, args, counts), "seconds": round(seconds, 2)}
-    result["provenance"] = {name: getattr(checkpoint, name) for name in PROVENANCE}
-    result |= {"scored_at": used, **scores_apart(checkpoint, dataset, dice_score(counts))}
+    counts = meter.at(used)
+    seconds = time.perf_counter() - began
+    dices, jaccards = dice_score(counts), jaccard_score(counts)
+    result = {
+        "model": str(path),
+        **describe(predictor, dataset, args, counts),
+        "seconds": round(seconds, 2),
+        "provenance": {name: getattr(checkpoint, name) for name in PROVENANCE},
+        "scored_at": used,
+        **scores_apart(checkpoint, dataset, dices),
+    }
     if chosen:
-        result |= {"threshold": chosen, "dice_at_threshold": dice_score(meter.at(chosen)).mean().item()}
-    dices, jaccards = dice_score(counts).tolist(), jaccard_score(counts).tolist()
-    per_image = zip(dataset.names, dices, jaccards, counts.tolist(), strict=True)
-    return result, [[str(path), name, f"{d:.6f}", f"{j:.6f}", *pixels] for name, d, j, pixels in per_image]
+        result["threshold"] = chosen
+        result["dice_at_threshold"] = dice_score(meter.at(chosen)).mean().item()
+    rows = []
+    for name, dice, jaccard, pixels in zip(dataset.names, dices, jaccards, counts.tolist(), strict=True):
+        rows.append([str(path), name, f"{dice:.6f}", f"{jaccard:.6f}", *pixels])
+    return result, rows
 
 
 if __name__ == "__main__":

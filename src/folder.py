@@ -1,9 +1,11 @@
 """Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
 
-Splits are taken, in this order, from the --*_list flags; DIR/train.txt, DIR/valid.txt and DIR/test.txt, with one name
-or path per line; split folders. Other images are divided 80:10:10 among the splits without a list by a hash of their
-name, so that adding images never moves others. If that leaves valid or test empty, it gets the training image whose
-hash is closest.
+Splits are taken, in this order, from
+- the --*_list flags;
+- DIR/train.txt, DIR/valid.txt and DIR/test.txt, with one name or path per line;
+- split folders.
+Other images are divided 80:10:10 among the splits without a list by a hash of their name, so adding images never moves
+others. If that leaves valid or test empty, it gets the training image whose hash is closest.
 """
 
 import hashlib
@@ -20,14 +22,14 @@ import torch
 
 from cache import PackedDataset, pack, remember
 from mask_values import MaskRule, add_counts, choose_rule, count_values, describe_values
-from pairs import IMAGES, MASKS, SPLIT_FOLDERS, Pair, decode_page, find_pairs, folders_called, parts_of, read_pair
+from pairs import IMAGES, SPLIT_FOLDERS, Pair, decode_page, find_pairs, has_both, parts_of, read_pair
 from photos.decode import ImageError, open_image
-from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split, read_list
+from splits import SPLITS, DataOptions, names_of_split, read_list
 from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images; the score of a smaller split is mostly chance
-CLIPPED = 0.1  # percent of a deep image's pixels at either end that the range leaves out, for hot and dead pixels
+CLIPPED = 0.1  # percent of a deep image's pixels at either end: hot and dead ones, which the range leaves out
 note_once = cache(note)
 
 
@@ -47,7 +49,7 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
 
 def has_layout(data_path: Path) -> bool:
     """Check whether a folder contains images and masks in one of the layouts of pairs.py."""
-    return all(folders_called(parts_of(data_path)[0], names) for names in (IMAGES, MASKS))
+    return has_both(parts_of(data_path)[0])
 
 
 def describe(options: DataOptions) -> list[str]:
@@ -59,7 +61,8 @@ def describe(options: DataOptions) -> list[str]:
             sizes[split] = len(folder.names(split))
     parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     by_folder = " by its split folders" if folder.split_folders else ""
-    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}", *describe_values(*folder.masks)]
+    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}"]
+    lines += describe_values(*folder.masks)
     if folder.intensity_range:
         low, high = folder.intensity_range
         lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white, as in the training images")
@@ -75,12 +78,14 @@ class Folder:
     """The pairs of a folder with its splits, mask values and intensities. Raises UserError."""
 
     def __init__(self, options: DataOptions):
-        self.options, self.path = options, options.folder
+        self.options = options
+        self.path = options.folder
         self.pairs, self.notes = find_pairs(self.path, options.mask_pattern)
 
     def find(self, text: str) -> str | None:
         """Return the name for an entry of a list: a name, or a path that leads to it through a folder of images."""
-        below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{'|'.join(IMAGES)})/(.+)", text, re.IGNORECASE)
+        images = "|".join(IMAGES)
+        below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{images})/(.+)", text, re.IGNORECASE)
         split, name = below.groups("") if below else ("", text)
         return next((each for each in (text, split + name, name) if each in self.pairs), None)
 
@@ -90,16 +95,16 @@ class Folder:
 
     def own_names(self, split: str, lists: dict[str, list[str]]) -> list[str]:
         """Return the names of a split, from the lists in the folder, its split folders and the hash."""
-        files = {each: self.path / f"{each}.txt" for each in SPLITS}
-        lists = {each: read_list(path, self.find) for each, path in files.items() if path.is_file()} | lists
-        found = self.divide({name for names in lists.values() for name in names}, lists) | lists
-        names = found["train"] + found["valid"] if split == "trainval" else found[split]
-        if not names:
-            raise UserError(f"{self.path} has no images for the {SPLIT_NAMES[split]} split; list some in {split}.txt")
-        return names
+        for each in SPLITS:
+            path = self.path / f"{each}.txt"
+            if each not in lists and path.is_file():
+                lists = {**lists, each: read_list(path, self.find)}
+        found = self.divide(lists) | lists
+        return found["train"] + found["valid"] if split == "trainval" else found[split]
 
-    def divide(self, listed: set[str], lists: dict) -> dict[str, list[str]]:
+    def divide(self, lists: dict[str, list[str]]) -> dict[str, list[str]]:
         """Divide the unlisted names among the splits without a list: by split folder if there are any, else by hash."""
+        listed = set(chain(*lists.values()))
         free = [split for split in SPLITS if split not in lists]
         found: dict[str, list[str]] = {split: [] for split in free}
         rest: list[str] = []
@@ -108,17 +113,22 @@ class Folder:
                 found.get(self.split_folders.get(name, ""), rest).append(name)
         if self.split_folders and "train" in free:
             free = ["train"]
-            if found.get("valid") == []:  # there is no such folder: it is part of the training images
-                free, rest = ["train", "valid"], rest + found.pop("train")
+            if found.get("valid") == []:  # there is no such folder: hold out training images
+                free = ["train", "valid"]
+                rest += found["train"]
+                found["train"] = []
         for split, names in by_hash(rest, free).items():
-            found[split] = found.get(split, []) + names
+            found[split] += names
         return found
 
     @cached_property
     def split_folders(self) -> dict[str, str]:
         """The split of each name by its first folder; {} unless there are two splits."""
-        first = {name: name.partition("/")[0].lower() for name in self.pairs if "/" in name}
-        found = {name: SPLIT_FOLDERS[part] for name, part in first.items() if part in SPLIT_FOLDERS}
+        found = {}
+        for name in self.pairs:
+            first, slash, _ = name.partition("/")
+            if slash and first.lower() in SPLIT_FOLDERS:
+                found[name] = SPLIT_FOLDERS[first.lower()]
         return found if len(set(found.values())) > 1 else {}
 
     @cached_property
@@ -148,21 +158,29 @@ def measure_range(pair: Pair) -> list[float]:
         if header.mode.startswith(("I", "F")):
             values = np.asarray(decode_page(pair.image, pair.page))
             values = values[np.isfinite(values)]
-            return np.percentile(values, (CLIPPED, 100 - CLIPPED)).tolist() if values.size else []
+            if values.size:
+                return np.percentile(values, (CLIPPED, 100 - CLIPPED)).tolist()
     return []
 
 
 def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
     """Divide names among splits in the proportion of FRACTIONS, each by its own hash."""
-    place = {name: int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64 for name in names}
-    total = sum(FRACTIONS[split] for split in splits)
-    ends = list(accumulate(FRACTIONS[split] / total for split in splits))[:-1]
     found: dict[str, list[str]] = {split: [] for split in splits}
-    for name in names if splits else ():
-        found[splits[bisect(ends, place[name])]].append(name)
-    for split in splits[1:] if "train" in splits else ():
-        if not found[split] and len(found["train"]) > 1:
-            closest = max(found["train"], key=place.__getitem__)
-            found["train"].remove(closest)
-            found[split] = [closest]
+    if not splits:
+        return found
+
+    def place(name):  # in [0, 1)
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    total = sum(FRACTIONS[split] for split in splits)
+    ends = list(accumulate(FRACTIONS[split] / total for split in splits))
+    for name in names:
+        found[splits[bisect(ends[:-1], place(name))]].append(name)
+    train = found.get("train", [])
+    for split in splits:
+        if not found[split] and len(train) > 1:
+            closest = max(train, key=place)
+            train.remove(closest)
+            found[split].append(closest)
     return found

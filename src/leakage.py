@@ -1,7 +1,7 @@
 """Detect train/test leakage: evaluation images that a checkpoint was trained on.
 
-A checkpoint keeps a short hash of each training image's name (in your own folders, of its name and size in bytes) as
-`trained_on`. A renamed or re-encoded image is not recognized.
+The `trained_on` of a checkpoint has a short hash of each training image's name (in your own folders, of its name and
+size in bytes). A renamed or re-encoded image is not recognized.
 """
 
 import torch
@@ -11,22 +11,24 @@ from splits import SegmentationDataset
 
 
 def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor) -> dict:
-    """Return the Dice of images the checkpoint was trained on, and of the others.
+    """Return the mean Dice of the images the checkpoint was trained on, and of the others. scores: Dice (N,), in order.
 
-    scores: Dice (N,) of the dataset's images, in order. Returns `trained_on` (a number of images), `dice_trained_on`
-    and `dice_new` (None if there are no such images), or {} if the checkpoint has no record.
+    Returns `trained_on` (the number of images), `dice_trained_on` and `dice_new` (None if there are no such images), or
+    {} if the checkpoint has no record.
     """
     if checkpoint.trained_on is None:
         return {}
     trained = set(checkpoint.trained_on)
     seen = torch.tensor([key in trained for key in hashes(dataset)], dtype=torch.bool)
-    groups = {"dice_trained_on": seen, "dice_new": ~seen}
-    means = {name: scores[which].mean().item() if which.any() else None for name, which in groups.items()}
-    return {"trained_on": int(seen.sum()), **means}
+
+    def mean(values):
+        return values.mean().item() if len(values) else None
+
+    return {"trained_on": int(seen.sum()), "dice_trained_on": mean(scores[seen]), "dice_new": mean(scores[~seen])}
 
 
 def warning(result: dict) -> str:
-    """Return a note on how many images of a row of scores were used for training, or "" if none were."""
+    """Return a note on the training images in a row of scores, or "" if there are none."""
     if not result.get("trained_on"):
         return ""
     text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"

@@ -22,42 +22,40 @@ from cache import PackedDataset, pack
 from files import read_lines
 from pairs import Pair, read_pair
 from photos.decode import ImageError, decode
-from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split, official
+from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split
 from utils import Parser, UserError, run, user_path
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
 def find_data_path() -> Path:
-    """Return DATA_PATH in the working folder or next to src/; the former if neither holds the dataset."""
+    """Return DATA_PATH next to src/ if only that holds the dataset, else DATA_PATH in the working folder."""
     next_to_src = Path(__file__).resolve().parents[1] / DATA_PATH
-    return next((path for path in (DATA_PATH, next_to_src) if (path / "annotations").is_dir()), DATA_PATH)
+    if (next_to_src / "annotations").is_dir() and not (DATA_PATH / "annotations").is_dir():
+        return next_to_src
+    return DATA_PATH
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
-    """Load a split: the official one unless lists or a fold are given.
-
-    Raises UserError that names the missing or broken files.
-    """
+    """Load a split. Raises UserError that names the missing or broken files."""
     path = options.folder
-
-    def own_names(wanted, lists):
-        return split_names(path, official(wanted, lists))
 
     def find(text):  # NAME or .../images/NAME
         name = text.rpartition("images/")[2]
         return name if "/" not in name and image_path(path, name).is_file() else None
 
-    names = names_of_split(options, split, own_names, find)[: options.limit]
-    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names]
-    packed = pack(pairs, partial(read_pair, read_label=read_trimap, root=path), split, options)
-    return PackedDataset(packed, pairs, read_trimap, partial(trimap_to_mask, border=options.border))
+    names = names_of_split(options, split, lambda part, lists: split_names(path, part), find)
+    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names[: options.limit]]
+    read = partial(read_pair, read_label=read_trimap, root=path)
+    packed = pack(pairs, read, split, options)
+    mask_of = partial(trimap_to_mask, border=options.border)
+    return PackedDataset(packed, pairs, read_trimap, mask_of)
 
 
 def split_names(data_path: Path, split: str) -> list[str]:
-    """Return a split's official names: test.txt, or trainval.txt split 9:1, every tenth name (0, 10, ...) in valid.
+    """Return a split's official names. Every tenth name of "trainval" (0, 10, ...) is in "valid", the rest in "train".
 
-    split: "trainval" is all of trainval.txt.
+    Raises UserError.
     """
     listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     try:
@@ -69,8 +67,10 @@ def split_names(data_path: Path, split: str) -> list[str]:
     unusable = [name for name in names if name != Path(name).name or times[name] > 1]
     if unusable:
         raise UserError(f"{listing} lists {unusable[0]} more than once or with a folder; remove that line")
-    if split in ("train", "valid"):
-        names = [name for index, name in enumerate(names) if (index % 10 == 0) == (split == "valid")]
+    if split == "valid":
+        names = names[::10]
+    if split == "train":
+        del names[::10]
     if not names:
         raise UserError(f"{listing} contains no images for the {SPLIT_NAMES[split]} split; add some")
     return names
@@ -78,8 +78,8 @@ def split_names(data_path: Path, split: str) -> list[str]:
 
 def has_layout(data_path: Path) -> bool:
     """Check whether a folder contains the dataset."""
-    folder = data_path / "annotations"
-    return (folder / "trimaps").is_dir() or any((folder / f"{name}.txt").is_file() for name in ("trainval", "test"))
+    found = ("trimaps", "trainval.txt", "test.txt")
+    return any((data_path / "annotations" / name).exists() for name in found)
 
 
 def image_path(data_path: Path, name: str) -> Path:
@@ -91,7 +91,7 @@ def trimap_path(data_path: Path, name: str) -> Path:
 
 
 def read_trimap(path: Path, page: int = 0) -> Image.Image:
-    """Read a trimap as a PIL image of mode L with the values 1 (pet), 2 (background), 3 (border). Raises ImageError."""
+    """Read a trimap as a PIL image of mode L: 1 pet, 2 background, 3 border. Raises ImageError."""
     trimap = decode(path)
     pixels = np.asarray(trimap)
     if trimap.mode not in ("L", "P", "1") or not np.isin(pixels, (1, 2, 3)).all():
@@ -101,18 +101,20 @@ def read_trimap(path: Path, page: int = 0) -> Image.Image:
 
 
 def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
-    """Convert a trimap, uint8 of any shape, to a mask of 0, 1 and 255 (ignored), according to --border."""
+    """Convert a trimap, uint8 of any shape, to a mask of 0, 1 and 255 (ignored). border: one of BORDERS."""
     if border == "foreground":
         return (trimap != 2).view(torch.uint8)
     mask = (trimap == 1).view(torch.uint8)
-    return mask if border == "background" else mask + 255 * (trimap == 3).view(torch.uint8)
+    if border == "ignore":
+        mask = mask + 255 * (trimap == 3).view(torch.uint8)
+    return mask
 
 
 def download(data_path: Path):
-    """Download the official archives with torchvision's downloader, verify their checksums, and extract them.
+    """Download the official archives, verify their checksums, and extract them. Raises UserError.
 
     Safe to interrupt and rerun: a complete archive is not downloaded again, and extraction starts over. torchvision's
-    download_and_extract_archive is not used: before Python 3.14 it also extracts links, and paths outside the folder.
+    download_and_extract_archive would extract links, and paths outside the folder, before Python 3.14.
     """
     from torchvision.datasets import OxfordIIITPet
     from torchvision.datasets.utils import download_url
@@ -123,12 +125,14 @@ def download(data_path: Path):
             download_url(url, data_path, md5=md5)
             with tarfile.open(data_path / Path(url).name) as archive:
                 archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.10.12 and 3.11.4 on
-                members = [member for member in archive if member.isfile() and ".." not in Path(member.name).parts]
-                archive.extractall(data_path, [member for member in members if not Path(member.name).is_absolute()])
+                files = [(member, Path(member.name)) for member in archive if member.isfile()]
+                inside = [member for member, path in files if not path.is_absolute() and ".." not in path.parts]
+                archive.extractall(data_path, inside)
         except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
-            files = f"images.tar.gz and annotations.tar.gz into {data_path}"
-            advice = f"run the command again, or put {files} yourself first"
-            raise UserError(f"downloading or extracting {url} failed ({error!r}); {advice}") from None
+            raise UserError(
+                f"downloading or extracting {url} failed ({error!r}); run the command again, "
+                f"or put images.tar.gz and annotations.tar.gz into {data_path} yourself first"
+            ) from None
 
 
 def main():

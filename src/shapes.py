@@ -1,15 +1,14 @@
 """Synthetic shapes: images of discs with their masks, generated from a seed; nothing is read from disk.
 
-Each image starts as ones. Discs of random position, radius and gray level are drawn on it, later ones over earlier
-ones; Gaussian noise is added to every pixel; the result is shifted and scaled to the full range. The mask is the union
-of the discs.
+Each image starts as ones. Discs of random position, radius and level are drawn on it, one over another. Gaussian noise
+is added to every pixel, and the result scaled to the full range. The mask is the union of the discs.
 """
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from splits import SPLITS, DataOptions, names_of_split, official
+from splits import SPLITS, DataOptions, names_of_split
 
 LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 
@@ -17,8 +16,8 @@ LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 def draw(rng, height, width, count=12, sigma=20, gray=False):
     """Draw one image from a NumPy Generator.
 
-    sigma: standard deviation of the noise, in gray levels. Radii (5 to 50 pixels) and the margin around the centers are
-    for an image of 128 pixels, and scale with it.
+    sigma: standard deviation of the noise, in gray levels. Radii (5 to 50 pixels) and margins are for images of 128
+    pixels, and scale with the size.
     Returns image uint8, (H, W) if gray else (H, W, 3), and mask uint8 (H, W) of 0 and 1.
     """
     scale = min(height, width) / 128
@@ -27,7 +26,8 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
     image = np.ones((height, width, 1 if gray else 3))
     mask = np.zeros((height, width), dtype=np.uint8)
     for _ in range(count):
-        row, column = rng.integers(margin, height - margin), rng.integers(margin, width - margin)
+        row = rng.integers(margin, height - margin)
+        column = rng.integers(margin, width - margin)
         radius = rng.uniform(5, 50) * scale
         level = rng.uniform(1, 255)
         inside = (y - row) ** 2 + (x - column) ** 2 < radius**2
@@ -43,8 +43,8 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
 class Shapes(Dataset):
     """Synthetic images by name: a name always gives the same image, and no two names share one.
 
-    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0 and 1, and `name`;
-    a list of indices gives the same with a leading batch dimension.
+    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0 and 1, and `name`.
+    A list of indices gives the same with a leading batch dimension.
     """
 
     def __init__(self, names, size=64, gray=False, seed=0):
@@ -77,19 +77,19 @@ class Shapes(Dataset):
         return self.size, self.size
 
     def original_mask(self, name: str) -> torch.Tensor:
-        """Return the mask of an image at its original size, at which it is drawn."""
+        """Return the mask of an image, which is drawn at its original size."""
         return self[self.names.index(name)]["mask"]
-
-
-def own_names(split: str, lists: dict) -> list[str]:
-    """Return the names of a split; "trainval" is train and valid. lists: see splits.names_of_split."""
-    split = official(split, lists)
-    parts = ("train", "valid") if split == "trainval" else (split,)
-    return [f"{part}_{index}" for part in parts for index in range(LENGTHS[part])]
 
 
 def load_dataset(options: DataOptions, split: str) -> Shapes:
     """Load a split; path, border and cache_dir have no effect."""
-    every = {name: name for part in SPLITS for name in own_names(part, {})}
-    names = names_of_split(options, split, own_names, every.get)
-    return Shapes(names[: options.limit], options.image_size, options.gray)
+    names = {part: [f"{part}_{index}" for index in range(length)] for part, length in LENGTHS.items()}
+    names["trainval"] = names["train"] + names["valid"]
+    every = {*names["trainval"], *names["test"]}
+    found = names_of_split(
+        options,
+        split,
+        own=lambda part, lists: names[part],
+        find=lambda text: text if text in every else None,
+    )
+    return Shapes(found[: options.limit], options.image_size, options.gray)

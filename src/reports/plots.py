@@ -18,16 +18,17 @@ from reports.statistics import Numbers, best_median_worst
 from training.schedule import at_largest_size
 from utils import confusion, dice_score, foreground
 
-FOREGROUND, IGNORED = (1, 0, 0, 0.45), (0, 0, 1, 0.45)  # RGBA drawn over an image
-LONGEST_TITLE = 24  # characters of an image's name that fit above a panel
-# Fonts with Chinese, Japanese and Korean characters on Linux, Windows and macOS; Matplotlib's own font has none.
+FOREGROUND = (1, 0, 0, 0.45)  # RGBA over an image
+IGNORED = (0, 0, 1, 0.45)
+LONGEST_TITLE = 24  # characters that fit above a panel
+# fonts with Chinese, Japanese and Korean characters, on Linux, Windows and macOS
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei",
              "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS")  # fmt: skip
 
 
 def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.2)):
     """Return a new figure and its axes, an array (rows, columns). size: (width, height) in inches."""
-    from matplotlib.figure import Figure  # pyplot would keep the figure, and might open windows
+    from matplotlib.figure import Figure  # pyplot would keep the figure
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -36,8 +37,7 @@ def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.
 def save_figure(figure, path: Path) -> bytes:
     """Write a figure as a PNG file, atomically, and return the file's bytes. Raises UserError.
 
-    All text is plain: a "$" in an image's name does not start a formula, and characters that no installed font has are
-    drawn as boxes.
+    All text is plain: "$" does not start a formula, and characters that no installed font has become boxes.
     """
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
@@ -45,21 +45,21 @@ def save_figure(figure, path: Path) -> bytes:
     installed = {font.name for font in fontManager.ttflist}
     family = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
     for text in figure.findobj(Text):
-        text.set(parse_math=False, family=family, text=text.get_text().encode(errors="replace").decode())
-    content, log = io.BytesIO(), logging.getLogger("matplotlib.font_manager")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns about fonts with only one weight
+        shown = text.get_text().encode(errors="replace").decode()
+        text.set(parse_math=False, family=family, text=shown)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns about fonts with only one weight
+    file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(content, format="png", dpi=100)
-    log.setLevel(level)
-    write_atomically(path, lambda file: file.write(content.getvalue()))
-    return content.getvalue()
+        figure.savefig(file, format="png", dpi=100)
+    content = file.getvalue()
+    write_atomically(path, lambda file: file.write(content))
+    return content
 
 
-def show(axis, image, title: str = "", **options):
-    """Draw an array (H, W) or (H, W, 3) without ticks. options: of imshow."""
-    axis.imshow(image, **{"cmap": "gray", "vmin": 0, "vmax": 1, **options})
+def show(axis, image, title: str = "", cmap: str = "gray", vmax: float = 1):
+    """Draw an array (H, W) or (H, W, 3) without ticks."""
+    axis.imshow(image, cmap=cmap, vmin=0, vmax=vmax)
     axis.set_title(title, fontsize=8)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
@@ -77,15 +77,17 @@ def show_mask(axis, mask, title: str = ""):
 
 def shorten(name: str) -> str:
     """Cut the middle out of a name that is too long for a panel's title."""
+    if len(name) <= LONGEST_TITLE:
+        return name
     half = LONGEST_TITLE // 2
-    return name if len(name) <= LONGEST_TITLE else f"{name[: half - 1]}…{name[-half:]}"
+    return f"{name[: half - 1]}…{name[-half:]}"
 
 
 def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0):
     """Plot losses, Dice and learning rate by epoch. history: the rows of NAME.csv.
 
     best_from: first epoch considered for "best" (checkpoints of earlier epochs are gone).
-    Dotted lines mark epochs with larger images than the one before; losses and Dice are not comparable across them.
+    Dotted lines mark epochs with larger images: losses and Dice are not comparable across them.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -101,7 +103,8 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
         line(axis, f"valid_{key}", "tab:orange", "validation")
         axis.legend()
     line(rates, "learning_rate", "tab:gray")
-    best = max(at_largest_size(history[best_from:]) or at_largest_size(history), key=lambda row: row["valid_dice"])
+    rows = at_largest_size(history[best_from:] or history)
+    best = max(rows, key=lambda row: row["valid_dice"])
     losses.set(title="Loss", ylabel="loss")
     dices.set(title=f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", ylabel="mean Dice")
     rates.set(title="Learning rate at the end of each epoch", ylabel="learning rate")
@@ -112,7 +115,9 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
         axis.grid(alpha=0.3)
         for epoch in larger:
             axis.axvline(epoch - 0.5, color="black", linestyle=":", linewidth=0.8)
-    figure.suptitle(title + " (dotted: image size increases)" * bool(larger))
+    if larger:
+        title += " (dotted: image size increases)"
+    figure.suptitle(title)
     save_figure(figure, path)
 
 
@@ -129,7 +134,8 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
     for axis, image, mask in zip(axes.flat, images, masks[:, 0].numpy(), strict=False):
         show(axis, image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy())
         overlay = np.zeros((*mask.shape, 4))
-        overlay[mask == 1], overlay[mask == 255] = FOREGROUND, IGNORED
+        overlay[mask == 1] = FOREGROUND
+        overlay[mask == 255] = IGNORED
         axis.imshow(overlay, interpolation="nearest")
     figure.suptitle(title)
     save_figure(figure, path)
@@ -138,20 +144,30 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
 def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], threshold: float = 0.5) -> list[dict]:
     """Predict some images of a dataset, for `plot_panels`. threshold: probability from which a pixel is foreground."""
     batch = dataset[list(indices)]
-    logits = foreground(predictor.logits(batch["image"]))
-    predicted = logits.cpu() >= math.log(threshold / (1 - threshold))
-    dices = dice_score(confusion(predicted, batch["mask"].cpu())).tolist()
-    masks = (batch["mask"][:, 0].cpu(), logits.sigmoid()[:, 0].cpu(), predicted[:, 0])
-    columns = (batch["name"], batch["image"].cpu(), *masks, dices)
-    names = ("name", "image", "mask", "probability", "predicted", "dice")
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    images, masks = batch["image"].cpu(), batch["mask"].cpu()
+    logits = foreground(predictor.logits(batch["image"])).cpu()
+    predicted = logits >= math.log(threshold / (1 - threshold))
+    dices = dice_score(confusion(predicted, masks)).tolist()
+    return [
+        {
+            "name": name,
+            "image": images[index],
+            "mask": masks[index, 0],
+            "probability": logits[index, 0].sigmoid(),
+            "predicted": predicted[index, 0],
+            "dice": dices[index],
+        }
+        for index, name in enumerate(batch["name"])
+    ]
 
 
 def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, threshold: float = 0.5) -> list[dict]:
     """Predict the three best, median and worst images, for `plot_panels`. dices: (N,) of all images, on the CPU."""
-    chosen = best_median_worst(dices)
-    rows = panel_rows(predictor, dataset, [index for _, index in chosen], threshold)
-    return [{**row, "note": group} for row, (group, _) in zip(rows, chosen, strict=True)]
+    groups, indices = zip(*best_median_worst(dices), strict=True)
+    rows = panel_rows(predictor, dataset, indices, threshold)
+    for row, group in zip(rows, groups, strict=True):
+        row["note"] = group
+    return rows
 
 
 def plot_panels(rows: list[dict], title: str, path: Path):
