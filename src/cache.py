@@ -30,7 +30,7 @@ from utils import UserError, count_of, note
 
 HOUR, DAY = 60 * 60, 24 * 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
-FORMAT = 3  # of the packed pixels; raise it when they change
+FORMAT = 3  # of the packed pixels: raise it when they change
 KEPT_BYTES = 4_000_000_000  # of older arrays
 PIXELS_IN_FLIGHT = 48_000_000  # of images decoded at the same time; each takes about 12 bytes
 remembered: dict[Path, object] = {}  # results of `remember`
@@ -41,8 +41,7 @@ class PackedDataset(Dataset):
 
     packed: uint8 (N, C + 1, S, S), the image's channels (RGB or gray), then its label; an array or a tensor.
     read_label: callable(path, page) that returns a label as a PIL image of mode L.
-    mask_of: callable that turns uint8 labels into a mask of 0, 1, 255.
-    Both callables must be picklable, for spawned workers.
+    mask_of: callable that turns uint8 labels into a mask. Both must be picklable, for spawned workers.
     identities: strings that identify the images in other runs and folders; default: the names.
 
     An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`.
@@ -50,9 +49,10 @@ class PackedDataset(Dataset):
     """
 
     def __init__(self, packed, pairs: list[Pair], read_label: Callable, mask_of: Callable, identities=None):
-        self.packed, self.pairs, self.read_label, self.mask_of = packed, pairs, read_label, mask_of
-        self.names: list[str] = [pair.name for pair in pairs]
-        self.identities: list[str] = identities or self.names
+        self.packed, self.pairs = packed, pairs
+        self.read_label, self.mask_of = read_label, mask_of
+        self.names = [pair.name for pair in pairs]
+        self.identities = identities or self.names
 
     def __len__(self):
         return len(self.pairs)
@@ -60,16 +60,13 @@ class PackedDataset(Dataset):
     def __getitem__(self, index):
         if not isinstance(index, list):
             return {key: values[0] for key, values in self[[index]].items()}
-        if isinstance(self.packed, torch.Tensor):
-            # indexing with a plain list would block on the copy to the GPU
-            on_device = torch.tensor(index).to(self.packed.device, non_blocking=True)
-            pixels = self.packed[on_device]
+        if isinstance(self.packed, torch.Tensor):  # indexing with a list would block on the copy to the GPU
+            pixels = self.packed[torch.tensor(index).to(self.packed.device, non_blocking=True)]
         else:
             pixels = torch.from_numpy(np.asarray(self.packed[index]))
             release_pages(self.packed)
-        image, label = pixels[:, :-1], pixels[:, -1:]
         names = [self.names[i] for i in index]
-        return {"image": image, "mask": self.mask_of(label), "name": names}
+        return {"image": pixels[:, :-1], "mask": self.mask_of(pixels[:, -1:]), "name": names}
 
     __getitems__ = __getitem__  # called by DataLoader with a batch's indices
 
@@ -114,12 +111,11 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
 
     read: callable(pair) that returns image (RGB) and label (mode L), PIL images of one size, or raises ImageError.
     settings: other JSON values that affect the pixels.
-    Returns uint8 (N, C + 1, S, S): mapped from a file in the cache, which is written the first time, or in memory if it
-    cannot be written. Raises UserError that lists the broken files.
+    Returns uint8 (N, C + 1, S, S), mapped from a file in the cache, or in memory if that cannot be written.
+    Raises UserError.
     """
     size, folder = options.image_size, Path(options.cache)
-    key = fingerprint(pairs, size, options.gray, *settings)
-    target = folder / f"{split}-{size}-{key}.npy"
+    target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
     packed = open_packed(target)
     if packed is not None:
         return packed
@@ -138,10 +134,8 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
         with suppress(OSError):
             temporary.unlink()
     packed = np.empty(shape, dtype=np.uint8)
-    note(
-        f"cannot write to the cache {folder} ({reason}); keeping {packed.nbytes / 1e6:.0f} MB of images in memory. "
-        "Use another --cache_dir to cache them"
-    )
+    kept = f"keeping {packed.nbytes / 1e6:.0f} MB of images in memory; use another --cache_dir to cache them"
+    note(f"cannot write to the cache {folder} ({reason}); {kept}")
     fill(packed, pairs, read, split, options)
     return packed
 
@@ -163,7 +157,7 @@ def open_packed(path: Path):
 def new_array(path: Path, shape: tuple):
     """Return an empty array mapped from a new file. Raises OSError.
 
-    The file's disk blocks are allocated at once, since a disk that fills later would end the process by SIGBUS.
+    Its disk blocks are allocated at once, since a disk that fills later would end the process by SIGBUS.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = int(np.prod(shape)) + HEADER
@@ -182,22 +176,18 @@ def new_array(path: Path, shape: tuple):
 def remove_old(folder: Path, room: int):
     """Remove the arrays used least recently, beyond `room` bytes, and files that killed runs left a day ago.
 
-    Arrays used within the last hour stay, so that concurrent runs do not delete each other's arrays.
+    Arrays used within the last hour stay: concurrent runs may use them.
     """
-
-    def used(path):
-        return path.stat().st_mtime
-
     now = time.time()
     with suppress(OSError):  # files that other processes remove, or that others own
         for path in folder.glob("unfinished-*"):
-            if now - used(path) > DAY:
+            if path.stat().st_mtime < now - DAY:
                 path.unlink()
         ours = re.compile(r"[a-z]+-\d+-[0-9a-f]{16}\.npy")
         arrays = [path for path in folder.iterdir() if ours.fullmatch(path.name)]
-        for path in sorted(arrays, key=used, reverse=True):
+        for path in sorted(arrays, key=lambda path: path.stat().st_mtime, reverse=True):
             room -= path.stat().st_size
-            if room < 0 and now - used(path) > HOUR:
+            if room < 0 and path.stat().st_mtime < now - HOUR:
                 path.unlink()
 
 
@@ -209,7 +199,7 @@ def release_pages(array):
 
 
 def fingerprint(pairs: list[Pair], *settings) -> str:
-    """Return a short hash of what packed pixels depend on: the files' names, sizes and times, and settings."""
+    """Return a short hash of what packed pixels depend on: files' names, sizes and times, and settings."""
 
     def stat_of(path):
         with suppress(OSError, ValueError):
@@ -217,13 +207,12 @@ def fingerprint(pairs: list[Pair], *settings) -> str:
             return found.st_size, found.st_mtime_ns
 
     files = [(pair.name, pair.page, stat_of(pair.image), stat_of(pair.label)) for pair in pairs]
-    text = json.dumps([FORMAT, *settings, files])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps([FORMAT, *settings, files]).encode()).hexdigest()[:16]
 
 
 def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
     """Fill the array on all cores. Raises UserError that lists the unusable files."""
-    size = packed.shape[-1]
+    size = options.image_size
     emptied = []  # names of masks that lose all their foreground at this size
 
     def store(index):
@@ -238,26 +227,21 @@ def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOpt
         packed[index, -1] = np.asarray(label.resize((size, size), Image.Resampling.NEAREST))
         if not (packed[index, -1] == 1).any() and (np.asarray(label) == 1).any():
             emptied.append(pairs[index].name)
-
-    problems = []
-    for index, problem in enumerate(in_parallel(store, pairs, f"decoding {split}")):
-        if problem:
-            problems.append(problem)
         if index % 64 == 63:
             release_pages(packed)
+
+    problems = [problem for problem in in_parallel(store, pairs, f"decoding {split}") if problem]
     where = f"of the {SPLIT_NAMES[split]} split"
     if problems:
-        raise UserError(
-            f"{len(problems)} of {len(pairs)} images {where} in {options.folder} cannot be used: "
-            f"{first_few(problems, '; ')}; restore these files, or remove them from the data"
-        )
+        images = f"{len(problems)} of {len(pairs)} images {where} in {options.folder} cannot be used"
+        raise UserError(f"{images}: {first_few(problems, '; ')}; restore these files, or remove them from the data")
     if emptied:
         masks = f"{count_of(len(emptied), 'mask')} {where} (e.g. {min(emptied)})"
         note(f"{masks}: no foreground left at {size}x{size} pixels; use a larger --image_size")
 
 
 def in_parallel(work: Callable, pairs: list[Pair], title: str):
-    """Yield work(index) for each pair, in order, computed on all cores in bounded memory."""
+    """Yield work(index) for each pair, in order, on all cores and in bounded memory."""
     budget = PixelBudget(PIXELS_IN_FLIGHT)
 
     def within_budget(index):
@@ -266,22 +250,21 @@ def in_parallel(work: Callable, pairs: list[Pair], title: str):
             pixels = image.width * image.height
         return budget.spend(pixels, work, index)
 
-    with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes without holding the GIL
-        try:
-            results = pool.map(within_budget, range(len(pairs)))
-            yield from tqdm(results, title, len(pairs), unit="file", disable=not sys.stderr.isatty())
-        except BaseException:  # interrupted
-            pool.shutdown(cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(available_cores())  # Pillow decodes without holding the GIL
+    try:
+        results = pool.map(within_budget, range(len(pairs)))
+        yield from tqdm(results, title, len(pairs), unit="file", disable=not sys.stderr.isatty())
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt
 
 
 def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, combine: Callable):
-    """Return combine(measure(pair) for all pairs), computed once for these files and kept in `folder` as JSON."""
+    """Return combine(measure(pair) for all pairs), computed once and kept in `folder` as JSON."""
     path = folder / f"{kind}-{fingerprint(pairs)}.json"
     if path not in remembered:
         try:
             remembered[path] = json.loads(path.read_text())
-        except (OSError, ValueError):  # missing, damaged or unreadable
+        except (OSError, ValueError):  # missing or damaged
             measured = in_parallel(lambda index: measure(pairs[index]), pairs, f"reading {kind}")
             remembered[path] = combine(measured)
             text = json.dumps(remembered[path])

@@ -1,11 +1,8 @@
 """Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
 
-Splits are taken, in this order, from
-- the --*_list flags;
-- DIR/train.txt, DIR/valid.txt and DIR/test.txt, with one name or path per line;
-- split folders.
-Other images are divided 80:10:10 among the splits without a list by a hash of their name, so adding images never moves
-others. If that leaves valid or test empty, it gets the training image whose hash is closest.
+Splits are taken from the --*_list flags, else from DIR/train.txt, DIR/valid.txt and DIR/test.txt, with one name or path
+per line, else from split folders. Other images are divided 80:10:10 among the splits without a list by a hash of their
+name, so adding images never moves others. A split that stays empty gets the training image whose hash is closest.
 """
 
 import hashlib
@@ -29,7 +26,7 @@ from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images; the score of a smaller split is mostly chance
-CLIPPED = 0.1  # percent of a deep image's pixels at either end: hot and dead ones, which the range leaves out
+CLIPPED = 0.1  # percent of a deep image's pixels at either end of its range: hot and dead ones
 note_once = cache(note)
 
 
@@ -53,7 +50,7 @@ def has_layout(data_path: Path) -> bool:
 
 
 def describe(options: DataOptions) -> list[str]:
-    """Return lines about the data for the start of a run: pairs, splits, mask values, intensities."""
+    """Return lines about the pairs, splits, mask values and intensities."""
     folder = Folder(options)
     sizes = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
@@ -61,8 +58,7 @@ def describe(options: DataOptions) -> list[str]:
             sizes[split] = len(folder.names(split))
     parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     by_folder = " by its split folders" if folder.split_folders else ""
-    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}"]
-    lines += describe_values(*folder.masks)
+    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}", describe_values(*folder.masks)]
     if folder.intensity_range:
         low, high = folder.intensity_range
         lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white, as in the training images")
@@ -90,7 +86,6 @@ class Folder:
         return next((each for each in (text, split + name, name) if each in self.pairs), None)
 
     def names(self, split: str) -> list[str]:
-        """Return the names of a split."""
         return names_of_split(self.options, split, self.own_names, self.find)
 
     def own_names(self, split: str, lists: dict[str, list[str]]) -> list[str]:
@@ -103,7 +98,7 @@ class Folder:
         return found["train"] + found["valid"] if split == "trainval" else found[split]
 
     def divide(self, lists: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Divide the unlisted names among the splits without a list: by split folder if there are any, else by hash."""
+        """Divide the unlisted names among the splits without a list, by split folder or else by hash."""
         listed = set(chain(*lists.values()))
         free = [split for split in SPLITS if split not in lists]
         found: dict[str, list[str]] = {split: [] for split in free}
@@ -124,16 +119,13 @@ class Folder:
     @cached_property
     def split_folders(self) -> dict[str, str]:
         """The split of each name by its first folder; {} unless there are two splits."""
-        found = {}
-        for name in self.pairs:
-            first, slash, _ = name.partition("/")
-            if slash and first.lower() in SPLIT_FOLDERS:
-                found[name] = SPLIT_FOLDERS[first.lower()]
+        first = {name: name.partition("/")[0].lower() for name in self.pairs if "/" in name}
+        found = {name: SPLIT_FOLDERS[part] for name, part in first.items() if part in SPLIT_FOLDERS}
         return found if len(set(found.values())) > 1 else {}
 
     @cached_property
     def masks(self) -> tuple[MaskRule, dict[int, int]]:
-        """The rule for reading the masks, and the pixel count of each value in all of them."""
+        """The rule for reading the masks, and the pixel count of each value."""
         pairs = list(self.pairs.values())
         kept = remember(self.options.cache, "masks", pairs, count_values, add_counts)
         counts = [{int(value): pixels for value, pixels in sorted(part.items())} for part in kept]
@@ -153,7 +145,7 @@ class Folder:
 
 
 def measure_range(pair: Pair) -> list[float]:
-    """Return the [low, high] values of a deep image (modes I, I;16 and F), [] for any other image."""
+    """Return the [low, high] values of a deep image (modes I, I;16 and F), [] for others."""
     with suppress(ImageError), open_image(pair.image) as header:
         if header.mode.startswith(("I", "F")):
             values = np.asarray(decode_page(pair.image, pair.page))

@@ -11,10 +11,10 @@ from splits import SegmentationDataset
 
 
 def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor) -> dict:
-    """Return the mean Dice of the images the checkpoint was trained on, and of the others. scores: Dice (N,), in order.
+    """Compare the images that the checkpoint was trained on with the others. scores: Dice (N,), in order.
 
-    Returns `trained_on` (the number of images), `dice_trained_on` and `dice_new` (None if there are no such images), or
-    {} if the checkpoint has no record.
+    Returns `trained_on` (their number), `dice_trained_on` and `dice_new` (None if there are no such images), or {} if
+    the checkpoint has no record.
     """
     if checkpoint.trained_on is None:
         return {}
@@ -34,5 +34,4 @@ def warning(result: dict) -> str:
     text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"
     if result["dice_new"] is None:
         return f"{text}, so Dice overestimates performance on new images"
-    others = result["images"] - result["trained_on"]
-    return f"{text}: Dice {result['dice_trained_on']:.4f} on these, {result['dice_new']:.4f} on the other {others:,}"
+    return f"{text}: Dice {result['dice_trained_on']:.4f} on these, {result['dice_new']:.4f} on the others"

@@ -41,7 +41,7 @@ class MaskRule:
     colors: tuple[tuple[int, int, int], ...] = ()  # of colored lossy masks, in RGB
 
     def read(self, path: Path, page: int = 0) -> Image.Image:
-        """Read a mask as a PIL image of mode L: 0, 1 for foreground, 255 for ignored pixels. Raises ImageError."""
+        """Read a mask as a PIL image of mode L, of `labels`. Raises ImageError."""
         image = decode_page(path, page)
         with image_errors():  # broken palettes raise whatever their parser does
             if not is_lossy(image, path):
@@ -50,11 +50,15 @@ class MaskRule:
                 values = nearest(np.asarray(image.convert("RGB")), self.colors)
             else:
                 values = np.asarray(image.convert("L"))
-        mask = np.zeros(values.shape, dtype=np.uint8)
+        return Image.fromarray(self.labels(values))
+
+    def labels(self, values: np.ndarray) -> np.ndarray:
+        """Return 1 for foreground, 255 for ignored values and 0 for others, uint8 of the same shape."""
+        labels = np.zeros(values.shape, dtype=np.uint8)
         for ranges, label in ((self.foreground, 1), (self.ignored, 255)):
             for low, high in ranges:
-                mask[(values >= low) & (values <= high)] = label
-        return Image.fromarray(mask)
+                labels[(values >= low) & (values <= high)] = label
+        return labels
 
 
 def is_lossy(mask: Image.Image, path: Path) -> bool:
@@ -115,7 +119,7 @@ def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
 
 
 def count_values(pair: Pair) -> list[dict[int, int]]:
-    """Count pixels by value in three dicts, two of them empty: exact; gray levels, or 5-bit colors, of a lossy mask."""
+    """Count pixels by value in one of three dicts: exact; gray levels of a lossy mask; 5-bit colors of a lossy mask."""
     with suppress(ImageError), image_errors():  # unreadable files are reported when the split is loaded
         mask = decode_page(pair.label, pair.page)
         if not is_lossy(mask, pair.label):
@@ -134,7 +138,7 @@ def count(values: np.ndarray) -> dict[int, int]:
 
 
 def add_counts(counts) -> list[dict[int, int]]:
-    """Sum the counts of all masks. Raises UserError if there are too many values for masks."""
+    """Sum the counts of all masks. Raises UserError if there are too many values."""
     totals: list[Counter] = [Counter(), Counter(), Counter()]
     for parts in counts:
         for total, part in zip(totals, parts, strict=True):
@@ -145,7 +149,7 @@ def add_counts(counts) -> list[dict[int, int]]:
 
 
 def true_colors(counts: dict[int, int], given: list[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
-    """Return the few colors that lossy masks were drawn in: frequent and far apart, plus the colors given by flags."""
+    """Return the colors that lossy masks were drawn in: frequent and far apart, plus the colors given by flags."""
     values = sorted(counts, key=counts.__getitem__, reverse=True)
     seen = np.array([color_of(value) for value in values])
     pixels = np.array([counts[value] for value in values])
@@ -233,28 +237,24 @@ def text_of(value: int) -> str:
 
 def listed(values: dict[int, int]) -> str:
     """List the values, or count them if there are many."""
-    texts = [text_of(value) for value in sorted(values)]
-    if len(texts) > 8:
-        return f"{len(texts):,} values from {texts[0]} to {texts[-1]}"
-    if len(texts) > 1:
-        return f"the values {', '.join(texts[:-1])} and {texts[-1]}"
-    return f"the value {texts[0]}" if texts else "no values"
+    *texts, last = [text_of(value) for value in sorted(values)] or ["none"]
+    if len(texts) >= 8:
+        return f"{len(values):,} values from {texts[0]} to {last}"
+    return f"the values {', '.join(texts)} and {last}" if texts else f"the value {last}"
 
 
-def describe_values(rule: MaskRule, values: dict[int, int]) -> list[str]:
-    """Return lines that list the mask values, their meaning and their percentage of the pixels."""
-
-    def describe(ranges, without=()):
+def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
+    """Return a line that lists the mask values, their meaning and their percentage of the pixels."""
+    parts = [f"the masks have {listed(values)}"]
+    labels = rule.labels(np.array(list(values)))
+    pixels = np.array(list(values.values()))
+    for meaning, ranges, label in (("foreground", rule.foreground, 1), ("ignored", rule.ignored, 255)):
         texts = [text_of(low) if low == high else f"{text_of(low)} to {text_of(high)}" for low, high in ranges]
-        if ranges[0][1] == MOST:
+        if ranges and ranges[0][1] == MOST:
             texts = [f"all values >= {ranges[0][0]}"]
-        inside = sum(values[value] for value in values if is_in(value, ranges) and not is_in(value, without))
-        return f"{' and '.join(texts)} ({100 * inside / sum(values.values()):.1f}% of the pixels)"
-
-    lines = [f"the masks have {listed(values)}"]
-    if rule.foreground and values:
-        lines[0] += f"; foreground: {describe(rule.foreground, rule.ignored)}; the rest is background"
-    if rule.ignored and values:
-        hint = "; --foreground 1-255 makes it foreground" if rule.ignored == ((255, 255),) else ""
-        lines.append(f"ignored: {describe(rule.ignored)}{hint}")
-    return lines
+        if texts and values:
+            percent = 100 * pixels[labels == label].sum() / pixels.sum()
+            parts.append(f"{meaning}: {' and '.join(texts)} ({percent:.1f}% of the pixels)")
+    if rule.ignored == ((255, 255),):
+        parts.append("--foreground 1-255 makes 255 foreground")
+    return "; ".join(parts)

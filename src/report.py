@@ -58,12 +58,12 @@ def main() -> int:
         predictor = make_predictor(checkpoint, path, runtime, args.tta)
         loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
         result = statistics.collect(label, checkpoint, predictor, loader, datasets[0][0]["mask"].shape[-1])
+        result.megabytes = path.stat().st_size / 1e6
         predictors.append(predictor)
         results.append(result)
         print(f"{label}: {args.split} Dice {result.scores['dice']:.4f}, {result.seconds:.0f} s", flush=True)
-        size = args.image_size or checkpoint.image_size
-        tta = ", with --tta" if args.tta else ""
-        notes.append(f"{label}: {size}×{size} pixels, border {args.border or checkpoint.border}{tta}.")
+        size, border = args.image_size or checkpoint.image_size, args.border or checkpoint.border
+        notes.append(f"{label}: {size}×{size} pixels, border {border}{', with --tta' if args.tta else ''}.")
         leak = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
         if leak.get("trained_on"):
             notes.append(f"{label}: {warning({'images': len(dataset), **leak})}.")
@@ -73,99 +73,48 @@ def main() -> int:
         return [panel_rows(*pair, indices) for pair in zip(predictors, datasets, strict=True)]
 
     histories = {result.label: read_history(path) for result, path in zip(results, paths, strict=True)}
-    pets = options_of_data(checkpoints[0], args).dataset == "pets"
     content = {
-        "title": f"{' and '.join(result.label for result in results)} on the {args.split} split",
-        "scored_on": f"{len(datasets[0]):,} images of the {args.split} split, in {runtime.precision}",
+        "results": results,
+        "split": args.split,
+        "precision": runtime.precision,
         "notes": notes,
-        "audit": {"agreed": statistics.AGREED, "contradicted": statistics.CONTRADICTED},
-        "score_rows": score_rows(results, paths),
         "seed_rows": seed_rows(results, checkpoints),
-        "without_history": [label for label, rows in histories.items() if not rows],
         "comparison": statistics.compare(*results[:2]) if len(results) > 1 else None,
+        "histories": {label: rows for label, rows in histories.items() if rows},
+        "breeds": [],
+        "sizes": statistics.in_ranges(results[0].foreground, SIZE_EDGES),
+        "label_errors": statistics.possible_label_errors(results),
     }
-    figures = draw_charts(results, histories, pets) | draw_examples(results, predict)
-    write_page(args.output, figures, content)
+    if options_of_data(checkpoints[0], args).dataset == "pets":
+        content["breeds"] = [statistics.breed(name) for name in results[0].names]
+    write_page(args.output, draw_figures(content, predict), content)
     return 0
 
 
-def draw_charts(results: list[Result], histories: dict[str, list[dict]], pets: bool) -> dict:
-    """Draw the page's charts. Returns {name: (figure, caption)}.
-
-    histories: the rows of NAME.csv by label. pets: whether names contain breed and species.
-    """
-    first = results[0]
-    figures = {}
-
-    def listing(values, style=".4f"):
-        return ", ".join(f"{result.label} {value:{style}}" for result, value in zip(results, values, strict=True))
-
-    histories = {label: rows for label, rows in histories.items() if rows}
-    if histories:
-        caption = "Best validation Dice among the epochs at the largest image size:"
-        for label, rows in histories.items():
-            best = max(float(row["valid_dice"]) for row in at_largest_size(rows))
-            caption += f" {label} {best:.4f}"
-        figures["curves"] = (charts.curves(results, histories), caption)
-
-    low = listing([(result.dice < 0.8).mean() for result in results], ".1%")
-    figures["histogram"] = (charts.histogram(results), f"Images with Dice below 0.8: {low}.")
-
-    groups = [statistics.breed(name) for name in first.names]
-    if pets and len(set(groups)) > 1:
-        hardest, *_, easiest = statistics.group_means(first.dice, groups)
-        caption = f"Hardest for {first.label}: {hardest}; easiest: {easiest}."
-        kinds = np.array([statistics.species(name) for name in first.names])
-        for kind in np.unique(kinds):
-            chosen = kinds == kind
-            dices = listing([result.dice[chosen].mean() for result in results])
-            caption += f" Mean Dice of {chosen.sum()} {kind}: {dices}."
-        figures["breeds"] = (charts.breeds(results, groups), caption)
-
-    groups = statistics.in_ranges(first.foreground, SIZE_EDGES)
-    hardest, (mean, _) = next(iter(statistics.group_means(first.dice, groups).items()))
-    caption = f"Lowest for {first.label}: {hardest} of the image, with a mean Dice of {mean:.3f}."
-    figures["sizes"] = (charts.sizes(results, groups), caption)
-
-    best = listing([THRESHOLDS[result.by_threshold.argmax()] for result in results], ".2f")
-    caption = f"All other scores on this page use threshold 0.5 (gray line). Best threshold on this split: {best}."
-    figures["thresholds"] = (charts.thresholds(results), caption)
-    return figures
-
-
-def draw_examples(results: list[Result], predict) -> dict:
-    """Draw rows of images and errors. Returns {name: (figure, caption)}.
+def draw_figures(content: dict, predict) -> dict:
+    """Draw every figure of the page. Returns them by name.
 
     predict: callable that returns each checkpoint's `panel_rows` of the images at some indices.
     """
-    figures = {}
+    results = content["results"]
     mean_dice = np.mean([result.dice for result in results], axis=0)
-    examples = statistics.best_median_worst(mean_dice, best=2, median=2, worst=4)
-    notes, indices = zip(*examples, strict=True)
-    caption = "By mean Dice of all checkpoints. Orange: false negatives; purple: false positives."
-    figures["examples"] = (charts.examples(results, notes, predict(indices)), caption)
-
-    found = statistics.possible_label_errors(results)
-    if found:
-        shown = found[:LABEL_ERRORS]
+    groups, chosen = zip(*statistics.best_median_worst(mean_dice, best=2, median=2, worst=4), strict=True)
+    figures = {
+        "histogram": charts.histogram(results),
+        "sizes": charts.sizes(results, content["sizes"]),
+        "thresholds": charts.thresholds(results),
+        "examples": charts.examples(results, groups, predict(chosen)),
+    }
+    if content["histories"]:
+        figures["curves"] = charts.curves(results, content["histories"])
+    if len(set(content["breeds"])) > 1:
+        figures["breeds"] = charts.breeds(results, content["breeds"])
+    if content["label_errors"]:
+        shown = content["label_errors"][:LABEL_ERRORS]
         agreement = statistics.agreement(results)
-        notes = [f"{rank}. agreement {agreement[index]:.3f}" for rank, index in enumerate(shown, 1)]
-        caption = f"{len(shown)} of {len(found)} images, sorted by decreasing gap."
-        figures["label_errors"] = (charts.examples(results, notes, predict(shown)), caption)
+        ranks = [f"{rank}. agreement {agreement[index]:.3f}" for rank, index in enumerate(shown, 1)]
+        figures["label_errors"] = charts.examples(results, ranks, predict(shown))
     return figures
-
-
-def score_rows(results: list[Result], paths: list[Path]) -> list[list[str]]:
-    """Return the rows of the table of scores."""
-    rows = []
-    for result, path in zip(results, paths, strict=True):
-        low, high = statistics.confidence_interval(result.dice)
-        dice, *others = (f"{value:.4f}" for value in result.scores.values())
-        size = path.stat().st_size / 1e6
-        speed = len(result.names) / result.seconds
-        cells = [f"{result.parameters:,}", f"{size:.1f}", f"{speed:.1f}"]
-        rows.append([result.label, dice, f"{low:.4f}–{high:.4f}", *others, *cells])
-    return rows
 
 
 def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list[str]]:
@@ -200,11 +149,13 @@ def write_page(folder: Path, figures: dict, content: dict):
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     images = {}
-    for name, (figure, caption) in figures.items():
+    for name, figure in figures.items():
         png = save_figure(figure, folder / f"{name}.png")
-        images[name] = (base64.b64encode(png).decode(), caption)
+        images[name] = base64.b64encode(png).decode()
     loader = FileSystemLoader(Path(__file__).parent / "reports")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=StrictUndefined)
+    environment.globals.update(statistics=statistics, at_largest_size=at_largest_size, thresholds=THRESHOLDS)
+    environment.filters["species"] = statistics.species
     page = environment.get_template("page.html").render(images=images, **content)
     write_atomically(folder / "index.html", lambda file: file.write(page.encode(errors="backslashreplace")))
     print(f"wrote {folder / 'index.html'} and its figures as PNG")

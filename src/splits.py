@@ -31,9 +31,8 @@ class DataOptions:
     cache_dir: Path | None = None  # folder for decoded images; default: cache/ in `path`
     foreground: tuple[str, ...] = ()  # mask values, as in --foreground
     ignore: tuple[str, ...] = ()  # mask values, as in --ignore
-    mask_pattern: str | None = None  # file name of an image's mask (pairs.py)
-    # values of deep images that become black and white; default: measured on the training images
-    intensity_range: tuple[float, float] | None = None
+    mask_pattern: str | None = None  # see pairs.py
+    intensity_range: tuple[float, float] | None = None  # black and white of deep images; default: measured
     train_list: Path | None = None  # file that lists the images of the split
     valid_list: Path | None = None
     test_list: Path | None = None
@@ -75,10 +74,10 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
-    """Return the names of a split's images: its list, if a flag gives one, else its own images that no list contains.
+    """Return the names of a split's images: those in the flag's list, else the dataset's own that no list contains.
 
-    own(split, lists): the dataset's own names for "train", "valid", "test" or "trainval" (both). lists: the names in
-    the flags' lists, by split. find(text): the name that an entry of a list refers to, or None. Raises UserError.
+    own(split, lists): the dataset's own names for "train", "valid", "test" or "trainval", given the flags' lists.
+    find(text): the name that an entry of a list refers to, or None. Raises UserError.
     """
     lists: dict[str, list[str]] = {}
     for each in SPLITS:
@@ -100,17 +99,15 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
             del names[held_out]
     if not names:
         data = options.path or options.dataset
-        raise UserError(
-            f"{data} has no images for the {SPLIT_NAMES[split]} split; add some, or correct the lists or --fold"
-        )
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; correct the lists or --fold")
     return names
 
 
 def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     """Return the names in a text file, one per line. Raises UserError with the file and the faulty lines.
 
-    An entry is the longest start of a line that `find` knows and that ends at a blank, tab, comma, semicolon or the end
-    of the line, with or without an image's extension. The rest of the line is ignored.
+    An entry is the longest start of a line that `find` knows, up to a blank, comma, semicolon or the end, with or
+    without an image's extension. The rest of the line is ignored.
     """
     label = f"{flag} {path}".strip()
     try:
@@ -161,8 +158,8 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     values = "mask values of the foreground: numbers (3), ranges (128-255) or colors (255,0,0)"
     pattern = "file name of an image's mask, e.g. '{name}_gt.png': {name} is the image's name without extension, "
     pattern += "{id} its part before the first _"
-    pets = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
-    add("--data_path", type=user_path, help=pets + default("dataset/oxford-iiit-pet"))
+    folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
+    add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
     add("--foreground", nargs="+", help=own + values + default("all above 0"))
     add("--ignore", nargs="+", help=f"{own}mask values to ignore" + default("255 if the masks contain class indices"))

@@ -36,6 +36,7 @@ class Result:
     foreground: np.ndarray  # (N,) fraction of the image that is foreground in the ground truth
     bits: np.ndarray  # uint8 (N, size * size / 8): predictions at threshold 0.5, eight pixels to a byte
     seconds: float  # for the whole evaluation
+    megabytes: float = 0.0  # of the checkpoint file
 
 
 def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: DataLoader, size: int) -> Result:
