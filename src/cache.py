@@ -72,10 +72,8 @@ class PackedDataset(Dataset):
 
     def __getstate__(self):
         """Give a spawned worker the name of the mapped file instead of its bytes."""
-        state = self.__dict__.copy()
-        if isinstance(self.packed, np.memmap):
-            state["packed"] = Path(self.packed.filename)
-        return state
+        packed = Path(self.packed.filename) if isinstance(self.packed, np.memmap) else self.packed
+        return {**self.__dict__, "packed": packed}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -83,11 +81,8 @@ class PackedDataset(Dataset):
             self.packed = np.load(self.packed, mmap_mode="r")
 
     def to(self, device: torch.device) -> "PackedDataset":
-        """Return the dataset with its pixels on a GPU, if they take at most a quarter of its free memory."""
-        if device.type != "cuda":
-            return self
-        free, _ = torch.cuda.mem_get_info(device)
-        if self.packed.nbytes > free / 4:
+        """Return the dataset with its pixels on a GPU, if a quarter of its free memory holds them."""
+        if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         packed = torch.from_numpy(np.array(self.packed)).to(device)
         return PackedDataset(packed, self.pairs, self.read_label, self.mask_of, self.identities)
@@ -111,14 +106,19 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
 
     read: callable(pair) that returns image (RGB) and label (mode L), PIL images of one size, or raises ImageError.
     settings: other JSON values that affect the pixels.
-    Returns uint8 (N, C + 1, S, S), mapped from a file in the cache, or in memory if that cannot be written.
+    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if the cache cannot be written.
     Raises UserError.
     """
     size, folder = options.image_size, Path(options.cache)
     target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
-    packed = open_packed(target)
-    if packed is not None:
-        return packed
+    if os.path.exists(target):
+        try:
+            packed = np.load(target, mmap_mode="r")
+            with suppress(OSError):
+                os.utime(target)  # the time of the last use, for `remove_old`
+            return packed
+        except Exception as error:  # NumPy raises many types for a damaged header
+            note(f"{target} cannot be used ({error}); decoding the images again")
     shape = (len(pairs), 2 if options.gray else 4, size, size)
     temporary = folder / f"unfinished-{os.getpid()}-{secrets.token_hex(4)}"
     try:
@@ -134,30 +134,16 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
         with suppress(OSError):
             temporary.unlink()
     packed = np.empty(shape, dtype=np.uint8)
-    kept = f"keeping {packed.nbytes / 1e6:.0f} MB of images in memory; use another --cache_dir to cache them"
+    kept = f"{packed.nbytes / 1e6:.0f} MB of images stay in memory; use another --cache_dir"
     note(f"cannot write to the cache {folder} ({reason}); {kept}")
     fill(packed, pairs, read, split, options)
-    return packed
-
-
-def open_packed(path: Path):
-    """Map the array in a file; None if the file is missing or damaged."""
-    if not os.path.exists(path):
-        return None
-    try:
-        packed = np.load(path, mmap_mode="r")
-    except Exception as error:  # NumPy raises many types for a damaged header
-        note(f"{path} cannot be used ({error}); decoding the images again")
-        return None
-    with suppress(OSError):
-        os.utime(path)  # the time of the last use, for `remove_old`
     return packed
 
 
 def new_array(path: Path, shape: tuple):
     """Return an empty array mapped from a new file. Raises OSError.
 
-    Its disk blocks are allocated at once, since a disk that fills later would end the process by SIGBUS.
+    Its disk blocks are allocated at once, since a disk that fills later ends the process by SIGBUS.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = int(np.prod(shape)) + HEADER
@@ -174,7 +160,7 @@ def new_array(path: Path, shape: tuple):
 
 
 def remove_old(folder: Path, room: int):
-    """Remove the arrays used least recently, beyond `room` bytes, and files that killed runs left a day ago.
+    """Remove the arrays used least recently, beyond `room` bytes, and files that killed runs left.
 
     Arrays used within the last hour stay: concurrent runs may use them.
     """
@@ -199,7 +185,7 @@ def release_pages(array):
 
 
 def fingerprint(pairs: list[Pair], *settings) -> str:
-    """Return a short hash of what packed pixels depend on: files' names, sizes and times, and settings."""
+    """Return a short hash of what pixels depend on: the files' names, sizes and times, and settings."""
 
     def stat_of(path):
         with suppress(OSError, ValueError):
@@ -234,7 +220,7 @@ def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOpt
     where = f"of the {SPLIT_NAMES[split]} split"
     if problems:
         images = f"{len(problems)} of {len(pairs)} images {where} in {options.folder} cannot be used"
-        raise UserError(f"{images}: {first_few(problems, '; ')}; restore these files, or remove them from the data")
+        raise UserError(f"{images}: {first_few(problems, '; ')}; restore or remove these files")
     if emptied:
         masks = f"{count_of(len(emptied), 'mask')} {where} (e.g. {min(emptied)})"
         note(f"{masks}: no foreground left at {size}x{size} pixels; use a larger --image_size")

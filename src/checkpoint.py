@@ -33,12 +33,11 @@ class Checkpoint:
     options: dict
     dataset: str = "pets"
     image_size: int = 256  # side of the network's input, in pixels
-    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # of each channel, to normalize pixels in [0, 1]
+    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # to normalize pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: [0.5] * 3)
     border: str = "foreground"  # what the trimaps' border counts as
     threshold: float | None = None  # probability at which the validation Dice is highest
     intensity_range: list[float] | None = None  # values of deep images that become black and white
-
     # provenance
     epoch: int = 0  # epoch, seconds and scores: of the weights
     seconds: float = 0.0
@@ -51,7 +50,7 @@ class Checkpoint:
     versions: dict = field(default_factory=dict)
     device: str | None = None
     git: dict = field(default_factory=dict)
-    trained_on: list[str] | None = None  # hashes of all training images, also of the runs it started from
+    trained_on: list[str] | None = None  # hashes of images, also of the runs it started from
     validated_on: str | None = None  # hash of the validation set
     training: dict | None = None  # all that --resume needs, in NAME.last.pth
 
@@ -87,13 +86,13 @@ def save(checkpoint: Checkpoint, path: Path):
     try:
         write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
     except RuntimeError as error:  # raised by torch if the disk is full
-        raise UserError(f"{path} cannot be written ({error}); free some space or choose another folder") from None
+        raise UserError(f"{path} cannot be written ({error}); free some space") from None
 
 
 def load(
     path: Path | str, model_type: str | None = None, flag: str = "--model", type_flag: str = "--model_type"
 ) -> Checkpoint:
-    """Load a checkpoint, or a plain state_dict of the network model_type, onto the CPU. Raises UserError."""
+    """Load a checkpoint, or a state_dict of the network model_type, onto the CPU. Raises UserError."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{flag} {path} not found; run python src/train.py to train one")
@@ -103,10 +102,8 @@ def load(
     needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
     if not needed <= values.keys():  # a plain state_dict
         if not model_type:
-            raise UserError(
-                f"{path} is not a checkpoint of src/train.py; {flag} takes saved_models/NAME.pth, "
-                f"or a plain state_dict if {type_flag} names its network"
-            )
+            hint = f"{flag} takes saved_models/NAME.pth, or a state_dict if {type_flag} names its network"
+            raise UserError(f"{path} is not a checkpoint of src/train.py; {hint}")
         weights = unwrap(values)
         try:
             options = options_of(model_type, weights)
@@ -130,7 +127,7 @@ def read(path: Path):
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise UserError(f"{path} is damaged or contains pickled objects; refusing to load it") from None
+        raise UserError(f"{path} is damaged or contains pickled objects; not loaded") from None
     except Exception as error:  # zip, unpickling and storage errors of every kind
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from None
 
@@ -152,7 +149,7 @@ def unwrap(weights: dict) -> dict:
 
 
 def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
-    """Build a checkpoint's network, for evaluation. folded: fold batch norms, which is faster. Raises UserError."""
+    """Build a checkpoint's network, for evaluation. folded: fold batch norms. Raises UserError."""
     try:
         with torch.device("meta"):  # allocates and initializes nothing
             model = build_model(checkpoint.name, **checkpoint.options)
@@ -163,19 +160,17 @@ def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, 
         model.float()
     except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"{path} does not fit the network recorded in it ({reason}); train it again") from None
+        raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
     if not all(value.sum().isfinite() for value in model.state_dict().values()):
         raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
-    if runtime:
-        model = runtime.suited_to(model).to_device(model)
-    model.eval()
+    model = (runtime.suited_to(model).to_device(model) if runtime else model).eval()
     if folded and getattr(model, "norm_follows_convolution", False):
         fold_batch_norms(model)
     return model
 
 
 def fold_batch_norms(model: nn.Module):
-    """Fold each batch norm into the convolution declared before it: for networks with `norm_follows_convolution`."""
+    """Fold each batch norm into the convolution declared before it."""
     for module in model.modules():
         for (name, first), (next_name, second) in pairwise(list(module.named_children())):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
@@ -184,7 +179,7 @@ def fold_batch_norms(model: nn.Module):
 
 
 def load_encoder(model: nn.Module, path: Path):
-    """Load torchvision's resnet34 weights, with `fc` or without, into the encoder. Raises UserError."""
+    """Load torchvision's resnet34 weights, without `fc`, into the encoder. Raises UserError."""
     if not hasattr(model, "encoder"):
         raise UserError("--encoder_weights only applies to --model resnet34_unet; omit it")
     if not path.is_file():
@@ -207,11 +202,9 @@ def provenance(device: torch.device) -> dict:
             done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
             return done.stdout.strip()
 
-    commit = git("rev-parse", "HEAD")
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
-    for name in ("torchvision", "numpy", "pillow"):
-        versions[name] = version(name)
+    versions |= {name: version(name) for name in ("torchvision", "numpy", "pillow")}
     return {
         "command": command(*sys.argv),
         "versions": versions,

@@ -4,9 +4,8 @@
     python src/evaluate.py --model saved_models/*.pth --split valid            # several in one table
     python src/evaluate.py --model saved_models/unet.pth --output scores/unet  # + scores/unet.json, .csv
 
-Scores are means over images. Dice is computed per image at a threshold of 0.5 unless --threshold is given; two empty
-masks score 1. The network computes in float32 unless --precision is given, so that scores are the same on every
-machine.
+Scores are means over images, at a threshold of 0.5 unless --threshold is given; two empty masks score 1. The network
+computes in float32 unless --precision is given, so that scores are the same on every machine.
 """
 
 if __name__ == "__main__":
@@ -28,7 +27,7 @@ from splits import SPLITS
 from training.distributed import destroy_processes, init_processes, rank, rank_zero_first
 from utils import Parser, UserError, dice_score, jaccard_score, run, user_path, when_memory_runs_out
 
-PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds")  # of each checkpoint, in OUTPUT.json
+PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds")  # in OUTPUT.json
 
 
 def get_args_parser():
@@ -57,7 +56,8 @@ def main():
             images += rows
     print_table(results)
     if args.output and rank() == 0:
-        write_results(results, ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"], images, args.output)
+        header = ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"]
+        write_results(results, header, images, args.output)
     destroy_processes()
     return 0
 
@@ -65,22 +65,17 @@ def main():
 def find_checkpoints(paths: list[Path]) -> list[Path]:
     """Expand patterns such as '*.pth', which the shells of Windows do not.
 
-    NAME.last.pth is dropped if NAME.pth comes after it, as it does when any shell expands *.pth. Raises UserError.
+    NAME.last.pth is dropped if NAME.pth comes after it, as in '*.pth'. Raises UserError.
     """
     found: list[Path] = []
     for path in paths:
-        if path.exists() or not glob.has_magic(str(path)):
-            found.append(path)
-            continue
-        names = sorted(glob.glob(str(path)))
+        is_pattern = glob.has_magic(str(path)) and not path.exists()
+        names = sorted(glob.glob(str(path))) if is_pattern else [path]
         if not names:
-            raise UserError(f"--model {path} matches no file; correct the pattern, or pass checkpoint files")
+            raise UserError(f"--model {path} matches no file; correct the pattern")
         found += map(Path, names)
-
-    def best(path):
-        return path.with_name(path.name.removesuffix(".last.pth") + ".pth")
-
-    return [path for index, path in enumerate(found, 1) if best(path) not in found[index:]]
+    best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
+    return [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
 
 
 def score_checkpoint(path, checkpoint, args, runtime):
@@ -89,13 +84,11 @@ def score_checkpoint(path, checkpoint, args, runtime):
     with rank_zero_first():
         dataset = load_split(options_of_data(checkpoint, args), args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
-    used = resolve_threshold(args.threshold, checkpoint, path)
-    chosen = checkpoint.threshold
+    used, chosen = resolve_threshold(args.threshold, checkpoint, path), checkpoint.threshold
     meter = DiceMeter(dataset, sorted({used, chosen or used}), original_size=args.original_size)
     began = time.perf_counter()
     evaluate(predictor, loader, meter, f"{args.split} {path.stem}")
-    counts = meter.at(used)
-    seconds = time.perf_counter() - began
+    counts, seconds = meter.at(used), time.perf_counter() - began
     dices, jaccards = dice_score(counts), jaccard_score(counts)
     result = {
         "model": str(path),

@@ -1,8 +1,8 @@
 """Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
 
-Splits are taken from the --*_list flags, else from DIR/train.txt, DIR/valid.txt and DIR/test.txt, with one name or path
-per line, else from split folders. Other images are divided 80:10:10 among the splits without a list by a hash of their
-name, so adding images never moves others. A split that stays empty gets the training image whose hash is closest.
+Splits are taken from the --*_list flags, else from DIR/train.txt, DIR/valid.txt and DIR/test.txt, else from split
+folders. Other images are divided 80:10:10 by a hash of their name, so adding images never moves others. A split that
+stays empty gets the training image whose hash is closest.
 """
 
 import hashlib
@@ -41,7 +41,7 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
     read = partial(read_pair, read_label=rule.read, root=folder.path, intensity_range=folder.intensity_range)
     packed = pack(pairs, read, split, options, *settings)
     identities = [f"{pair.name} of {pair.image.stat().st_size} bytes" for pair in pairs]
-    return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # a label is a mask already
+    return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # labels are masks
 
 
 def has_layout(data_path: Path) -> bool:
@@ -61,7 +61,7 @@ def describe(options: DataOptions) -> list[str]:
     lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}", describe_values(*folder.masks)]
     if folder.intensity_range:
         low, high = folder.intensity_range
-        lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white, as in the training images")
+        lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white")
     if min(sizes.values()) < FEW:
         lines.append("note: scores on a few images are unreliable; use --fold for cross-validation")
     unused = len(folder.pairs) - sum(sizes.values())
@@ -74,12 +74,11 @@ class Folder:
     """The pairs of a folder with its splits, mask values and intensities. Raises UserError."""
 
     def __init__(self, options: DataOptions):
-        self.options = options
-        self.path = options.folder
+        self.options, self.path = options, options.folder
         self.pairs, self.notes = find_pairs(self.path, options.mask_pattern)
 
     def find(self, text: str) -> str | None:
-        """Return the name for an entry of a list: a name, or a path that leads to it through a folder of images."""
+        """Return the name for an entry of a list: a name, or a path through a folder of images."""
         images = "|".join(IMAGES)
         below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{images})/(.+)", text, re.IGNORECASE)
         split, name = below.groups("") if below else ("", text)
@@ -89,7 +88,7 @@ class Folder:
         return names_of_split(self.options, split, self.own_names, self.find)
 
     def own_names(self, split: str, lists: dict[str, list[str]]) -> list[str]:
-        """Return the names of a split, from the lists in the folder, its split folders and the hash."""
+        """Return a split's names from the lists in the folder, split folders and the hash."""
         for each in SPLITS:
             path = self.path / f"{each}.txt"
             if each not in lists and path.is_file():
@@ -98,7 +97,7 @@ class Folder:
         return found["train"] + found["valid"] if split == "trainval" else found[split]
 
     def divide(self, lists: dict[str, list[str]]) -> dict[str, list[str]]:
-        """Divide the unlisted names among the splits without a list, by split folder or else by hash."""
+        """Divide other names among the splits without a list, by split folder or else by hash."""
         listed = set(chain(*lists.values()))
         free = [split for split in SPLITS if split not in lists]
         found: dict[str, list[str]] = {split: [] for split in free}

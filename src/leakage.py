@@ -1,7 +1,7 @@
 """Detect train/test leakage: evaluation images that a checkpoint was trained on.
 
-The `trained_on` of a checkpoint has a short hash of each training image's name (in your own folders, of its name and
-size in bytes). A renamed or re-encoded image is not recognized.
+A checkpoint's `trained_on` has a short hash of each training image's name (in your own folders, of its name and size in
+bytes). A renamed or re-encoded image is not recognized.
 """
 
 import torch
@@ -11,20 +11,19 @@ from splits import SegmentationDataset
 
 
 def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor) -> dict:
-    """Compare the images that the checkpoint was trained on with the others. scores: Dice (N,), in order.
+    """Compare images that the checkpoint was trained on with the others. scores: Dice (N,), in order.
 
-    Returns `trained_on` (their number), `dice_trained_on` and `dice_new` (None if there are no such images), or {} if
-    the checkpoint has no record.
+    Returns `trained_on` (their number), `dice_trained_on` and `dice_new` (None without such images), or {} without a
+    record.
     """
     if checkpoint.trained_on is None:
         return {}
     trained = set(checkpoint.trained_on)
     seen = torch.tensor([key in trained for key in hashes(dataset)], dtype=torch.bool)
-
-    def mean(values):
-        return values.mean().item() if len(values) else None
-
-    return {"trained_on": int(seen.sum()), "dice_trained_on": mean(scores[seen]), "dice_new": mean(scores[~seen])}
+    result = {"trained_on": int(seen.sum())}
+    for name, chosen in (("dice_trained_on", seen), ("dice_new", ~seen)):
+        result[name] = scores[chosen].mean().item() if chosen.any() else None
+    return result
 
 
 def warning(result: dict) -> str:
@@ -34,4 +33,5 @@ def warning(result: dict) -> str:
     text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"
     if result["dice_new"] is None:
         return f"{text}, so Dice overestimates performance on new images"
-    return f"{text}: Dice {result['dice_trained_on']:.4f} on these, {result['dice_new']:.4f} on the others"
+    seen, new = result["dice_trained_on"], result["dice_new"]
+    return f"{text}: Dice {seen:.4f} on these, {new:.4f} on the others"

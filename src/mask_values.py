@@ -29,7 +29,7 @@ COLOR = 1 << 40  # + 65536 red + 256 green + blue
 MOST = COLOR << 1
 MOST_VALUES = 2**16  # more than this in one folder are not masks
 NEAR = 64  # RGB distance within which two colors of lossy masks are one
-RARE = 0.03  # a true color of lossy masks has at least this fraction of the pixels that are not background
+RARE = 0.03  # a true color of lossy masks has this fraction of the pixels that are not background
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class MaskRule:
 
     foreground: tuple[tuple[int, int], ...]  # ranges of values
     ignored: tuple[tuple[int, int], ...] = ()
-    colors: tuple[tuple[int, int, int], ...] = ()  # of colored lossy masks, in RGB
+    colors: tuple[tuple[int, int, int], ...] = ()  # of colored lossy masks
 
     def read(self, path: Path, page: int = 0) -> Image.Image:
         """Read a mask as a PIL image of mode L, of `labels`. Raises ImageError."""
@@ -53,7 +53,7 @@ class MaskRule:
         return Image.fromarray(self.labels(values))
 
     def labels(self, values: np.ndarray) -> np.ndarray:
-        """Return 1 for foreground, 255 for ignored values and 0 for others, uint8 of the same shape."""
+        """Return 1 for foreground, 255 for ignored and 0 for other values, uint8 of the same shape."""
         labels = np.zeros(values.shape, dtype=np.uint8)
         for ranges, label in ((self.foreground, 1), (self.ignored, 255)):
             for low, high in ranges:
@@ -72,9 +72,9 @@ def values_of(mask: Image.Image) -> np.ndarray:
     """Return the value of each pixel, an integer, according to the table above."""
     if mask.mode == "P":
         indices = np.asarray(mask)
-        colors = np.array(mask.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
         palette = np.zeros((256, 3), dtype=np.uint8)
-        palette[: len(colors)] = colors
+        colors = mask.getpalette("RGB")
+        palette.flat[: len(colors)] = colors
         codes = codes_of(palette)
         values = codes[indices]
         black_is_later = ((values == 0) & (indices > 0)).any()
@@ -83,10 +83,8 @@ def values_of(mask: Image.Image) -> np.ndarray:
         *shades, opacity = map(np.asarray, mask.split())
         if opacity.min() < 255 and all(np.ptp(shade) == 0 for shade in shades):
             return opacity
-    if mask.mode == "LA":
-        mask = mask.getchannel("L")
-    if mask.mode in ("1", "L", "F") or mask.mode.startswith("I"):
-        values = np.asarray(mask)
+    if mask.mode in ("1", "L", "LA", "F") or mask.mode.startswith("I"):
+        values = np.asarray(mask.getchannel(0) if mask.mode == "LA" else mask)
         if not (values == np.rint(values)).all():
             raise ValueError("its values are not whole numbers")
         return values.astype(np.int64)
@@ -94,16 +92,14 @@ def values_of(mask: Image.Image) -> np.ndarray:
 
 
 def codes_of(colors: np.ndarray) -> np.ndarray:
-    """Convert uint8 (..., 3) to values (...): the gray level, or for other colors a number above COLOR."""
+    """Convert uint8 (..., 3) to values (...): the gray level, or a number above COLOR."""
     red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
     return np.where((red == green) & (green == blue), red, COLOR + (red << 16) + (green << 8) + blue)
 
 
 def color_of(value: int) -> tuple[int, int, int]:
     """Convert a value to its (red, green, blue)."""
-    if value < COLOR:
-        return value, value, value
-    return value >> 16 & 255, value >> 8 & 255, value & 255
+    return (value >> 16 & 255, value >> 8 & 255, value & 255) if value >= COLOR else (value, value, value)
 
 
 def distance(colors: np.ndarray, color: tuple) -> np.ndarray:
@@ -119,8 +115,8 @@ def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
 
 
 def count_values(pair: Pair) -> list[dict[int, int]]:
-    """Count pixels by value in one of three dicts: exact; gray levels of a lossy mask; 5-bit colors of a lossy mask."""
-    with suppress(ImageError), image_errors():  # unreadable files are reported when the split is loaded
+    """Count pixels by value in one of three dicts: exact values; lossy gray levels; lossy colors, of 5 bits."""
+    with suppress(ImageError), image_errors():  # reported when the split is loaded
         mask = decode_page(pair.label, pair.page)
         if not is_lossy(mask, pair.label):
             return [count(values_of(mask)), {}, {}]
@@ -144,21 +140,20 @@ def add_counts(counts) -> list[dict[int, int]]:
         for total, part in zip(totals, parts, strict=True):
             total.update(part)
         if len(totals[0]) > MOST_VALUES:
-            raise UserError(f"the masks in --data_path have over {MOST_VALUES:,} values; are they photos?")
+            raise UserError(f"masks in --data_path have over {MOST_VALUES:,} values; are they photos?")
     return [dict(total) for total in totals]
 
 
 def true_colors(counts: dict[int, int], given: list[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
-    """Return the colors that lossy masks were drawn in: frequent and far apart, plus the colors given by flags."""
+    """Return the colors that lossy masks were drawn in: frequent and far apart, or given by flags."""
     values = sorted(counts, key=counts.__getitem__, reverse=True)
     seen = np.array([color_of(value) for value in values])
     pixels = np.array([counts[value] for value in values])
     is_background = distance(seen, seen[0]) <= NEAR
     frequent = seen[pixels >= RARE * pixels[~is_background].sum()]
-    candidates = [tuple(color) for color in frequent.tolist()]
-    candidates += [color_of(low) for low, high in given if low == high]
+    single = [color_of(low) for low, high in given if low == high]
     chosen: list[tuple] = []
-    for color in candidates:
+    for color in [*map(tuple, frequent.tolist()), *single]:
         is_new = all(distance(np.array(color), other) > NEAR for other in chosen)
         if is_new and distance(seen, color).min() < NEAR:
             chosen.append(color)
@@ -168,7 +163,7 @@ def true_colors(counts: dict[int, int], given: list[tuple[int, int]]) -> tuple[t
 def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: Path) -> tuple[MaskRule, dict]:
     """Return the rule for reading a folder's masks, and the pixel count of each value.
 
-    foreground, ignore: as given by the flags. counts: from `add_counts`. example: a mask. Raises UserError.
+    foreground, ignore: the flags. counts: from `add_counts`. example: a mask. Raises UserError.
     """
     exact, gray, colored = counts
     given = [parse_range(text, "foreground") for text in foreground]
@@ -200,7 +195,7 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
 
 
 def is_void(values: dict[int, int]) -> bool:
-    """Check whether 255 means void: other values look like class indices (below 100, or more than eight below 200)."""
+    """Check whether 255 means void: others look like class indices (below 100, or many below 200)."""
     between = [value for value in values if 0 < value < 255]
     limit = 200 if len(between) > 8 else 100
     return max(values, default=0) == 255 and 0 < max(between, default=0) < limit

@@ -29,11 +29,10 @@ DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
 def find_data_path() -> Path:
-    """Return DATA_PATH next to src/ if only that holds the dataset, else DATA_PATH in the working folder."""
+    """Return DATA_PATH, or that next to src/ if only it holds the dataset."""
     next_to_src = Path(__file__).resolve().parents[1] / DATA_PATH
-    if (next_to_src / "annotations").is_dir() and not (DATA_PATH / "annotations").is_dir():
-        return next_to_src
-    return DATA_PATH
+    only_there = (next_to_src / "annotations").is_dir() and not (DATA_PATH / "annotations").is_dir()
+    return next_to_src if only_there else DATA_PATH
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
@@ -53,20 +52,20 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
 
 
 def split_names(data_path: Path, split: str) -> list[str]:
-    """Return a split's official names. Every tenth name of "trainval" (0, 10, ...) is in "valid", the rest in "train".
+    """Return a split's official names. Raises UserError.
 
-    Raises UserError.
+    Every tenth name of "trainval" (0, 10, ...) is in "valid", the rest in "train".
     """
     listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     try:
         names = [line.split()[0] for line in read_lines(listing)]
     except (OSError, UnicodeDecodeError):
-        advice = "Run python src/oxford_pet.py to download the dataset, or pass its folder with --data_path"
-        raise UserError(f"{listing} is missing or not a text file. {advice}") from None
+        advice = "run python src/oxford_pet.py to download the dataset, or pass its folder with --data_path"
+        raise UserError(f"{listing} is missing or not a text file; {advice}") from None
     times = Counter(names)
     unusable = [name for name in names if name != Path(name).name or times[name] > 1]
     if unusable:
-        raise UserError(f"{listing} lists {unusable[0]} more than once or with a folder; remove that line")
+        raise UserError(f"{listing} lists {unusable[0]} twice or in a folder; remove that line")
     if split == "valid":
         names = names[::10]
     if split == "train":
@@ -95,25 +94,22 @@ def read_trimap(path: Path, page: int = 0) -> Image.Image:
     trimap = decode(path)
     pixels = np.asarray(trimap)
     if trimap.mode not in ("L", "P", "1") or not np.isin(pixels, (1, 2, 3)).all():
-        values = f"values {np.unique(pixels)[:5].tolist()}" if pixels.ndim == 2 else f"mode {trimap.mode}"
-        raise ImageError(f"has {values}, not the gray levels 1, 2 and 3")
+        raise ImageError(f"has mode {trimap.mode} and values {np.unique(pixels)[:5]}, not the gray levels 1, 2 and 3")
     return Image.fromarray(pixels)
 
 
 def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
-    """Convert a trimap, uint8 of any shape, to a mask of 0, 1 and 255 (ignored). border: one of BORDERS."""
+    """Convert a trimap, uint8 of any shape, to a mask of 0, 1, 255. border: one of BORDERS."""
     if border == "foreground":
         return (trimap != 2).view(torch.uint8)
     mask = (trimap == 1).view(torch.uint8)
-    if border == "ignore":
-        mask = mask + 255 * (trimap == 3).view(torch.uint8)
-    return mask
+    return mask if border == "background" else mask + 255 * (trimap == 3).view(torch.uint8)
 
 
 def download(data_path: Path):
     """Download the official archives, verify their checksums, and extract them. Raises UserError.
 
-    Safe to interrupt and rerun: a complete archive is not downloaded again, and extraction starts over. torchvision's
+    Safe to interrupt and rerun: complete archives are kept, and extraction starts over. torchvision's
     download_and_extract_archive would extract links, and paths outside the folder, before Python 3.14.
     """
     from torchvision.datasets import OxfordIIITPet
@@ -129,10 +125,8 @@ def download(data_path: Path):
                 inside = [member for member, path in files if not path.is_absolute() and ".." not in path.parts]
                 archive.extractall(data_path, inside)
         except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
-            raise UserError(
-                f"downloading or extracting {url} failed ({error!r}); run the command again, "
-                f"or put images.tar.gz and annotations.tar.gz into {data_path} yourself first"
-            ) from None
+            advice = f"run the command again, or put images.tar.gz and annotations.tar.gz into {data_path} first"
+            raise UserError(f"downloading or extracting {url} failed ({error!r}); {advice}") from None
 
 
 def main():

@@ -5,9 +5,9 @@
     DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val, test (SPLIT_FOLDERS) are the splits
     DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way round
 
-A mask has the name of its image, without or with the image's extension (a.jpg.png), or with one of AFFIXES after or
-before it (a_gt.png, Mask-a.png). --mask_pattern describes other names. An image and a mask with equally many pages
-(TIFF stacks, animations) are pairs a#0, a#1, ...; of others the first page is used.
+A mask has the name of its image, without or with its extension (a.jpg.png), or with one of AFFIXES (a_gt.png,
+Mask-a.png). --mask_pattern describes other names. An image and a mask with equally many pages (TIFF stacks, animations)
+are pairs a#0, a#1, ...; of others the first page is used.
 """
 
 import os
@@ -52,8 +52,8 @@ class Pair:
 def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None) -> tuple[Image.Image, Image.Image]:
     """Read an image (RGB) and its label, of one size. Raises ImageError.
 
-    A label is for the pixels as stored, without EXIF orientation, unless only the transposed image has its size.
-    read_label: callable(path, page) that returns a PIL image of mode L. root: folder of the paths in messages.
+    A label is for the pixels as stored, without EXIF orientation, unless only the transposed image fits.
+    read_label: callable(path, page) that returns a PIL image of mode L. root: of paths in messages.
     intensity_range: for deep images; default: the range of their type.
     """
     path = pair.image
@@ -93,7 +93,7 @@ def has_both(path: Path) -> bool:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return the folders that contain images/ and masks/: the split folders in `path`, if they do, or `path`."""
+    """Return the folders with images/ and masks/: the split folders in `path`, if any, or `path`."""
     splits = [] if folders_called(path, IMAGES) else folders_called(path, SPLIT_FOLDERS)
     return [part for part in splits if has_both(part)] or [path]
 
@@ -105,12 +105,12 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
         found = [folder for folder in found if files_below(folder)[0]] or found
     if len(found) != 1:
         has = " and ".join(folder.name for folder in found) or f"no {names[0]}/"
-        raise UserError(f"--data_path {path} has {has}; it must contain one folder called {', '.join(names)}")
+        raise UserError(f"--data_path {path} has {has}; it needs one folder of {', '.join(names)}")
     return found[0]
 
 
 def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Return image files by name (the relative path without extension), and other files and links to folders.
+    """Return image files by relative path without extension, and other files and links to folders.
 
     Links to folders are not followed, since an image could then be in two splits.
     """
@@ -129,7 +129,7 @@ def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair], list[str]]:
     """Return the pairs in a folder by name, in order, and notes on ignored files. Raises UserError."""
     if pattern and not re.search(r"\{(name|id)\}", pattern):
-        raise UserError(f"--mask_pattern {pattern} contains neither {{name}} nor {{id}}; use e.g. '{{name}}_gt.png'")
+        raise UserError(f"--mask_pattern {pattern} needs {{name}} or {{id}}; use e.g. '{{name}}_gt.png'")
     pairs: dict[str, Pair] = {}
     faults: list[str] = []
     ignored: dict[str, list[Path]] = defaultdict(list)  # by the reason
@@ -156,7 +156,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
                 found = pair_pages(name if part == root else f"{part.name}/{name}", files[0], own[0])
                 pairs |= {pair.name: pair for pair in found}
                 if pages_of(files[0]) != pages_of(own[0]):
-                    ignored["pages after the first, since image and mask have different page counts"] += files + own
+                    ignored["pages after the first, since page counts differ"] += files + own
         for path, files in users.items():
             if len(files) > 1:
                 faults.append(f"{relative([path], root)} is the mask of {relative(files, root, ' and ')}")
@@ -195,12 +195,12 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
 
 
 def fill_in(pattern: str, stem: str) -> str:
-    """Return the name of an image's mask. {name}: the image's, without extension. {id}: its part before the first _."""
+    """Return the name of an image's mask. {name}: the image's stem. {id}: its part before the first _."""
     return pattern.replace("{name}", stem).replace("{id}", stem.split("_")[0])
 
 
 def hint(images: list[Path], masks: list[Path]) -> str:
-    """Return the --mask_pattern that pairs most of these images and masks, or advice if there is none."""
+    """Return a --mask_pattern that pairs most of these images and masks, or other advice."""
     patterns = {}
     for image, mask in product(images[:100], masks[:1000]):
         for key in ("{name}", "{id}"):
@@ -215,7 +215,7 @@ def hint(images: list[Path], masks: list[Path]) -> str:
 
 
 def pair_pages(name: str, image: Path, label: Path) -> list[Pair]:
-    """Return a pair for each page, if image and label have equally many, else one of the first pages."""
+    """Return a pair for each page, if both have equally many, else one of the first pages."""
     pages = pages_of(image)
     if pages == pages_of(label) > 1:
         return [Pair(f"{name}#{page}", image, label, page) for page in range(pages)]

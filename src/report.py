@@ -3,9 +3,9 @@
     python src/report.py --model saved_models/unet.pth saved_models/resnet34_unet.pth
     python src/report.py --model saved_models/seed*.pth        # one recipe, several seeds: mean and deviation
 
-Writes report/index.html, a static page that works offline, and its figures as PNG files. Curves come from NAME.csv next
-to each checkpoint. The page compares the first two checkpoints. With two or more it also shows images whose mask may be
-wrong: all checkpoints agree with one another, but not with the mask.
+Writes report/index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv next to each
+checkpoint. The first two checkpoints are compared, and images are shown whose mask may be wrong: all checkpoints agree
+with one another, but not with the mask.
 """
 
 if __name__ == "__main__":
@@ -46,9 +46,9 @@ def main() -> int:
     checkpoints = [load(path, args.model_type) for path in paths]
     datasets = [load_split(options_of_data(checkpoint, args), args.split) for checkpoint in checkpoints]
     if any(dataset.identities != datasets[0].identities for dataset in datasets):
-        raise UserError("the checkpoints were trained on different datasets; choose one with --data_path")
+        raise UserError("the checkpoints have different datasets; choose one with --data_path")
     if len({args.border or checkpoint.border for checkpoint in checkpoints}) > 1:
-        raise UserError("the checkpoints were trained with different border rules; choose one with --border")
+        raise UserError("the checkpoints have different border rules; choose one with --border")
     make_folder(args.output, "--output")
 
     predictors, results, notes = [], [], []
@@ -118,7 +118,7 @@ def draw_figures(content: dict, predict) -> dict:
 
 
 def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list[str]]:
-    """Return the rows of the table of seeds: mean and deviation of each group of runs that share a recipe."""
+    """Return a row for each group of runs that share a recipe: the mean and deviation of each score."""
     rows = []
     for group in recipes_of(checkpoints):
         runs = [results[index] for index in group.values()]
@@ -145,7 +145,7 @@ def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
 
 
 def write_page(folder: Path, figures: dict, content: dict):
-    """Write each figure as a PNG file, and index.html with the same figures embedded. Raises UserError."""
+    """Write each figure as a PNG file, and index.html with the same figures. Raises UserError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     images = {}
@@ -162,7 +162,7 @@ def write_page(folder: Path, figures: dict, content: dict):
 
 
 def read_history(path: Path) -> list[dict]:
-    """Return the rows of NAME.csv next to NAME.pth or NAME.last.pth; [] if that is not a history."""
+    """Return the rows of NAME.csv next to NAME.pth or NAME.last.pth; [] if there is no history."""
     file = path.with_name(path.name.removesuffix(".pth").removesuffix(".last") + ".csv")
     if not file.exists():
         return []

@@ -1,4 +1,4 @@
-"""Synthetic shapes: images of discs with their masks, generated from a seed; nothing is read from disk.
+"""Synthetic shapes: images of discs with their masks, generated from a seed.
 
 Each image starts as ones. Discs of random position, radius and level are drawn on it, one over another. Gaussian noise
 is added to every pixel, and the result scaled to the full range. The mask is the union of the discs.
@@ -16,8 +16,7 @@ LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 def draw(rng, height, width, count=12, sigma=20, gray=False):
     """Draw one image from a NumPy Generator.
 
-    sigma: standard deviation of the noise, in gray levels. Radii (5 to 50 pixels) and margins are for images of 128
-    pixels, and scale with the size.
+    sigma: standard deviation of the noise, in gray levels. Radii (5 to 50) are for a size of 128 pixels.
     Returns image uint8, (H, W) if gray else (H, W, 3), and mask uint8 (H, W) of 0 and 1.
     """
     scale = min(height, width) / 128
@@ -26,8 +25,7 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
     image = np.ones((height, width, 1 if gray else 3))
     mask = np.zeros((height, width), dtype=np.uint8)
     for _ in range(count):
-        row = rng.integers(margin, height - margin)
-        column = rng.integers(margin, width - margin)
+        row, column = rng.integers(margin, height - margin), rng.integers(margin, width - margin)
         radius = rng.uniform(5, 50) * scale
         level = rng.uniform(1, 255)
         inside = (y - row) ** 2 + (x - column) ** 2 < radius**2
@@ -85,11 +83,6 @@ def load_dataset(options: DataOptions, split: str) -> Shapes:
     """Load a split; path, border and cache_dir have no effect."""
     names = {part: [f"{part}_{index}" for index in range(length)] for part, length in LENGTHS.items()}
     names["trainval"] = names["train"] + names["valid"]
-    every = {*names["trainval"], *names["test"]}
-    found = names_of_split(
-        options,
-        split,
-        own=lambda part, lists: names[part],
-        find=lambda text: text if text in every else None,
-    )
+    every = {name: name for name in names["trainval"] + names["test"]}
+    found = names_of_split(options, split, lambda part, lists: names[part], every.get)
     return Shapes(found[: options.limit], options.image_size, options.gray)

@@ -1,4 +1,4 @@
-"""Dataset options, and the names of the images in a split: from a list, a fold, or the dataset's own splits."""
+"""Dataset options, and the names in a split: from a list, a fold, or the dataset's own splits."""
 
 import re
 from collections import Counter
@@ -32,7 +32,7 @@ class DataOptions:
     foreground: tuple[str, ...] = ()  # mask values, as in --foreground
     ignore: tuple[str, ...] = ()  # mask values, as in --ignore
     mask_pattern: str | None = None  # see pairs.py
-    intensity_range: tuple[float, float] | None = None  # black and white of deep images; default: measured
+    intensity_range: tuple[float, float] | None = None  # of deep images; default: measured
     train_list: Path | None = None  # file that lists the images of the split
     valid_list: Path | None = None
     test_list: Path | None = None
@@ -43,10 +43,10 @@ class DataOptions:
         if self.fold:
             parse_fold(self.fold)
             if self.train_list or self.valid_list:
-                raise UserError("--fold defines training and validation; omit --train_list and --valid_list")
+                raise UserError("--fold replaces --train_list and --valid_list; omit them")
         for flag in ("foreground", "ignore", "mask_pattern"):
             if getattr(self, flag) and self.dataset != "folder":
-                raise UserError(f"--{flag} only applies to --dataset folder; omit it with --dataset {self.dataset}")
+                raise UserError(f"--{flag} does not apply to --dataset {self.dataset}; omit it")
 
     @property
     def gray(self) -> bool:
@@ -74,9 +74,9 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
-    """Return the names of a split's images: those in the flag's list, else the dataset's own that no list contains.
+    """Return the names in a split's list, or without one the dataset's own that no other list contains.
 
-    own(split, lists): the dataset's own names for "train", "valid", "test" or "trainval", given the flags' lists.
+    own(split, lists): own names of "train", "valid", "test" or "trainval", given the flags' lists.
     find(text): the name that an entry of a list refers to, or None. Raises UserError.
     """
     lists: dict[str, list[str]] = {}
@@ -88,7 +88,7 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
         return lists[split]
     listed = {name for names in lists.values() for name in names}
     other = {"train": "valid", "valid": "train"}.get(split)
-    whole = other and (options.fold or other in lists)  # if only one of the two has a list, the other is the rest
+    whole = other and (options.fold or other in lists)  # the rest of trainval is left
     names = [name for name in own("trainval" if whole else split, lists) if name not in listed]
     if other and options.fold:
         part, parts = parse_fold(options.fold)
@@ -99,15 +99,15 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
             del names[held_out]
     if not names:
         data = options.path or options.dataset
-        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; correct the lists or --fold")
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; correct the lists")
     return names
 
 
 def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
-    """Return the names in a text file, one per line. Raises UserError with the file and the faulty lines.
+    """Return the names in a text file, one per line. Raises UserError.
 
-    An entry is the longest start of a line that `find` knows, up to a blank, comma, semicolon or the end, with or
-    without an image's extension. The rest of the line is ignored.
+    A name is the longest start of a line that `find` knows, with or without an image's extension, up to a blank, comma,
+    semicolon or the end.
     """
     label = f"{flag} {path}".strip()
     try:
@@ -149,20 +149,19 @@ def first_few(texts: list[str], separator: str = ", ") -> str:
 
 
 def add_dataset_flags(add: Callable, recorded: str = ""):
-    """Add the flags for folders, masks and lists with `add`, a parser's add_argument. recorded: the default, if any."""
+    """Add the flags for folders, masks and lists. add: a parser's add_argument. recorded: the default."""
 
     def default(text):
         return f"; default: {recorded or text}"
 
     own = "only with --dataset folder: "
     values = "mask values of the foreground: numbers (3), ranges (128-255) or colors (255,0,0)"
-    pattern = "file name of an image's mask, e.g. '{name}_gt.png': {name} is the image's name without extension, "
-    pattern += "{id} its part before the first _"
+    pattern = "file name of a mask, e.g. '{name}_gt.png': the image's {name}, or {id}, its part before the first _"
     folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
-    add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
+    add("--cache_dir", type=user_path, help="folder of decoded images; default: cache/ in --data_path")
     add("--foreground", nargs="+", help=own + values + default("all above 0"))
-    add("--ignore", nargs="+", help=f"{own}mask values to ignore" + default("255 if the masks contain class indices"))
+    add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 next to class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
         text = f"text file that lists the images of the {SPLIT_NAMES[split]} split"

@@ -8,8 +8,7 @@ from reports.plots import shorten, show, show_image, show_mask, subplots
 from reports.statistics import Result, group_means
 from scoring import THRESHOLDS
 
-FALSE_NEGATIVE = (230, 97, 0)  # orange and purple: distinct to the color-blind
-FALSE_POSITIVE = (93, 58, 155)
+FALSE_NEGATIVE, FALSE_POSITIVE = (230, 97, 0), (93, 58, 155)  # distinct to the color-blind
 
 
 def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 4.2)):
@@ -21,7 +20,7 @@ def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 4.2)):
 
 
 def curves(results: Sequence[Result], histories: dict[str, list[dict]]):
-    """Plot validation Dice and losses by epoch. histories: the rows of NAME.csv by the result's label."""
+    """Plot validation Dice and losses by epoch. histories: rows of NAME.csv by the result's label."""
     from matplotlib.ticker import MaxNLocator
 
     figure, [[dices, losses]] = subplots(1, 2, (10, 4.2))
@@ -53,7 +52,7 @@ def histogram(results: Sequence[Result]):
 
 
 def breeds(results: Sequence[Result], groups: Sequence[str]):
-    """Plot the mean Dice by breed, the first result's hardest at the bottom. groups: each image's breed."""
+    """Plot the mean Dice by breed, from the first result's hardest up. groups: each image's breed."""
     order = list(group_means(results[0].dice, groups))
     figure, axis = chart("Dice by breed", "mean Dice", "breed (images)", (8, 2 + 0.26 * len(order)))
     for result in results:
@@ -67,7 +66,7 @@ def breeds(results: Sequence[Result], groups: Sequence[str]):
 
 def sizes(results: Sequence[Result], groups: Sequence[str]):
     """Plot the mean Dice by foreground size. groups: each image's range, from `in_ranges`."""
-    figure, axis = chart("Dice by foreground size", "foreground, percentage of the image (images)", "mean Dice")
+    figure, axis = chart("Dice by foreground size", "percentage of the image (images)", "mean Dice")
     order = sorted(set(groups), key=lambda name: int(name.partition("–")[0]))
     labels = [f"{name} ({groups.count(name)})" for name in order]
     for result in results:
@@ -88,10 +87,9 @@ def thresholds(results: Sequence[Result]):
 
 
 def error_map(row: dict) -> np.ndarray:
-    """Color false negatives and false positives on the gray image, uint8 (H, W, 3). row: one of `panel_rows`."""
+    """Color the errors on the gray image, uint8 (H, W, 3). row: one of `panel_rows`."""
     image, mask, predicted = (np.asarray(row[key]) for key in ("image", "mask", "predicted"))
-    gray = image.mean(0)[..., None]
-    shown = np.repeat(gray, 3, axis=2) * 0.6 + 90
+    shown = np.repeat(image.mean(0)[..., None], 3, axis=2) * 0.6 + 90
     shown[(mask == 1) & ~predicted] = FALSE_NEGATIVE
     shown[(mask == 0) & predicted] = FALSE_POSITIVE
     return shown.clip(0, 255).astype(np.uint8)

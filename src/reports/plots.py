@@ -18,8 +18,7 @@ from reports.statistics import Numbers, best_median_worst
 from training.schedule import at_largest_size
 from utils import confusion, dice_score, foreground
 
-FOREGROUND = (1, 0, 0, 0.45)  # RGBA over an image
-IGNORED = (0, 0, 1, 0.45)
+FOREGROUND, IGNORED = (1, 0, 0, 0.45), (0, 0, 1, 0.45)  # RGBA over an image
 LONGEST_TITLE = 24  # characters that fit above a panel
 # fonts with Chinese, Japanese and Korean characters, on Linux, Windows and macOS
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei",
@@ -37,7 +36,7 @@ def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.
 def save_figure(figure, path: Path) -> bytes:
     """Write a figure as a PNG file, atomically, and return the file's bytes. Raises UserError.
 
-    All text is plain: "$" does not start a formula, and characters that no installed font has become boxes.
+    All text is plain: "$" does not start a formula. Characters that no font has become boxes.
     """
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
@@ -48,13 +47,12 @@ def save_figure(figure, path: Path) -> bytes:
         shown = text.get_text().encode(errors="replace").decode()
         text.set(parse_math=False, family=family, text=shown)
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns about fonts with only one weight
-    file = io.BytesIO()
+    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
-        figure.savefig(file, format="png", dpi=100)
-    content = file.getvalue()
-    write_atomically(path, lambda file: file.write(content))
-    return content
+        figure.savefig(content, format="png", dpi=100)
+    write_atomically(path, lambda file: file.write(content.getvalue()))
+    return content.getvalue()
 
 
 def show(axis, image, title: str = "", cmap: str = "gray", vmax: float = 1):
@@ -77,10 +75,8 @@ def show_mask(axis, mask, title: str = ""):
 
 def shorten(name: str) -> str:
     """Cut the middle out of a name that is too long for a panel's title."""
-    if len(name) <= LONGEST_TITLE:
-        return name
     half = LONGEST_TITLE // 2
-    return f"{name[: half - 1]}…{name[-half:]}"
+    return name if len(name) <= LONGEST_TITLE else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0):
@@ -122,7 +118,7 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
 
 
 def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path):
-    """Draw augmented training images, eight in a row, with foreground in red and ignored pixels in blue.
+    """Draw training images, eight in a row, with foreground in red and ignored pixels in blue.
 
     images: float (N, C, H, W) of about 0 to 1. masks: uint8 (N, 1, H, W) of 0, 1, 255. On the CPU.
     """
@@ -142,27 +138,19 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
 
 
 def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], threshold: float = 0.5) -> list[dict]:
-    """Predict some images of a dataset, for `plot_panels`. threshold: probability from which a pixel is foreground."""
+    """Predict some images, for `plot_panels`. threshold: probability from which a pixel is foreground."""
     batch = dataset[list(indices)]
     images, masks = batch["image"].cpu(), batch["mask"].cpu()
     logits = foreground(predictor.logits(batch["image"])).cpu()
     predicted = logits >= math.log(threshold / (1 - threshold))
     dices = dice_score(confusion(predicted, masks)).tolist()
-    return [
-        {
-            "name": name,
-            "image": images[index],
-            "mask": masks[index, 0],
-            "probability": logits[index, 0].sigmoid(),
-            "predicted": predicted[index, 0],
-            "dice": dices[index],
-        }
-        for index, name in enumerate(batch["name"])
-    ]
+    keys = ("name", "image", "mask", "probability", "predicted", "dice")
+    columns = (batch["name"], images, masks[:, 0], logits[:, 0].sigmoid(), predicted[:, 0], dices)
+    return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, threshold: float = 0.5) -> list[dict]:
-    """Predict the three best, median and worst images, for `plot_panels`. dices: (N,) of all images, on the CPU."""
+    """Predict the best, median and worst images, for `plot_panels`. dices: (N,) of all, on the CPU."""
     groups, indices = zip(*best_median_worst(dices), strict=True)
     rows = panel_rows(predictor, dataset, indices, threshold)
     for row, group in zip(rows, groups, strict=True):

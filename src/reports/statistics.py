@@ -1,4 +1,4 @@
-"""Statistics of report.py: scores per image, threshold and group, confidence intervals, possible label errors."""
+"""Statistics of report.py: scores per image, threshold and group, intervals, possible label errors."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -34,7 +34,7 @@ class Result:
     scores: dict[str, float]
     by_threshold: np.ndarray  # mean Dice at each of THRESHOLDS
     foreground: np.ndarray  # (N,) fraction of the image that is foreground in the ground truth
-    bits: np.ndarray  # uint8 (N, size * size / 8): predictions at threshold 0.5, eight pixels to a byte
+    bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8)
     seconds: float  # for the whole evaluation
     megabytes: float = 0.0  # of the checkpoint file
 
@@ -42,8 +42,7 @@ class Result:
 def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: DataLoader, size: int) -> Result:
     """Predict every image of `loader` once. size: of the predictions kept for `agreement`, in pixels."""
     dataset: SegmentationDataset = loader.dataset  # type: ignore[assignment]
-    meter = DiceMeter(dataset)
-    bits = []
+    meter, bits = DiceMeter(dataset), []
     start = time.perf_counter()
     for batch, logits in predictions(predictor, loader, label):
         meter.add(batch, logits)
@@ -79,7 +78,7 @@ def confidence_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def paired_test(difference: np.ndarray) -> float:
-    """Return the p-value of the two-sided sign-flip permutation test: is the mean of paired differences 0?"""
+    """Return the p-value of the two-sided sign-flip permutation test for a mean of 0."""
     from scipy.stats import permutation_test
 
     if not difference.any() or len(difference) < 2:
@@ -90,9 +89,7 @@ def paired_test(difference: np.ndarray) -> float:
 
 def compare(first: Result, second: Result) -> dict:
     """Compare two results on the same images. Returns arguments of the page's template."""
-    better, worse = first, second
-    if first.dice.mean() < second.dice.mean():
-        better, worse = second, first
+    worse, better = sorted((second, first), key=lambda result: result.dice.mean())
     difference = better.dice - worse.dice
     low, high = confidence_interval(difference)
     return {
@@ -107,7 +104,7 @@ def compare(first: Result, second: Result) -> dict:
 
 
 def agreement(results: Sequence[Result]) -> np.ndarray:
-    """Return the lowest Dice between any two results' predictions of each image, (N,); 1 if both are empty."""
+    """Return the lowest Dice between any two predictions of each image, (N,); 1 if both are empty."""
 
     def pixels(bits):
         return np.array([np.unpackbits(row).sum(dtype=np.int64) for row in bits])

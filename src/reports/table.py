@@ -67,11 +67,11 @@ def check_output(output):
     for suffix in (".pth", ".last.pth"):
         checkpoint = output.with_name(output.name + suffix)
         if checkpoint.exists():
-            raise UserError(f"--output {output}: {output}.csv is the history of {checkpoint}; choose another name")
+            raise UserError(f"--output {output}: {output}.csv belongs to {checkpoint}; choose another name")
 
 
 def write_results(records: list[dict], header: list[str], rows: list, output):
-    """Write records to OUTPUT.json, and a table to OUTPUT.csv. Raises UserError if they cannot be written."""
+    """Write records to OUTPUT.json, and a table to OUTPUT.csv. Raises UserError."""
     output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(records, indent=2) + "\n"
     write_atomically(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
