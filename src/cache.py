@@ -28,7 +28,7 @@ from photos.decode import ImageError, open_image
 from splits import SPLIT_NAMES, DataOptions, first_few
 from utils import UserError, count_of, note
 
-HOUR, DAY = 60 * 60, 24 * 60 * 60  # seconds
+HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
 FORMAT = 3  # of the packed pixels: raise it when they change
 KEPT_BYTES = 4_000_000_000  # of older arrays
@@ -160,14 +160,14 @@ def new_array(path: Path, shape: tuple):
 
 
 def remove_old(folder: Path, room: int):
-    """Remove the arrays used least recently, beyond `room` bytes, and files that killed runs left.
+    """Remove files that killed runs left, and the arrays used least recently, beyond `room` bytes.
 
     Arrays used within the last hour stay: concurrent runs may use them.
     """
     now = time.time()
     with suppress(OSError):  # files that other processes remove, or that others own
         for path in folder.glob("unfinished-*"):
-            if path.stat().st_mtime < now - DAY:
+            if path.stat().st_mtime < now - 24 * HOUR:
                 path.unlink()
         ours = re.compile(r"[a-z]+-\d+-[0-9a-f]{16}\.npy")
         arrays = [path for path in folder.iterdir() if ours.fullmatch(path.name)]
@@ -178,7 +178,7 @@ def remove_old(folder: Path, room: int):
 
 
 def release_pages(array):
-    """Unmap the touched pages of a mapped array, so that reading it takes no memory."""
+    """Unmap the touched pages of a mapped array, so that it takes no memory."""
     mapped = getattr(array, "_mmap", None)
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -245,7 +245,7 @@ def in_parallel(work: Callable, pairs: list[Pair], title: str):
 
 
 def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, combine: Callable):
-    """Return combine(measure(pair) for all pairs), computed once and kept in `folder` as JSON."""
+    """Return combine(measure(pair) for all pairs), kept in `folder` as JSON."""
     path = folder / f"{kind}-{fingerprint(pairs)}.json"
     if path not in remembered:
         try:

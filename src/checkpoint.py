@@ -89,16 +89,13 @@ def save(checkpoint: Checkpoint, path: Path):
         raise UserError(f"{path} cannot be written ({error}); free some space") from None
 
 
-def load(
-    path: Path | str, model_type: str | None = None, flag: str = "--model", type_flag: str = "--model_type"
-) -> Checkpoint:
-    """Load a checkpoint, or a state_dict of the network model_type, onto the CPU. Raises UserError."""
+def load(path: Path | str, model_type: str | None = None, flag="--model", type_flag="--model_type") -> Checkpoint:
+    """Load a checkpoint, or a state_dict of network model_type, onto the CPU. Raises UserError."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{flag} {path} not found; run python src/train.py to train one")
     values = read(path)
-    if not isinstance(values, dict):
-        values = {}
+    values = values if isinstance(values, dict) else {}
     needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
     if not needed <= values.keys():  # a plain state_dict
         if not model_type:
@@ -194,7 +191,7 @@ def load_encoder(model: nn.Module, path: Path):
 
 
 def provenance(device: torch.device) -> dict:
-    """Return the command line, versions, device, git commit and whether the working tree was clean."""
+    """Return the command line, versions, device, git commit and whether the tree was clean."""
 
     def git(*words):
         with suppress(OSError, subprocess.SubprocessError):

@@ -4,8 +4,8 @@
     python src/evaluate.py --model saved_models/*.pth --split valid            # several in one table
     python src/evaluate.py --model saved_models/unet.pth --output scores/unet  # + scores/unet.json, .csv
 
-Scores are means over images, at a threshold of 0.5 unless --threshold is given; two empty masks score 1. The network
-computes in float32 unless --precision is given, so that scores are the same on every machine.
+Scores are means over images, at threshold 0.5 by default; two empty masks score 1. The network computes in float32 by
+default, so that scores are the same on every machine.
 """
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from splits import SPLITS, DataOptions, names_of_split, read_list
 from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-FEW = 5  # images; the score of a smaller split is mostly chance
+FEW = 5  # images of a split whose score is mostly chance
 CLIPPED = 0.1  # percent of a deep image's pixels at either end of its range: hot and dead ones
 note_once = cache(note)
 
@@ -87,7 +87,7 @@ class Folder:
     def names(self, split: str) -> list[str]:
         return names_of_split(self.options, split, self.own_names, self.find)
 
-    def own_names(self, split: str, lists: dict[str, list[str]]) -> list[str]:
+    def own_names(self, split: str, lists: dict) -> list[str]:
         """Return a split's names from the lists in the folder, split folders and the hash."""
         for each in SPLITS:
             path = self.path / f"{each}.txt"
@@ -96,7 +96,7 @@ class Folder:
         found = self.divide(lists) | lists
         return found["train"] + found["valid"] if split == "trainval" else found[split]
 
-    def divide(self, lists: dict[str, list[str]]) -> dict[str, list[str]]:
+    def divide(self, lists: dict) -> dict[str, list[str]]:
         """Divide other names among the splits without a list, by split folder or else by hash."""
         listed = set(chain(*lists.values()))
         free = [split for split in SPLITS if split not in lists]
@@ -132,7 +132,7 @@ class Folder:
 
     @cached_property
     def intensity_range(self) -> tuple[float, float] | None:
-        """The given range, or the one measured on the training images; None if no image is deep."""
+        """The given or measured range of the training images; None if no image is deep."""
         if self.options.intensity_range:
             return self.options.intensity_range
         names = list(self.pairs)

@@ -1,7 +1,7 @@
 """Detect train/test leakage: evaluation images that a checkpoint was trained on.
 
-A checkpoint's `trained_on` has a short hash of each training image's name (in your own folders, of its name and size in
-bytes). A renamed or re-encoded image is not recognized.
+A checkpoint keeps a hash of each training image's name (in your own folders, of its name and size in bytes) as
+`trained_on`. A renamed or re-encoded image is not recognized.
 """
 
 import torch
@@ -13,14 +13,13 @@ from splits import SegmentationDataset
 def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor) -> dict:
     """Compare images that the checkpoint was trained on with the others. scores: Dice (N,), in order.
 
-    Returns `trained_on` (their number), `dice_trained_on` and `dice_new` (None without such images), or {} without a
-    record.
+    Returns `trained_on` (their number), `dice_trained_on` and `dice_new` (None if there are none), or {} if unknown.
     """
     if checkpoint.trained_on is None:
         return {}
     trained = set(checkpoint.trained_on)
     seen = torch.tensor([key in trained for key in hashes(dataset)], dtype=torch.bool)
-    result = {"trained_on": int(seen.sum())}
+    result: dict = {"trained_on": int(seen.sum())}
     for name, chosen in (("dice_trained_on", seen), ("dice_new", ~seen)):
         result[name] = scores[chosen].mean().item() if chosen.any() else None
     return result

@@ -8,8 +8,8 @@
 | one uniform color plus alpha | the alpha value |
 | JPEG, lossy WebP | the gray level; if the masks are colored, the nearest of their few true colors |
 
-0, or black, is background. By default all other values are foreground (in lossy gray masks those above half the
-maximum), but 255 is ignored if the masks also contain class indices.
+By default all values but 0 are foreground (in lossy gray masks those above half the maximum), and 255 is ignored if the
+masks also contain class indices.
 """
 
 import re
@@ -63,9 +63,7 @@ class MaskRule:
 
 def is_lossy(mask: Image.Image, path: Path) -> bool:
     """Check whether a file's compression changes pixel values."""
-    if mask.format == "WEBP":
-        return b"VP8 " in path.read_bytes()  # the chunk of lossy pixels
-    return mask.format in ("JPEG", "MPO")
+    return mask.format in ("JPEG", "MPO") or (mask.format == "WEBP" and b"VP8 " in path.read_bytes())
 
 
 def values_of(mask: Image.Image) -> np.ndarray:
@@ -144,8 +142,8 @@ def add_counts(counts) -> list[dict[int, int]]:
     return [dict(total) for total in totals]
 
 
-def true_colors(counts: dict[int, int], given: list[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
-    """Return the colors that lossy masks were drawn in: frequent and far apart, or given by flags."""
+def true_colors(counts: dict[int, int], given: list) -> tuple:
+    """Return the colors lossy masks were drawn in: frequent and far apart, or given by flags."""
     values = sorted(counts, key=counts.__getitem__, reverse=True)
     seen = np.array([color_of(value) for value in values])
     pixels = np.array([counts[value] for value in values])
@@ -195,14 +193,14 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
 
 
 def is_void(values: dict[int, int]) -> bool:
-    """Check whether 255 means void: others look like class indices (below 100, or many below 200)."""
+    """Check whether 255 means void: others look like classes (below 100, or many below 200)."""
     between = [value for value in values if 0 < value < 255]
     limit = 200 if len(between) > 8 else 100
     return max(values, default=0) == 255 and 0 < max(between, default=0) < limit
 
 
 def parse_range(text: str, flag: str) -> tuple[int, int]:
-    """Return the lowest and the highest value of "3", "128-255" or "255,0,0". Raises UserError."""
+    """Return the lowest and highest value of "3", "128-255" or "255,0,0". Raises UserError."""
     numbers = [int(number) for number in re.findall(r"\d+", text)]
     if re.fullmatch(r"\d{1,10}(-\d{1,10})?", text) and numbers[0] <= numbers[-1]:
         return numbers[0], numbers[-1]
@@ -239,10 +237,9 @@ def listed(values: dict[int, int]) -> str:
 
 
 def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
-    """Return a line that lists the mask values, their meaning and their percentage of the pixels."""
+    """Return a line on the values, their meaning and percentage of the pixels."""
     parts = [f"the masks have {listed(values)}"]
-    labels = rule.labels(np.array(list(values)))
-    pixels = np.array(list(values.values()))
+    labels, pixels = rule.labels(np.array(list(values))), np.array(list(values.values()))
     for meaning, ranges, label in (("foreground", rule.foreground, 1), ("ignored", rule.ignored, 255)):
         texts = [text_of(low) if low == high else f"{text_of(low)} to {text_of(high)}" for low, high in ranges]
         if ranges and ranges[0][1] == MOST:
@@ -250,6 +247,7 @@ def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
         if texts and values:
             percent = 100 * pixels[labels == label].sum() / pixels.sum()
             parts.append(f"{meaning}: {' and '.join(texts)} ({percent:.1f}% of the pixels)")
+    parts.append("the rest is background")
     if rule.ignored == ((255, 255),):
         parts.append("--foreground 1-255 makes 255 foreground")
     return "; ".join(parts)

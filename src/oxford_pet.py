@@ -22,7 +22,7 @@ from cache import PackedDataset, pack
 from files import read_lines
 from pairs import Pair, read_pair
 from photos.decode import ImageError, decode
-from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split
+from splits import SPLITS, DataOptions, names_of_split
 from utils import Parser, UserError, run, user_path
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
@@ -71,7 +71,7 @@ def split_names(data_path: Path, split: str) -> list[str]:
     if split == "train":
         del names[::10]
     if not names:
-        raise UserError(f"{listing} contains no images for the {SPLIT_NAMES[split]} split; add some")
+        raise UserError(f"{listing} lists no images for the {split} split; add some")
     return names
 
 
@@ -94,7 +94,8 @@ def read_trimap(path: Path, page: int = 0) -> Image.Image:
     trimap = decode(path)
     pixels = np.asarray(trimap)
     if trimap.mode not in ("L", "P", "1") or not np.isin(pixels, (1, 2, 3)).all():
-        raise ImageError(f"has mode {trimap.mode} and values {np.unique(pixels)[:5]}, not the gray levels 1, 2 and 3")
+        values = np.unique(pixels)[:5].tolist()
+        raise ImageError(f"has mode {trimap.mode} and the values {values}, not the gray levels 1, 2 and 3")
     return Image.fromarray(pixels)
 
 
@@ -109,8 +110,8 @@ def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
 def download(data_path: Path):
     """Download the official archives, verify their checksums, and extract them. Raises UserError.
 
-    Safe to interrupt and rerun: complete archives are kept, and extraction starts over. torchvision's
-    download_and_extract_archive would extract links, and paths outside the folder, before Python 3.14.
+    A rerun keeps complete archives. Before Python 3.14 torchvision's download_and_extract_archive would extract links
+    and paths outside the folder.
     """
     from torchvision.datasets import OxfordIIITPet
     from torchvision.datasets.utils import download_url

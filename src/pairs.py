@@ -36,7 +36,7 @@ SPLIT_FOLDERS = {
 AFFIXES = "masks?|labels?|seg|segmentation|gt|groundtruth"
 ENDING = re.compile(rf"[_-]({AFFIXES}|l)$", re.IGNORECASE)
 BEGINNING = re.compile(rf"^({AFFIXES})[_-]", re.IGNORECASE)
-NO_IMAGE_FILE = "not an image; convert volumes and arrays to PNG or TIFF, boxes to masks"
+NOT_IMAGE = "not an image; convert volumes and arrays to PNG or TIFF, boxes to masks"
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Pair:
     page: int = 0  # of both files, if they have several
 
 
-def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None) -> tuple[Image.Image, Image.Image]:
-    """Read an image (RGB) and its label, of one size. Raises ImageError.
+def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None):
+    """Read an image (RGB) and its label, PIL images of one size. Raises ImageError.
 
     A label is for the pixels as stored, without EXIF orientation, unless only the transposed image fits.
     read_label: callable(path, page) that returns a PIL image of mode L. root: of paths in messages.
@@ -104,7 +104,7 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
     if len(found) > 1:  # labels/ may contain boxes next to masks/
         found = [folder for folder in found if files_below(folder)[0]] or found
     if len(found) != 1:
-        has = " and ".join(folder.name for folder in found) or f"no {names[0]}/"
+        has = " and ".join(f"{folder.name}/" for folder in found) or f"no {names[0]}/"
         raise UserError(f"--data_path {path} has {has}; it needs one folder of {', '.join(names)}")
     return found[0]
 
@@ -139,7 +139,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
         images, other_images = files_below(the_folder(part, IMAGES))
         labels, other_labels = files_below(the_folder(part, MASKS))
         for path in other_images + other_labels:
-            ignored["link to a folder" if path.is_dir() else NO_IMAGE_FILE].append(path)
+            ignored["link to a folder" if path.is_dir() else NOT_IMAGE].append(path)
         masks = masks_of_images(images, labels, pattern)
         users: dict[Path, list[Path]] = defaultdict(list)  # the images of each mask
         for name, files in images.items():

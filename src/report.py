@@ -1,11 +1,11 @@
 """Compare checkpoints on one HTML page: which is better, by how much, and on which images.
 
     python src/report.py --model saved_models/unet.pth saved_models/resnet34_unet.pth
-    python src/report.py --model saved_models/seed*.pth        # one recipe, several seeds: mean and deviation
+    python src/report.py --model saved_models/seed*.pth        # several seeds: mean and deviation
 
 Writes report/index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv next to each
-checkpoint. The first two checkpoints are compared, and images are shown whose mask may be wrong: all checkpoints agree
-with one another, but not with the mask.
+checkpoint. The first two checkpoints are compared. Masks with which no checkpoint agrees, though they agree with one
+another, are shown as possible errors.
 """
 
 if __name__ == "__main__":
@@ -62,8 +62,8 @@ def main() -> int:
         predictors.append(predictor)
         results.append(result)
         print(f"{label}: {args.split} Dice {result.scores['dice']:.4f}, {result.seconds:.0f} s", flush=True)
-        size, border = args.image_size or checkpoint.image_size, args.border or checkpoint.border
-        notes.append(f"{label}: {size}×{size} pixels, border {border}{', with --tta' if args.tta else ''}.")
+        size, tta = args.image_size or checkpoint.image_size, ", with --tta" if args.tta else ""
+        notes.append(f"{label}: {size}×{size} pixels, border {args.border or checkpoint.border}{tta}.")
         leak = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
         if leak.get("trained_on"):
             notes.append(f"{label}: {warning({'images': len(dataset), **leak})}.")
@@ -92,10 +92,7 @@ def main() -> int:
 
 
 def draw_figures(content: dict, predict) -> dict:
-    """Draw every figure of the page. Returns them by name.
-
-    predict: callable that returns each checkpoint's `panel_rows` of the images at some indices.
-    """
+    """Draw the page's figures. predict: callable that returns each checkpoint's `panel_rows` at some indices."""
     results = content["results"]
     mean_dice = np.mean([result.dice for result in results], axis=0)
     groups, chosen = zip(*statistics.best_median_worst(mean_dice, best=2, median=2, worst=4), strict=True)
@@ -118,7 +115,7 @@ def draw_figures(content: dict, predict) -> dict:
 
 
 def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list[str]]:
-    """Return a row for each group of runs that share a recipe: the mean and deviation of each score."""
+    """Return a row for each group of `recipes_of`: the mean and deviation of each score."""
     rows = []
     for group in recipes_of(checkpoints):
         runs = [results[index] for index in group.values()]
@@ -130,10 +127,7 @@ def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list
 
 
 def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
-    """Group checkpoints whose flags and training images differ only in the seed.
-
-    Returns groups of two or more: {seed: index}, with the first checkpoint of each seed.
-    """
+    """Return groups of two or more checkpoints that differ only in the seed: {seed: index of its first}."""
     groups: dict[str, dict] = {}
     for index, checkpoint in enumerate(checkpoints):
         flags = checkpoint.args
@@ -145,7 +139,7 @@ def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
 
 
 def write_page(folder: Path, figures: dict, content: dict):
-    """Write each figure as a PNG file, and index.html with the same figures. Raises UserError."""
+    """Write the figures as PNG files, and index.html with the same figures. Raises UserError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     images = {}
@@ -175,7 +169,7 @@ def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--model", type=user_path, nargs="+", required=True, help="checkpoints to compare")
     parser.add_argument("--split", choices=SPLITS, default="valid", help="split to score; default %(default)s")
-    parser.add_argument("--output", type=user_path, default=Path("report"), help="output folder; default %(default)s")
+    parser.add_argument("--output", type=user_path, default=Path("report"), help="folder; default %(default)s")
     add_data_flags(parser)
     return parser
 

@@ -39,11 +39,7 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
 
 
 class Shapes(Dataset):
-    """Synthetic images by name: a name always gives the same image, and no two names share one.
-
-    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0 and 1, and `name`.
-    A list of indices gives the same with a leading batch dimension.
-    """
+    """Synthetic images by name: a name always gives the same image. Items are as in cache.PackedDataset."""
 
     def __init__(self, names, size=64, gray=False, seed=0):
         self.names, self.size, self.gray, self.seed = names, size, gray, seed
@@ -55,8 +51,8 @@ class Shapes(Dataset):
     def __getitem__(self, index):
         if isinstance(index, list):
             items = [self[i] for i in index]
-            stacked = {key: torch.stack([item[key] for item in items]) for key in ("image", "mask")}
-            return {**stacked, "name": [item["name"] for item in items]}
+            batch = {key: torch.stack([item[key] for item in items]) for key in ("image", "mask")}
+            return {**batch, "name": [item["name"] for item in items]}
         name = self.names[index]
         split, _, number = name.partition("_")
         rng = np.random.default_rng([self.seed, SPLITS.index(split), int(number)])

@@ -14,7 +14,7 @@ from files import read_lines
 from utils import UserError, user_path
 
 SPLITS = ("train", "valid", "test")
-SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test", "trainval": "trainval"}  # in messages
+SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}  # in messages
 BORDERS = ("foreground", "background", "ignore")  # what the border of a trimap counts as
 
 
@@ -81,8 +81,7 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
     """
     lists: dict[str, list[str]] = {}
     for each in SPLITS:
-        path = getattr(options, f"{each}_list")
-        if path:
+        if path := getattr(options, f"{each}_list"):
             lists[each] = read_list(path, find, f"--{each}_list")
     if split in lists:
         return lists[split]

@@ -46,7 +46,7 @@ def save_figure(figure, path: Path) -> bytes:
     for text in figure.findobj(Text):
         shown = text.get_text().encode(errors="replace").decode()
         text.set(parse_math=False, family=family, text=shown)
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # it warns about fonts with only one weight
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # not warnings about weights
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
@@ -83,7 +83,7 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     """Plot losses, Dice and learning rate by epoch. history: the rows of NAME.csv.
 
     best_from: first epoch considered for "best" (checkpoints of earlier epochs are gone).
-    Dotted lines mark epochs with larger images: losses and Dice are not comparable across them.
+    Dotted lines mark larger images, across which losses and Dice are not comparable.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -92,7 +92,8 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     marker = "o" if len(epochs) < 30 else None
 
     def line(axis, key, color, label=None):
-        axis.plot(epochs, [row[key] for row in history], color=color, label=label, marker=marker, markersize=3)
+        values = [row[key] for row in history]
+        axis.plot(epochs, values, color=color, label=label, marker=marker, markersize=3)
 
     for axis, key in ((losses, "loss"), (dices, "dice")):
         line(axis, f"train_{key}", "tab:blue", "training")
@@ -123,7 +124,7 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
     images: float (N, C, H, W) of about 0 to 1. masks: uint8 (N, 1, H, W) of 0, 1, 255. On the CPU.
     """
     columns = min(8, len(images))
-    rows = -(-len(images) // columns)
+    rows = math.ceil(len(images) / columns)
     figure, axes = subplots(rows, columns, (max(2 * columns, 6), 2 * rows + 0.5))
     for axis in axes.flat:
         axis.set_axis_off()
@@ -162,7 +163,7 @@ def plot_panels(rows: list[dict], title: str, path: Path):
     """Draw a column for each image: the image, its ground truth, the probability and the prediction.
 
     rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float (H, W),
-    `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. An optional `note` is put above the name.
+    `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. A `note` is put above the name.
     """
     cell = min(2.0, 16 / len(rows))  # inches; nine columns fit a screen of 1600 x 900 pixels
     figure, axes = subplots(4, len(rows), (max(cell * len(rows), 6), 4 * cell + 1))

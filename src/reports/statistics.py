@@ -68,7 +68,7 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
 
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95% interval of the mean by the percentile bootstrap over images (Efron, 1979)."""
+    """Return the 95% interval of the mean by the percentile bootstrap (Efron, 1979)."""
     from scipy.stats import bootstrap
 
     if np.ptp(values) == 0:  # one image, or all equal
@@ -88,7 +88,7 @@ def paired_test(difference: np.ndarray) -> float:
 
 
 def compare(first: Result, second: Result) -> dict:
-    """Compare two results on the same images. Returns arguments of the page's template."""
+    """Compare two results on the same images, for the page's template."""
     worse, better = sorted((second, first), key=lambda result: result.dice.mean())
     difference = better.dice - worse.dice
     low, high = confidence_interval(difference)
@@ -118,10 +118,7 @@ def agreement(results: Sequence[Result]) -> np.ndarray:
 
 
 def possible_label_errors(results: Sequence[Result]) -> list[int]:
-    """Return the indices of images whose mask all results contradict while they agree with one another.
-
-    The gap between `agreement` and the highest Dice with the mask decreases.
-    """
+    """Return the indices of images whose mask all results contradict while they agree, the clearest first."""
     if len(results) < 2:
         return []
     between = agreement(results)
@@ -131,9 +128,9 @@ def possible_label_errors(results: Sequence[Result]) -> list[int]:
 
 
 def best_median_worst(dices: Numbers, best: int = 3, median: int = 3, worst: int = 3) -> list[tuple[str, int]]:
-    """Choose examples of a split: pairs of "best", "median" or "worst" and an image's index.
+    """Choose examples: pairs of "best", "median" or "worst" and an image's index. dices: (N,), on the CPU.
 
-    dices: (N,), on the CPU. The best come highest first, the median and the worst lowest first.
+    The best come highest first, the others lowest first.
     """
     order = np.argsort(np.asarray(dices), kind="stable").tolist()
     middle = max(0, (len(order) - median) // 2)
@@ -154,7 +151,7 @@ def species(name: str) -> str:
 
 
 def group_means(values: np.ndarray, groups: Iterable[str]) -> dict[str, tuple[float, int]]:
-    """Return the mean and count of the values in each group, in ascending order of the mean."""
+    """Return the mean and count of each group's values, in ascending order of the mean."""
     names = np.array(list(groups))
     means = {}
     for name in sorted(set(names.tolist())):
