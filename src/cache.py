@@ -111,15 +111,17 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
     """
     size, folder = options.image_size, Path(options.cache)
     target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
+    shape = (len(pairs), 2 if options.gray else 4, size, size)
     if os.path.exists(target):
         try:
             packed = np.load(target, mmap_mode="r")
+            if packed.shape != shape:
+                raise ValueError(f"its shape is {packed.shape}")
             with suppress(OSError):
                 os.utime(target)  # the time of the last use, for `remove_old`
             return packed
         except Exception as error:  # NumPy raises many types for a damaged header
             note(f"{target} cannot be used ({error}); decoding the images again")
-    shape = (len(pairs), 2 if options.gray else 4, size, size)
     temporary = folder / f"unfinished-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         packed = new_array(temporary, shape)

@@ -70,7 +70,7 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         is_pattern = glob.has_magic(str(path)) and not path.exists()
-        names = sorted(glob.glob(str(path))) if is_pattern else [path]
+        names = sorted(glob.glob(str(path))) if is_pattern else [str(path)]
         if not names:
             raise UserError(f"--model {path} matches no file; correct the pattern")
         found += map(Path, names)

@@ -63,7 +63,9 @@ class MaskRule:
 
 def is_lossy(mask: Image.Image, path: Path) -> bool:
     """Check whether a file's compression changes pixel values."""
-    return mask.format in ("JPEG", "MPO") or (mask.format == "WEBP" and b"VP8 " in path.read_bytes())
+    if mask.format == "WEBP":
+        return b"VP8 " in path.read_bytes()  # the chunk of lossy pixels
+    return mask.format in ("JPEG", "MPO")
 
 
 def values_of(mask: Image.Image) -> np.ndarray:

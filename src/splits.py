@@ -32,7 +32,7 @@ class DataOptions:
     foreground: tuple[str, ...] = ()  # mask values, as in --foreground
     ignore: tuple[str, ...] = ()  # mask values, as in --ignore
     mask_pattern: str | None = None  # see pairs.py
-    intensity_range: tuple[float, float] | None = None  # of deep images; default: measured
+    intensity_range: tuple[float, float] | None = None  # values that become black and white; default: measured
     train_list: Path | None = None  # file that lists the images of the split
     valid_list: Path | None = None
     test_list: Path | None = None

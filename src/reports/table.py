@@ -42,8 +42,8 @@ def print_table(rows: list[dict]):
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
     print(f"{'model':{width}}  size  {'border':10}", *(f" {name:>11}" for name in names))
     for row in rows:
-        scores = (f" {row[name]:11.4f}" for name in names)
-        print(f"{row['model']:{width}}  {row['image_size']:4}  {row['border']:10}", *scores)
+        cells = (f" {row[name]:11.4f}" for name in names)
+        print(f"{row['model']:{width}}  {row['image_size']:4}  {row['border']:10}", *cells)
     for row in rows:
         notes = [warning(row)]
         if not same:
