@@ -60,7 +60,7 @@ class PackedDataset(Dataset):
     def __getitem__(self, index):
         if not isinstance(index, list):
             return {key: values[0] for key, values in self[[index]].items()}
-        if isinstance(self.packed, torch.Tensor):  # indexing with a list would block on the copy to the GPU
+        if isinstance(self.packed, torch.Tensor):  # indexing with a list would wait for the GPU
             pixels = self.packed[torch.tensor(index).to(self.packed.device, non_blocking=True)]
         else:
             pixels = torch.from_numpy(np.asarray(self.packed[index]))
@@ -104,8 +104,8 @@ class PackedDataset(Dataset):
 def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *settings):
     """Decode, resize (images bilinearly, labels by nearest neighbor) and store every pair of a split.
 
-    read: callable(pair) that returns image (RGB) and label (mode L), PIL images of one size, or raises ImageError.
-    settings: other JSON values that affect the pixels.
+    read: callable(pair) that returns image and label, as `read_pair` does. settings: other JSON values that affect the
+    pixels.
     Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if the cache cannot be written.
     Raises UserError.
     """

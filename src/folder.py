@@ -26,7 +26,7 @@ from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images of a split whose score is mostly chance
-CLIPPED = 0.1  # percent of a deep image's pixels at either end of its range: hot and dead ones
+CLIPPED = 0.1  # percent of a deep image's pixels at either end, such as hot and dead ones
 note_once = cache(note)
 
 

@@ -189,8 +189,7 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         elif 0 in values:
             given = [(others[-1] // 2 + 1 if gray else 1, MOST)]
         else:
-            advice = f"specify the foreground, e.g. --foreground {text_of(others[0])}"
-            raise UserError(f"{found}, but no 0 for background; {advice}")
+            raise UserError(f"{found}, but no 0 for background; pass e.g. --foreground {text_of(others[0])}")
     return MaskRule(tuple(given), tuple(ignored), colors), dict(values)
 
 

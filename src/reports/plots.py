@@ -139,7 +139,7 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
 
 
 def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], threshold: float = 0.5) -> list[dict]:
-    """Predict some images, for `plot_panels`. threshold: probability from which a pixel is foreground."""
+    """Predict some images, for `plot_panels`. threshold: of the probability."""
     batch = dataset[list(indices)]
     images, masks = batch["image"].cpu(), batch["mask"].cpu()
     logits = foreground(predictor.logits(batch["image"])).cpu()
@@ -151,7 +151,7 @@ def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], t
 
 
 def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, threshold: float = 0.5) -> list[dict]:
-    """Predict the best, median and worst images, for `plot_panels`. dices: (N,) of all, on the CPU."""
+    """Predict the best, median and worst images, for `plot_panels`. dices: (N,), on the CPU."""
     groups, indices = zip(*best_median_worst(dices), strict=True)
     rows = panel_rows(predictor, dataset, indices, threshold)
     for row, group in zip(rows, groups, strict=True):

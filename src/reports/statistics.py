@@ -18,7 +18,7 @@ from splits import SegmentationDataset
 from utils import dice_score, foreground, scores
 
 Numbers = Sequence[float] | np.ndarray | torch.Tensor
-RESAMPLING = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # small batches keep memory small
+RESAMPLING = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # small batches save memory
 AGREED = 0.9  # minimum Dice of two predictions that agree
 CONTRADICTED = 0.8  # maximum Dice of a prediction and a mask that contradict each other
 
@@ -33,7 +33,7 @@ class Result:
     dice: np.ndarray  # (N,) at threshold 0.5
     scores: dict[str, float]
     by_threshold: np.ndarray  # mean Dice at each of THRESHOLDS
-    foreground: np.ndarray  # (N,) fraction of the image that is foreground in the ground truth
+    foreground: np.ndarray  # (N,) foreground fraction of the ground truth
     bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8)
     seconds: float  # for the whole evaluation
     megabytes: float = 0.0  # of the checkpoint file
