@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from itertools import pairwise
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import nn
@@ -156,7 +157,7 @@ def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, 
             model.load_state_dict(checkpoint.model)
         model.float()
     except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(str(error), 200)
         raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
     if not all(value.sum().isfinite() for value in model.state_dict().values()):
         raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
@@ -186,7 +187,7 @@ def load_encoder(model: nn.Module, path: Path):
         encoder = {name: value for name, value in weights.items() if not name.startswith("fc.")}
         model.encoder.load_state_dict(encoder)  # type: ignore[union-attr]
     except (AttributeError, TypeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = shorten(str(error), 200)
         raise UserError(f"--encoder_weights {path} is not a resnet34 state_dict ({reason})") from None
 
 

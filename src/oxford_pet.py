@@ -95,7 +95,7 @@ def read_trimap(path: Path, page: int = 0) -> Image.Image:
     pixels = np.asarray(trimap)
     if trimap.mode not in ("L", "P", "1") or not np.isin(pixels, (1, 2, 3)).all():
         values = np.unique(pixels)[:5].tolist()
-        raise ImageError(f"has mode {trimap.mode} and the values {values}, not the gray levels 1, 2 and 3")
+        raise ImageError(f"has mode {trimap.mode} and the values {values}, not gray levels 1, 2 and 3")
     return Image.fromarray(pixels)
 
 

@@ -92,7 +92,7 @@ def main() -> int:
 
 
 def draw_figures(content: dict, predict) -> dict:
-    """Draw the page's figures. predict: callable that returns each checkpoint's `panel_rows` at some indices."""
+    """Draw the page's figures. predict: callable that returns each checkpoint's `panel_rows` of images."""
     results = content["results"]
     mean_dice = np.mean([result.dice for result in results], axis=0)
     groups, chosen = zip(*statistics.best_median_worst(mean_dice, best=2, median=2, worst=4), strict=True)

@@ -1,7 +1,7 @@
 """Synthetic shapes: images of discs with their masks, generated from a seed.
 
-Each image starts as ones. Discs of random position, radius and level are drawn on it, one over another. Gaussian noise
-is added to every pixel, and the result scaled to the full range. The mask is the union of the discs.
+Discs of random position, radius and level are drawn one over another, Gaussian noise is added to every pixel, and the
+result is scaled to the full range. The mask is the union of the discs.
 """
 
 import numpy as np

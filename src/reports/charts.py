@@ -20,7 +20,7 @@ def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 4.2)):
 
 
 def curves(results: Sequence[Result], histories: dict[str, list[dict]]):
-    """Plot validation Dice and losses by epoch. histories: rows of NAME.csv by the result's label."""
+    """Plot validation Dice and losses by epoch. histories: rows of NAME.csv by label."""
     from matplotlib.ticker import MaxNLocator
 
     figure, [[dices, losses]] = subplots(1, 2, (10, 4.2))
