@@ -28,51 +28,52 @@ from photos.decode import ImageError, open_image
 from splits import SPLIT_NAMES, DataOptions, first_few
 from utils import UserError, count_of, note
 
-HOUR, DAY = 60 * 60, 24 * 60 * 60  # seconds
+HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
-FORMAT = 3  # part of a packed array's name: raise it when the packed pixels change
-KEPT_BYTES = 4_000_000_000  # limit on the total size of older arrays
+FORMAT = 3  # of the packed pixels: raise it when they change
+KEPT_BYTES = 4_000_000_000  # of older arrays
 PIXELS_IN_FLIGHT = 48_000_000  # of images decoded at the same time; each takes about 12 bytes
-remembered: dict[Path, object] = {}  # in-process cache of `remember`
+remembered: dict[Path, object] = {}  # results of `remember`
 
 
 class PackedDataset(Dataset):
     """Packed images with their masks.
 
     packed: uint8 (N, C + 1, S, S), the image's channels (RGB or gray), then its label; an array or a tensor.
-    read_label: callable(path, page) that returns a label as a PIL image of mode L, as packed. mask_of: callable(labels)
-    that turns uint8 labels into a mask of 0, 1, 255. Both must be picklable, for spawned workers.
-    identities: strings that identify the images in other runs and folders; the names unless given.
-    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`;
-    a list of indices gives the same with a leading batch dimension, in one call.
+    read_label: callable(path, page) that returns a label as a PIL image of mode L.
+    mask_of: callable that turns uint8 labels into a mask. Both must be picklable, for spawned workers.
+    identities: strings that identify the images in other runs and folders; default: the names.
+
+    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0, 1, 255, and `name`.
+    A list of indices gives the same with a leading batch dimension.
     """
 
     def __init__(self, packed, pairs: list[Pair], read_label: Callable, mask_of: Callable, identities=None):
-        self.packed, self.pairs, self.read_label, self.mask_of = packed, pairs, read_label, mask_of
-        self.names: list[str] = [pair.name for pair in pairs]
-        self.identities: list[str] = identities or self.names
+        self.packed, self.pairs = packed, pairs
+        self.read_label, self.mask_of = read_label, mask_of
+        self.names = [pair.name for pair in pairs]
+        self.identities = identities or self.names
 
     def __len__(self):
         return len(self.pairs)
 
     def __getitem__(self, index):
-        several = isinstance(index, list)
-        if isinstance(self.packed, torch.Tensor):  # indexing with a plain list would block on the copy to the GPU
-            pixels = self.packed[torch.tensor(index).to(self.packed.device, non_blocking=True) if several else index]
+        if not isinstance(index, list):
+            return {key: values[0] for key, values in self[[index]].items()}
+        if isinstance(self.packed, torch.Tensor):  # indexing with a list would wait for the GPU
+            pixels = self.packed[torch.tensor(index).to(self.packed.device, non_blocking=True)]
         else:
-            pixels = self.packed[index]
-            pixels = torch.from_numpy(np.asarray(pixels) if several else np.array(pixels))  # a list already copies
+            pixels = torch.from_numpy(np.asarray(self.packed[index]))
             release_pages(self.packed)
-        name = [self.names[i] for i in index] if several else self.names[index]
-        image, label = pixels[..., :-1, :, :], pixels[..., -1:, :, :]
-        return {"image": image, "mask": self.mask_of(label), "name": name}
+        names = [self.names[i] for i in index]
+        return {"image": pixels[:, :-1], "mask": self.mask_of(pixels[:, -1:]), "name": names}
 
-    __getitems__ = __getitem__  # called by DataLoader with the list of a batch
+    __getitems__ = __getitem__  # called by DataLoader with a batch's indices
 
     def __getstate__(self):
         """Give a spawned worker the name of the mapped file instead of its bytes."""
-        mapped = isinstance(self.packed, np.memmap)
-        return {**self.__dict__, "packed": Path(self.packed.filename) if mapped else self.packed}
+        packed = Path(self.packed.filename) if isinstance(self.packed, np.memmap) else self.packed
+        return {**self.__dict__, "packed": packed}
 
     def __setstate__(self, state):
         self.__dict__.update(state)
@@ -80,7 +81,7 @@ class PackedDataset(Dataset):
             self.packed = np.load(self.packed, mmap_mode="r")
 
     def to(self, device: torch.device) -> "PackedDataset":
-        """Return the dataset with its pixels on a GPU, if they take at most a quarter of its free memory."""
+        """Return the dataset with its pixels on a GPU, if a quarter of its free memory holds them."""
         if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         packed = torch.from_numpy(np.array(self.packed)).to(device)
@@ -96,67 +97,55 @@ class PackedDataset(Dataset):
     def original_mask(self, name: str) -> torch.Tensor:
         """Return the mask of an image before resizing: uint8 (1, H, W) of 0, 1, 255."""
         pair = self.pairs[self.names.index(name)]
-        return self.mask_of(torch.from_numpy(np.array(self.read_label(pair.label, pair.page))))[None]
+        label = np.array(self.read_label(pair.label, pair.page))
+        return self.mask_of(torch.from_numpy(label))[None]
 
 
 def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *settings):
     """Decode, resize (images bilinearly, labels by nearest neighbor) and store every pair of a split.
 
-    read: callable(pair) that returns image (RGB) and label (mode L), PIL images of one size, or raises ImageError.
-    settings: other JSON values that affect the pixels.
-    Returns uint8 (N, C + 1, S, S): mapped from a file in the cache, which is written the first time, or in memory if it
-    cannot be written. Raises UserError that lists the broken files.
+    read: callable(pair) that returns image and label, as `read_pair` does. settings: other JSON values that affect the
+    pixels.
+    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if the cache cannot be written.
+    Raises UserError.
     """
     size, folder = options.image_size, Path(options.cache)
     target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
     shape = (len(pairs), 2 if options.gray else 4, size, size)
-    packed = open_packed(target, shape)
-    if packed is not None:
-        return packed
+    if os.path.exists(target):
+        try:
+            packed = np.load(target, mmap_mode="r")
+            if packed.shape != shape:
+                raise ValueError(f"its shape is {packed.shape}")
+            with suppress(OSError):
+                os.utime(target)  # the time of the last use, for `remove_old`
+            return packed
+        except Exception as error:  # NumPy raises many types for a damaged header
+            note(f"{target} cannot be used ({error}); decoding the images again")
     temporary = folder / f"unfinished-{os.getpid()}-{secrets.token_hex(4)}"
-    reason = None
     try:
         packed = new_array(temporary, shape)
-    except OSError as error:
-        packed, reason = np.empty(shape, dtype=np.uint8), error.strerror
-    try:
         fill(packed, pairs, read, split, options)
-        if reason is None:
-            packed.flush()
-            del packed  # unmapped, as some systems require before a rename
-            try:
-                os.replace(temporary, target)
-                return np.load(target, mmap_mode="r")
-            except OSError as error:
-                packed, reason = np.load(temporary), error.strerror
+        packed.flush()
+        del packed  # unmapped, as some systems require before a rename
+        os.replace(temporary, target)
+        return np.load(target, mmap_mode="r")
+    except OSError as error:
+        reason = error.strerror
     finally:
         with suppress(OSError):
             temporary.unlink()
-    kept = f"keeping {packed.nbytes / 1e6:.0f} MB of images in memory. Use another --cache_dir to cache them"
+    packed = np.empty(shape, dtype=np.uint8)
+    kept = f"{packed.nbytes / 1e6:.0f} MB of images stay in memory; use another --cache_dir"
     note(f"cannot write to the cache {folder} ({reason}); {kept}")
+    fill(packed, pairs, read, split, options)
     return packed
-
-
-def open_packed(path: Path, shape: tuple):
-    """Map the array in a file; None if the file is missing or cannot be used."""
-    if not os.path.exists(path):
-        return None
-    try:
-        packed = np.load(path, mmap_mode="r")
-        if packed.shape != shape:
-            raise ValueError(f"its shape is {packed.shape}")
-        with suppress(OSError):
-            os.utime(path)  # the time of the last use, for `remove_old`
-        return packed
-    except Exception as error:  # NumPy raises many types for a damaged header
-        note(f"{path} cannot be used ({error}); decoding the images again")
-        return None
 
 
 def new_array(path: Path, shape: tuple):
     """Return an empty array mapped from a new file. Raises OSError.
 
-    The file's disk blocks are allocated at once, since a disk that fills later would end the process by SIGBUS.
+    Its disk blocks are allocated at once, since a disk that fills later ends the process by SIGBUS.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = int(np.prod(shape)) + HEADER
@@ -173,30 +162,32 @@ def new_array(path: Path, shape: tuple):
 
 
 def remove_old(folder: Path, room: int):
-    """Remove the arrays used least recently, beyond `room` bytes, and files that killed runs left a day ago.
+    """Remove files that killed runs left, and the arrays used least recently, beyond `room` bytes.
 
-    Arrays used within the last hour stay, so that concurrent runs do not delete each other's arrays.
+    Arrays used within the last hour stay: concurrent runs may use them.
     """
+    now = time.time()
     with suppress(OSError):  # files that other processes remove, or that others own
         for path in folder.glob("unfinished-*"):
-            if time.time() - path.stat().st_mtime > DAY:
+            if path.stat().st_mtime < now - 24 * HOUR:
                 path.unlink()
-        arrays = [path for path in folder.iterdir() if re.fullmatch(r"[a-z]+-\d+-[0-9a-f]{16}\.npy", path.name)]
+        ours = re.compile(r"[a-z]+-\d+-[0-9a-f]{16}\.npy")
+        arrays = [path for path in folder.iterdir() if ours.fullmatch(path.name)]
         for path in sorted(arrays, key=lambda path: path.stat().st_mtime, reverse=True):
             room -= path.stat().st_size
-            if room < 0 and time.time() - path.stat().st_mtime > HOUR:
+            if room < 0 and path.stat().st_mtime < now - HOUR:
                 path.unlink()
 
 
 def release_pages(array):
-    """Unmap the touched pages of a mapped array, so that reading it takes no memory."""
+    """Unmap the touched pages of a mapped array, so that it takes no memory."""
     mapped = getattr(array, "_mmap", None)
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def fingerprint(pairs: list[Pair], *settings) -> str:
-    """Return a short hash of everything a packed array depends on: names, sizes and times of the files, settings."""
+    """Return a short hash of what pixels depend on: the files' names, sizes and times, and settings."""
 
     def stat_of(path):
         with suppress(OSError, ValueError):
@@ -209,7 +200,7 @@ def fingerprint(pairs: list[Pair], *settings) -> str:
 
 def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
     """Fill the array on all cores. Raises UserError that lists the unusable files."""
-    size = packed.shape[-1]
+    size = options.image_size
     emptied = []  # names of masks that lose all their foreground at this size
 
     def store(index):
@@ -217,29 +208,28 @@ def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOpt
             image, label = read(pairs[index])
         except ImageError as error:
             return str(error)
-        shape = (size, size)
-        pixels = np.asarray((image.convert("L") if options.gray else image).resize(shape, Image.Resampling.BILINEAR))
+        if options.gray:
+            image = image.convert("L")
+        pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
         packed[index, :-1] = pixels.reshape(size, size, -1).transpose(2, 0, 1)
-        packed[index, -1] = np.asarray(label.resize(shape, Image.Resampling.NEAREST))
+        packed[index, -1] = np.asarray(label.resize((size, size), Image.Resampling.NEAREST))
         if not (packed[index, -1] == 1).any() and (np.asarray(label) == 1).any():
             emptied.append(pairs[index].name)
-
-    problems = []
-    for index, problem in enumerate(in_parallel(store, pairs, f"decoding {split}")):
-        problems += [problem] if problem else []
         if index % 64 == 63:
             release_pages(packed)
+
+    problems = [problem for problem in in_parallel(store, pairs, f"decoding {split}") if problem]
+    where = f"of the {SPLIT_NAMES[split]} split"
     if problems:
-        images = f"{len(problems)} of {len(pairs)} images of the {SPLIT_NAMES[split]} split in {options.folder}"
-        advice = "restore these files, or remove them from the data"
-        raise UserError(f"{images} cannot be used: {first_few(problems, '; ')}; {advice}")
+        images = f"{len(problems)} of {len(pairs)} images {where} in {options.folder} cannot be used"
+        raise UserError(f"{images}: {first_few(problems, '; ')}; restore or remove these files")
     if emptied:
-        masks = f"{count_of(len(emptied), 'mask')} of the {SPLIT_NAMES[split]} split (e.g. {min(emptied)})"
+        masks = f"{count_of(len(emptied), 'mask')} {where} (e.g. {min(emptied)})"
         note(f"{masks}: no foreground left at {size}x{size} pixels; use a larger --image_size")
 
 
 def in_parallel(work: Callable, pairs: list[Pair], title: str):
-    """Yield work(index) for each pair, in order, computed on all cores in bounded memory."""
+    """Yield work(index) for each pair, in order, on all cores and in bounded memory."""
     budget = PixelBudget(PIXELS_IN_FLIGHT)
 
     def within_budget(index):
@@ -248,25 +238,25 @@ def in_parallel(work: Callable, pairs: list[Pair], title: str):
             pixels = image.width * image.height
         return budget.spend(pixels, work, index)
 
-    with ThreadPoolExecutor(available_cores()) as pool:  # Pillow decodes without holding the GIL
-        try:
-            results = pool.map(within_budget, range(len(pairs)))
-            yield from tqdm(results, title, len(pairs), unit="file", disable=not sys.stderr.isatty())
-        except BaseException:  # interrupted
-            pool.shutdown(cancel_futures=True)
-            raise
+    pool = ThreadPoolExecutor(available_cores())  # Pillow decodes without holding the GIL
+    try:
+        results = pool.map(within_budget, range(len(pairs)))
+        yield from tqdm(results, title, len(pairs), unit="file", disable=not sys.stderr.isatty())
+    finally:
+        pool.shutdown(cancel_futures=True)  # after an interrupt
 
 
 def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, combine: Callable):
-    """Return combine(measure(pair) for all pairs), computed once for these files and kept in `folder` as JSON."""
+    """Return combine(measure(pair) for all pairs), kept in `folder` as JSON."""
     path = folder / f"{kind}-{fingerprint(pairs)}.json"
     if path not in remembered:
         try:
             remembered[path] = json.loads(path.read_text())
-        except (OSError, ValueError):  # missing, damaged or unreadable
+        except (OSError, ValueError):  # missing or damaged
             measured = in_parallel(lambda index: measure(pairs[index]), pairs, f"reading {kind}")
             remembered[path] = combine(measured)
+            text = json.dumps(remembered[path])
             with suppress(OSError, UserError):
                 folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, lambda file: file.write(json.dumps(remembered[path]).encode()), fsync=False)
+                write_atomically(path, lambda file: file.write(text.encode()), fsync=False)
     return remembered[path]

@@ -4,9 +4,8 @@
     python src/evaluate.py --model saved_models/*.pth --split valid            # several in one table
     python src/evaluate.py --model saved_models/unet.pth --output scores/unet  # + scores/unet.json, .csv
 
-Scores are means over images. Dice is computed per image at a threshold of 0.5 unless --threshold is given; two empty
-masks score 1. The network computes in float32 unless --precision is given, so that scores are the same on every
-machine.
+Scores are means over images, at threshold 0.5 by default; two empty masks score 1. The network computes in float32 by
+default, so that scores are the same on every machine.
 """
 
 if __name__ == "__main__":
@@ -28,7 +27,7 @@ from splits import SPLITS
 from training.distributed import destroy_processes, init_processes, rank, rank_zero_first
 from utils import Parser, UserError, dice_score, jaccard_score, run, user_path, when_memory_runs_out
 
-PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds")  # of each checkpoint, in OUTPUT.json
+PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds")  # in OUTPUT.json
 
 
 def get_args_parser():
@@ -57,7 +56,8 @@ def main():
             images += rows
     print_table(results)
     if args.output and rank() == 0:
-        write_results(results, ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"], images, args.output)
+        header = ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"]
+        write_results(results, header, images, args.output)
     destroy_processes()
     return 0
 
@@ -65,13 +65,14 @@ def main():
 def find_checkpoints(paths: list[Path]) -> list[Path]:
     """Expand patterns such as '*.pth', which the shells of Windows do not.
 
-    NAME.last.pth is dropped if NAME.pth comes after it, as it does when any shell expands *.pth. Raises UserError.
+    NAME.last.pth is dropped if NAME.pth comes after it, as in '*.pth'. Raises UserError.
     """
     found: list[Path] = []
     for path in paths:
-        names = [path] if path.exists() or not glob.has_magic(str(path)) else sorted(glob.glob(str(path)))
+        is_pattern = glob.has_magic(str(path)) and not path.exists()
+        names = sorted(glob.glob(str(path))) if is_pattern else [str(path)]
         if not names:
-            raise UserError(f"--model {path} matches no file; correct the pattern, or pass checkpoint files")
+            raise UserError(f"--model {path} matches no file; correct the pattern")
         found += map(Path, names)
     best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
     return [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
@@ -83,20 +84,27 @@ def score_checkpoint(path, checkpoint, args, runtime):
     with rank_zero_first():
         dataset = load_split(options_of_data(checkpoint, args), args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
-    began = time.perf_counter()
-    chosen = checkpoint.threshold
-    used = resolve_threshold(args.threshold, checkpoint, path)
+    used, chosen = resolve_threshold(args.threshold, checkpoint, path), checkpoint.threshold
     meter = DiceMeter(dataset, sorted({used, chosen or used}), original_size=args.original_size)
+    began = time.perf_counter()
     evaluate(predictor, loader, meter, f"{args.split} {path.stem}")
     counts, seconds = meter.at(used), time.perf_counter() - began
-    result = {"model": str(path), **describe(predictor, dataset, args, counts), "seconds": round(seconds, 2)}
-    result["provenance"] = {name: getattr(checkpoint, name) for name in PROVENANCE}
-    result |= {"scored_at": used, **scores_apart(checkpoint, dataset, dice_score(counts))}
+    dices, jaccards = dice_score(counts), jaccard_score(counts)
+    result = {
+        "model": str(path),
+        **describe(predictor, dataset, args, counts),
+        "seconds": round(seconds, 2),
+        "provenance": {name: getattr(checkpoint, name) for name in PROVENANCE},
+        "scored_at": used,
+        **scores_apart(checkpoint, dataset, dices),
+    }
     if chosen:
-        result |= {"threshold": chosen, "dice_at_threshold": dice_score(meter.at(chosen)).mean().item()}
-    dices, jaccards = dice_score(counts).tolist(), jaccard_score(counts).tolist()
-    per_image = zip(dataset.names, dices, jaccards, counts.tolist(), strict=True)
-    return result, [[str(path), name, f"{d:.6f}", f"{j:.6f}", *pixels] for name, d, j, pixels in per_image]
+        result["threshold"] = chosen
+        result["dice_at_threshold"] = dice_score(meter.at(chosen)).mean().item()
+    rows = []
+    for name, dice, jaccard, pixels in zip(dataset.names, dices, jaccards, counts.tolist(), strict=True):
+        rows.append([str(path), name, f"{dice:.6f}", f"{jaccard:.6f}", *pixels])
+    return result, rows
 
 
 if __name__ == "__main__":

@@ -1,9 +1,8 @@
 """Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
 
-Splits are taken, in this order, from the --*_list flags; DIR/train.txt, DIR/valid.txt and DIR/test.txt, with one name
-or path per line; split folders. Other images are divided 80:10:10 among the splits without a list by a hash of their
-name, so that adding images never moves others. If that leaves valid or test empty, it gets the training image whose
-hash is closest.
+Splits are taken from the --*_list flags, else from DIR/train.txt, DIR/valid.txt and DIR/test.txt, else from split
+folders. Other images are divided 80:10:10 by a hash of their name, so adding images never moves others. A split that
+stays empty gets the training image whose hash is closest.
 """
 
 import hashlib
@@ -20,14 +19,14 @@ import torch
 
 from cache import PackedDataset, pack, remember
 from mask_values import MaskRule, add_counts, choose_rule, count_values, describe_values
-from pairs import IMAGES, MASKS, SPLIT_FOLDERS, Pair, decode_page, find_pairs, folders_called, parts_of, read_pair
+from pairs import IMAGES, SPLIT_FOLDERS, Pair, decode_page, find_pairs, has_both, parts_of, read_pair
 from photos.decode import ImageError, open_image
-from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split, read_list
+from splits import SPLITS, DataOptions, names_of_split, read_list
 from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-FEW = 5  # images; the score of a smaller split is mostly chance
-CLIPPED = 0.1  # percent of a deep image's pixels at either end that the range leaves out, for hot and dead pixels
+FEW = 5  # images of a split whose score is mostly chance
+CLIPPED = 0.1  # percent of a deep image's pixels at either end, such as hot and dead ones
 note_once = cache(note)
 
 
@@ -42,16 +41,16 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
     read = partial(read_pair, read_label=rule.read, root=folder.path, intensity_range=folder.intensity_range)
     packed = pack(pairs, read, split, options, *settings)
     identities = [f"{pair.name} of {pair.image.stat().st_size} bytes" for pair in pairs]
-    return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # a label is a mask already
+    return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # labels are masks
 
 
 def has_layout(data_path: Path) -> bool:
     """Check whether a folder contains images and masks in one of the layouts of pairs.py."""
-    return all(folders_called(parts_of(data_path)[0], names) for names in (IMAGES, MASKS))
+    return has_both(parts_of(data_path)[0])
 
 
 def describe(options: DataOptions) -> list[str]:
-    """Return lines about the data for the start of a run: pairs, splits, mask values, intensities."""
+    """Return lines about the pairs, splits, mask values and intensities."""
     folder = Folder(options)
     sizes = dict.fromkeys(SPLITS, 0)
     for split in SPLITS:
@@ -59,10 +58,10 @@ def describe(options: DataOptions) -> list[str]:
             sizes[split] = len(folder.names(split))
     parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     by_folder = " by its split folders" if folder.split_folders else ""
-    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}", *describe_values(*folder.masks)]
+    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}", describe_values(*folder.masks)]
     if folder.intensity_range:
         low, high = folder.intensity_range
-        lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white, as in the training images")
+        lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white")
     if min(sizes.values()) < FEW:
         lines.append("note: scores on a few images are unreliable; use --fold for cross-validation")
     unused = len(folder.pairs) - sum(sizes.values())
@@ -79,27 +78,27 @@ class Folder:
         self.pairs, self.notes = find_pairs(self.path, options.mask_pattern)
 
     def find(self, text: str) -> str | None:
-        """Return the name for an entry of a list: a name, or a path that leads to it through a folder of images."""
-        below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{'|'.join(IMAGES)})/(.+)", text, re.IGNORECASE)
+        """Return the name for an entry of a list: a name, or a path through a folder of images."""
+        images = "|".join(IMAGES)
+        below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{images})/(.+)", text, re.IGNORECASE)
         split, name = below.groups("") if below else ("", text)
         return next((each for each in (text, split + name, name) if each in self.pairs), None)
 
     def names(self, split: str) -> list[str]:
-        """Return the names of a split."""
         return names_of_split(self.options, split, self.own_names, self.find)
 
-    def own_names(self, split: str, lists: dict[str, list[str]]) -> list[str]:
-        """Return the names of a split, from the lists in the folder, its split folders and the hash."""
-        files = {each: self.path / f"{each}.txt" for each in SPLITS}
-        lists = {each: read_list(path, self.find) for each, path in files.items() if path.is_file()} | lists
-        found = self.divide({name for names in lists.values() for name in names}, lists) | lists
-        names = found["train"] + found["valid"] if split == "trainval" else found[split]
-        if not names:
-            raise UserError(f"{self.path} has no images for the {SPLIT_NAMES[split]} split; list some in {split}.txt")
-        return names
+    def own_names(self, split: str, lists: dict) -> list[str]:
+        """Return a split's names from the lists in the folder, split folders and the hash."""
+        for each in SPLITS:
+            path = self.path / f"{each}.txt"
+            if each not in lists and path.is_file():
+                lists = {**lists, each: read_list(path, self.find)}
+        found = self.divide(lists) | lists
+        return found["train"] + found["valid"] if split == "trainval" else found[split]
 
-    def divide(self, listed: set[str], lists: dict) -> dict[str, list[str]]:
-        """Divide the unlisted names among the splits without a list: by split folder if there are any, else by hash."""
+    def divide(self, lists: dict) -> dict[str, list[str]]:
+        """Divide other names among the splits without a list, by split folder or else by hash."""
+        listed = set(chain(*lists.values()))
         free = [split for split in SPLITS if split not in lists]
         found: dict[str, list[str]] = {split: [] for split in free}
         rest: list[str] = []
@@ -108,10 +107,12 @@ class Folder:
                 found.get(self.split_folders.get(name, ""), rest).append(name)
         if self.split_folders and "train" in free:
             free = ["train"]
-            if found.get("valid") == []:  # there is no such folder: it is part of the training images
-                free, rest = ["train", "valid"], rest + found.pop("train")
+            if found.get("valid") == []:  # there is no such folder: hold out training images
+                free = ["train", "valid"]
+                rest += found["train"]
+                found["train"] = []
         for split, names in by_hash(rest, free).items():
-            found[split] = found.get(split, []) + names
+            found[split] += names
         return found
 
     @cached_property
@@ -123,7 +124,7 @@ class Folder:
 
     @cached_property
     def masks(self) -> tuple[MaskRule, dict[int, int]]:
-        """The rule for reading the masks, and the pixel count of each value in all of them."""
+        """The rule for reading the masks, and the pixel count of each value."""
         pairs = list(self.pairs.values())
         kept = remember(self.options.cache, "masks", pairs, count_values, add_counts)
         counts = [{int(value): pixels for value, pixels in sorted(part.items())} for part in kept]
@@ -131,7 +132,7 @@ class Folder:
 
     @cached_property
     def intensity_range(self) -> tuple[float, float] | None:
-        """The given range, or the one measured on the training images; None if no image is deep."""
+        """The given or measured range of the training images; None if no image is deep."""
         if self.options.intensity_range:
             return self.options.intensity_range
         names = list(self.pairs)
@@ -143,26 +144,34 @@ class Folder:
 
 
 def measure_range(pair: Pair) -> list[float]:
-    """Return the [low, high] values of a deep image (modes I, I;16 and F), [] for any other image."""
+    """Return the [low, high] values of a deep image (modes I, I;16 and F), [] for others."""
     with suppress(ImageError), open_image(pair.image) as header:
         if header.mode.startswith(("I", "F")):
             values = np.asarray(decode_page(pair.image, pair.page))
             values = values[np.isfinite(values)]
-            return np.percentile(values, (CLIPPED, 100 - CLIPPED)).tolist() if values.size else []
+            if values.size:
+                return np.percentile(values, (CLIPPED, 100 - CLIPPED)).tolist()
     return []
 
 
 def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
     """Divide names among splits in the proportion of FRACTIONS, each by its own hash."""
-    place = {name: int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64 for name in names}
-    total = sum(FRACTIONS[split] for split in splits)
-    ends = list(accumulate(FRACTIONS[split] / total for split in splits))[:-1]
     found: dict[str, list[str]] = {split: [] for split in splits}
-    for name in names if splits else ():
-        found[splits[bisect(ends, place[name])]].append(name)
-    for split in splits[1:] if "train" in splits else ():
-        if not found[split] and len(found["train"]) > 1:
-            closest = max(found["train"], key=place.__getitem__)
-            found["train"].remove(closest)
-            found[split] = [closest]
+    if not splits:
+        return found
+
+    def place(name):  # in [0, 1)
+        digest = hashlib.sha256(os.fsencode(name)).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64
+
+    total = sum(FRACTIONS[split] for split in splits)
+    ends = list(accumulate(FRACTIONS[split] / total for split in splits))
+    for name in names:
+        found[splits[bisect(ends[:-1], place(name))]].append(name)
+    train = found.get("train", [])
+    for split in splits:
+        if not found[split] and len(train) > 1:
+            closest = max(train, key=place)
+            train.remove(closest)
+            found[split].append(closest)
     return found

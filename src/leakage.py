@@ -1,6 +1,6 @@
 """Detect train/test leakage: evaluation images that a checkpoint was trained on.
 
-A checkpoint keeps a short hash of each training image's name (in your own folders, of its name and size in bytes) as
+A checkpoint keeps a hash of each training image's name (in your own folders, of its name and size in bytes) as
 `trained_on`. A renamed or re-encoded image is not recognized.
 """
 
@@ -11,26 +11,26 @@ from splits import SegmentationDataset
 
 
 def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor) -> dict:
-    """Return the Dice of images the checkpoint was trained on, and of the others.
+    """Compare images that the checkpoint was trained on with the others. scores: Dice (N,), in order.
 
-    scores: Dice (N,) of the dataset's images, in order. Returns `trained_on` (a number of images), `dice_trained_on`
-    and `dice_new` (None if there are no such images), or {} if the checkpoint has no record.
+    Returns `trained_on` (their number), `dice_trained_on` and `dice_new` (None if there are none), or {} if unknown.
     """
     if checkpoint.trained_on is None:
         return {}
     trained = set(checkpoint.trained_on)
     seen = torch.tensor([key in trained for key in hashes(dataset)], dtype=torch.bool)
-    groups = {"dice_trained_on": seen, "dice_new": ~seen}
-    means = {name: scores[which].mean().item() if which.any() else None for name, which in groups.items()}
-    return {"trained_on": int(seen.sum()), **means}
+    result: dict = {"trained_on": int(seen.sum())}
+    for name, chosen in (("dice_trained_on", seen), ("dice_new", ~seen)):
+        result[name] = scores[chosen].mean().item() if chosen.any() else None
+    return result
 
 
 def warning(result: dict) -> str:
-    """Return a note on how many images of a row of scores were used for training, or "" if none were."""
+    """Return a note on the training images in a row of scores, or "" if there are none."""
     if not result.get("trained_on"):
         return ""
     text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"
     if result["dice_new"] is None:
         return f"{text}, so Dice overestimates performance on new images"
-    others = result["images"] - result["trained_on"]
-    return f"{text}: Dice {result['dice_trained_on']:.4f} on these, {result['dice_new']:.4f} on the other {others:,}"
+    seen, new = result["dice_trained_on"], result["dice_new"]
+    return f"{text}: Dice {seen:.4f} on these, {new:.4f} on the others"

@@ -3,13 +3,13 @@
 | mask | value of a pixel |
 |---|---|
 | gray, of any depth, or boolean | the number in the file |
-| palette | the index; treated as RGB if the palette is gray or black is not at index 0 |
+| palette | the index; as RGB if the palette is gray, or if black is not at index 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
 | JPEG, lossy WebP | the gray level; if the masks are colored, the nearest of their few true colors |
 
-0, or black, is background. By default all higher values are foreground (in lossy gray masks: values above half the
-maximum). 255 is ignored if the masks also contain class indices.
+By default all values but 0 are foreground (in lossy gray masks those above half the maximum), and 255 is ignored if the
+masks also contain class indices.
 """
 
 import re
@@ -29,19 +29,19 @@ COLOR = 1 << 40  # + 65536 red + 256 green + blue
 MOST = COLOR << 1
 MOST_VALUES = 2**16  # more than this in one folder are not masks
 NEAR = 64  # RGB distance within which two colors of lossy masks are one
-RARE = 0.03  # a true color of lossy masks has at least this fraction of the pixels that are not background
+RARE = 0.03  # a true color of lossy masks has this fraction of the pixels that are not background
 
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Rule for reading masks. foreground, ignored: ranges of values. colors: RGB colors of colored lossy masks."""
+    """Rule for reading masks."""
 
-    foreground: tuple[tuple[int, int], ...]
+    foreground: tuple[tuple[int, int], ...]  # ranges of values
     ignored: tuple[tuple[int, int], ...] = ()
-    colors: tuple[tuple[int, int, int], ...] = ()
+    colors: tuple[tuple[int, int, int], ...] = ()  # of colored lossy masks
 
     def read(self, path: Path, page: int = 0) -> Image.Image:
-        """Read a mask as a PIL image of mode L: 0, 1 for foreground, 255 for ignored pixels. Raises ImageError."""
+        """Read a mask as a PIL image of mode L, of `labels`. Raises ImageError."""
         image = decode_page(path, page)
         with image_errors():  # broken palettes raise whatever their parser does
             if not is_lossy(image, path):
@@ -50,30 +50,38 @@ class MaskRule:
                 values = nearest(np.asarray(image.convert("RGB")), self.colors)
             else:
                 values = np.asarray(image.convert("L"))
-        mask = np.zeros(values.shape, dtype=np.uint8)
+        return Image.fromarray(self.labels(values))
+
+    def labels(self, values: np.ndarray) -> np.ndarray:
+        """Return 1 for foreground, 255 for ignored and 0 for other values, uint8 of the same shape."""
+        labels = np.zeros(values.shape, dtype=np.uint8)
         for ranges, label in ((self.foreground, 1), (self.ignored, 255)):
             for low, high in ranges:
-                mask[(values >= low) & (values <= high)] = label
-        return Image.fromarray(mask)
+                labels[(values >= low) & (values <= high)] = label
+        return labels
 
 
 def is_lossy(mask: Image.Image, path: Path) -> bool:
-    """Check whether a file's compression changes pixel values. A WebP file is lossy if it has a chunk "VP8 "."""
-    return mask.format in ("JPEG", "MPO") or (mask.format == "WEBP" and b"VP8 " in path.read_bytes())
+    """Check whether a file's compression changes pixel values."""
+    if mask.format == "WEBP":
+        return b"VP8 " in path.read_bytes()  # the chunk of lossy pixels
+    return mask.format in ("JPEG", "MPO")
 
 
 def values_of(mask: Image.Image) -> np.ndarray:
     """Return the value of each pixel, an integer, according to the table above."""
     if mask.mode == "P":
-        indices, palette = np.asarray(mask), np.zeros((256, 3), dtype=np.uint8)
-        colors = np.array(mask.getpalette("RGB"), dtype=np.uint8).reshape(-1, 3)
-        palette[: len(colors)] = colors
+        indices = np.asarray(mask)
+        palette = np.zeros((256, 3), dtype=np.uint8)
+        colors = mask.getpalette("RGB")
+        palette.flat[: len(colors)] = colors
         codes = codes_of(palette)
-        black_is_later = any(index > 0 and codes[index] == 0 for index in np.unique(indices))
-        return codes[indices] if black_is_later or codes.max() < COLOR else indices
+        values = codes[indices]
+        black_is_later = ((values == 0) & (indices > 0)).any()
+        return values if black_is_later or codes.max() < COLOR else indices
     if mask.mode in ("LA", "RGBA"):
-        *shades, opacity = (np.asarray(mask.getchannel(band)) for band in mask.getbands())
-        if not any(np.ptp(values) for values in shades) and opacity.min() < 255:
+        *shades, opacity = map(np.asarray, mask.split())
+        if opacity.min() < 255 and all(np.ptp(shade) == 0 for shade in shades):
             return opacity
     if mask.mode in ("1", "L", "LA", "F") or mask.mode.startswith("I"):
         values = np.asarray(mask.getchannel(0) if mask.mode == "LA" else mask)
@@ -84,7 +92,7 @@ def values_of(mask: Image.Image) -> np.ndarray:
 
 
 def codes_of(colors: np.ndarray) -> np.ndarray:
-    """Convert uint8 (..., 3) to values (...): the gray level, or for other colors a number above COLOR."""
+    """Convert uint8 (..., 3) to values (...): the gray level, or a number above COLOR."""
     red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
     return np.where((red == green) & (green == blue), red, COLOR + (red << 16) + (green << 8) + blue)
 
@@ -96,52 +104,58 @@ def color_of(value: int) -> tuple[int, int, int]:
 
 def distance(colors: np.ndarray, color: tuple) -> np.ndarray:
     """Return the Euclidean distances of colors (..., 3) from one color."""
-    return np.sqrt(((colors.astype(np.float32) - np.array(color, dtype=np.float32)) ** 2).sum(-1))
+    difference = colors.astype(np.float32) - np.array(color, dtype=np.float32)
+    return np.sqrt((difference**2).sum(-1))
 
 
 def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
-    """Return the value of the nearest of some colors for each pixel of uint8 (H, W, 3)."""
+    """Return the value of the color that is nearest to each pixel of uint8 (..., 3)."""
     closest = np.argmin([distance(pixels, color) for color in colors], axis=0)
     return codes_of(np.array(colors))[closest]
 
 
 def count_values(pair: Pair) -> list[dict[int, int]]:
-    """Count pixels by value in three dicts, two of them empty: exact; gray levels, or 5-bit colors, of a lossy mask."""
-    with suppress(ImageError), image_errors():  # unreadable files are reported when the split is loaded
+    """Count pixels by value in one of three dicts: exact values; lossy gray levels; lossy colors, of 5 bits."""
+    with suppress(ImageError), image_errors():  # reported when the split is loaded
         mask = decode_page(pair.label, pair.page)
         if not is_lossy(mask, pair.label):
             return [count(values_of(mask)), {}, {}]
         pixels = np.asarray(mask.convert("RGB"))
         if (np.ptp(pixels, axis=2) > NEAR).mean() <= 0.001:
             return [{}, count(np.asarray(mask.convert("L"))), {}]
-        return [{}, {}, count(codes_of(np.rint(np.rint(pixels * (31 / 255)) * (255 / 31)).astype(np.uint8)))]
+        pixels = np.rint(np.rint(pixels * (31 / 255)) * (255 / 31))
+        return [{}, {}, count(codes_of(pixels.astype(np.uint8)))]
     return [{}, {}, {}]
 
 
 def count(values: np.ndarray) -> dict[int, int]:
-    return dict(zip(*(array.tolist() for array in np.unique(values, return_counts=True)), strict=True))
+    values, pixels = np.unique(values, return_counts=True)
+    return dict(zip(values.tolist(), pixels.tolist(), strict=True))
 
 
 def add_counts(counts) -> list[dict[int, int]]:
-    """Sum the counts of all masks. Raises UserError if there are too many values for masks."""
+    """Sum the counts of all masks. Raises UserError if there are too many values."""
     totals: list[Counter] = [Counter(), Counter(), Counter()]
     for parts in counts:
         for total, part in zip(totals, parts, strict=True):
             total.update(part)
         if len(totals[0]) > MOST_VALUES:
-            raise UserError(f"the masks in --data_path have over {MOST_VALUES:,} values; are they photos?")
+            raise UserError(f"masks in --data_path have over {MOST_VALUES:,} values; are they photos?")
     return [dict(total) for total in totals]
 
 
-def true_colors(counts: dict[int, int], given: list[tuple[int, int]]) -> tuple[tuple[int, int, int], ...]:
-    """Return the few colors that lossy masks were drawn in: frequent and far apart, plus the colors given by flags."""
+def true_colors(counts: dict[int, int], given: list) -> tuple:
+    """Return the colors lossy masks were drawn in: frequent and far apart, or given by flags."""
     values = sorted(counts, key=counts.__getitem__, reverse=True)
     seen = np.array([color_of(value) for value in values])
     pixels = np.array([counts[value] for value in values])
-    frequent = seen[pixels >= RARE * pixels[distance(seen, seen[0]) > NEAR].sum()]
+    is_background = distance(seen, seen[0]) <= NEAR
+    frequent = seen[pixels >= RARE * pixels[~is_background].sum()]
+    single = [color_of(low) for low, high in given if low == high]
     chosen: list[tuple] = []
-    for color in [*map(tuple, frequent.tolist()), *(color_of(low) for low, high in given if low == high)]:
-        if not any(distance(np.array(color), other) <= NEAR for other in chosen) and distance(seen, color).min() < NEAR:
+    for color in [*map(tuple, frequent.tolist()), *single]:
+        is_new = all(distance(np.array(color), other) > NEAR for other in chosen)
+        if is_new and distance(seen, color).min() < NEAR:
             chosen.append(color)
     return tuple(chosen)
 
@@ -149,7 +163,7 @@ def true_colors(counts: dict[int, int], given: list[tuple[int, int]]) -> tuple[t
 def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: Path) -> tuple[MaskRule, dict]:
     """Return the rule for reading a folder's masks, and the pixel count of each value.
 
-    foreground, ignore: as given by the flags. counts: from `add_counts`. example: a mask. Raises UserError.
+    foreground, ignore: the flags. counts: from `add_counts`. example: a mask. Raises UserError.
     """
     exact, gray, colored = counts
     given = [parse_range(text, "foreground") for text in foreground]
@@ -158,10 +172,11 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
     colors: tuple = ()
     if colored:
         colors = true_colors(colored, given + ignored)
-        given, ignored = ([snap(ends, colors) for ends in ranges] for ranges in (given, ignored))
-        codes = nearest(np.array([color_of(value) for value in colored]), colors).tolist()
-        for code, pixels in zip(codes, colored.values(), strict=True):
-            values[code] += pixels
+        given = [snap(ends, colors) for ends in given]
+        ignored = [snap(ends, colors) for ends in ignored]
+        seen = np.array([color_of(value) for value in colored])
+        for value, pixels in zip(nearest(seen, colors).tolist(), colored.values(), strict=True):
+            values[value] += pixels
     found = f"the masks, such as {example}, have {listed(values)}"
     if given and any(values) and not any(is_in(value, given) for value in values):
         raise UserError(f"--foreground {' '.join(foreground)}: {found}; choose from these values")
@@ -169,21 +184,24 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         ignored = [(255, 255)]
     if not given:
         others = sorted(value for value in values if value > 0 and not is_in(value, ignored))
-        if len(others) > 1 and 0 not in values:
-            advice = f"specify the foreground, e.g. --foreground {text_of(others[0])}"
-            raise UserError(f"{found}, but no 0 for background; {advice}")
-        given = [(others[-1] // 2 + 1 if gray else 1, MOST)] if len(others) > 1 else [(v, v) for v in others]
+        if len(others) < 2:
+            given = [(value, value) for value in others]
+        elif 0 in values:
+            given = [(others[-1] // 2 + 1 if gray else 1, MOST)]
+        else:
+            raise UserError(f"{found}, but no 0 for background; pass e.g. --foreground {text_of(others[0])}")
     return MaskRule(tuple(given), tuple(ignored), colors), dict(values)
 
 
 def is_void(values: dict[int, int]) -> bool:
-    """Check whether 255 means void: other values look like class indices (below 100, or more than eight below 200)."""
+    """Check whether 255 means void: others look like classes (below 100, or many below 200)."""
     between = [value for value in values if 0 < value < 255]
-    return max(values, default=0) == 255 and 0 < max(between, default=0) < (200 if len(between) > 8 else 100)
+    limit = 200 if len(between) > 8 else 100
+    return max(values, default=0) == 255 and 0 < max(between, default=0) < limit
 
 
 def parse_range(text: str, flag: str) -> tuple[int, int]:
-    """Return the lowest and the highest value of "3", "128-255" or "255,0,0". Raises UserError."""
+    """Return the lowest and highest value of "3", "128-255" or "255,0,0". Raises UserError."""
     numbers = [int(number) for number in re.findall(r"\d+", text)]
     if re.fullmatch(r"\d{1,10}(-\d{1,10})?", text) and numbers[0] <= numbers[-1]:
         return numbers[0], numbers[-1]
@@ -212,27 +230,25 @@ def text_of(value: int) -> str:
 
 
 def listed(values: dict[int, int]) -> str:
-    """Format the values as a list, or as a count if there are many."""
-    *first, last = [text_of(value) for value in sorted(values)] or ["none"]
-    if len(first) >= 8:
-        return f"{len(values):,} values from {first[0]} to {last}"
-    return f"the values {', '.join(first)} and {last}" if first else f"the value {last}"
+    """List the values, or count them if there are many."""
+    *texts, last = [text_of(value) for value in sorted(values)] or ["none"]
+    if len(texts) >= 8:
+        return f"{len(values):,} values from {texts[0]} to {last}"
+    return f"the values {', '.join(texts)} and {last}" if texts else f"the value {last}"
 
 
-def describe_values(rule: MaskRule, values: dict[int, int]) -> list[str]:
-    """Return lines that list the mask values, their meaning and their percentage of the pixels."""
-
-    def describe(ranges, meaning, without=()):
-        inside = sum(values[value] for value in values if is_in(value, ranges) and not is_in(value, without))
-        texts = [text_of(low) + ("" if low == high else f" to {text_of(high)}") for low, high in ranges]
+def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
+    """Return a line on the values, their meaning and percentage of the pixels."""
+    parts = [f"the masks have {listed(values)}"]
+    labels, pixels = rule.labels(np.array(list(values))), np.array(list(values.values()))
+    for meaning, ranges, label in (("foreground", rule.foreground, 1), ("ignored", rule.ignored, 255)):
+        texts = [text_of(low) if low == high else f"{text_of(low)} to {text_of(high)}" for low, high in ranges]
         if ranges and ranges[0][1] == MOST:
             texts = [f"all values >= {ranges[0][0]}"]
-        return f"{meaning}: {' and '.join(texts)} ({100 * inside / sum(values.values()):.1f}% of the pixels)"
-
-    lines = [f"the masks have {listed(values)}"]
-    if rule.foreground and values:
-        lines[0] += f"; {describe(rule.foreground, 'foreground', rule.ignored)}; the rest is background"
-    if rule.ignored and values:
-        hint = "; --foreground 1-255 makes it foreground" if rule.ignored == ((255, 255),) else ""
-        lines.append(f"{describe(rule.ignored, 'ignored')}{hint}")
-    return lines
+        if texts and values:
+            percent = 100 * pixels[labels == label].sum() / pixels.sum()
+            parts.append(f"{meaning}: {' and '.join(texts)} ({percent:.1f}% of the pixels)")
+    parts.append("the rest is background")
+    if rule.ignored == ((255, 255),):
+        parts.append("--foreground 1-255 makes 255 foreground")
+    return "; ".join(parts)

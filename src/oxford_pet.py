@@ -22,64 +22,63 @@ from cache import PackedDataset, pack
 from files import read_lines
 from pairs import Pair, read_pair
 from photos.decode import ImageError, decode
-from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split, official
+from splits import SPLITS, DataOptions, names_of_split
 from utils import Parser, UserError, run, user_path
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
 def find_data_path() -> Path:
-    """Return DATA_PATH in the working folder or next to src/; the former if neither holds the dataset."""
+    """Return DATA_PATH, or that next to src/ if only it holds the dataset."""
     next_to_src = Path(__file__).resolve().parents[1] / DATA_PATH
-    return next((path for path in (DATA_PATH, next_to_src) if (path / "annotations").is_dir()), DATA_PATH)
+    only_there = (next_to_src / "annotations").is_dir() and not (DATA_PATH / "annotations").is_dir()
+    return next_to_src if only_there else DATA_PATH
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
-    """Load a split: the official one unless lists or a fold are given.
-
-    Raises UserError that names the missing or broken files.
-    """
+    """Load a split. Raises UserError that names the missing or broken files."""
     path = options.folder
-
-    def own_names(wanted, lists):
-        return split_names(path, official(wanted, lists))
 
     def find(text):  # NAME or .../images/NAME
         name = text.rpartition("images/")[2]
         return name if "/" not in name and image_path(path, name).is_file() else None
 
-    names = names_of_split(options, split, own_names, find)[: options.limit]
-    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names]
-    packed = pack(pairs, partial(read_pair, read_label=read_trimap, root=path), split, options)
-    return PackedDataset(packed, pairs, read_trimap, partial(trimap_to_mask, border=options.border))
+    names = names_of_split(options, split, lambda part, lists: split_names(path, part), find)
+    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names[: options.limit]]
+    read = partial(read_pair, read_label=read_trimap, root=path)
+    packed = pack(pairs, read, split, options)
+    mask_of = partial(trimap_to_mask, border=options.border)
+    return PackedDataset(packed, pairs, read_trimap, mask_of)
 
 
 def split_names(data_path: Path, split: str) -> list[str]:
-    """Return a split's official names: test.txt, or trainval.txt split 9:1, every tenth name (0, 10, ...) in valid.
+    """Return a split's official names. Raises UserError.
 
-    split: "trainval" is all of trainval.txt.
+    Every tenth name of "trainval" (0, 10, ...) is in "valid", the rest in "train".
     """
     listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     try:
         names = [line.split()[0] for line in read_lines(listing)]
     except (OSError, UnicodeDecodeError):
-        advice = "Run python src/oxford_pet.py to download the dataset, or pass its folder with --data_path"
-        raise UserError(f"{listing} is missing or not a text file. {advice}") from None
+        advice = "run python src/oxford_pet.py to download the dataset, or pass its folder with --data_path"
+        raise UserError(f"{listing} is missing or not a text file; {advice}") from None
     times = Counter(names)
     unusable = [name for name in names if name != Path(name).name or times[name] > 1]
     if unusable:
-        raise UserError(f"{listing} lists {unusable[0]} more than once or with a folder; remove that line")
-    if split in ("train", "valid"):
-        names = [name for index, name in enumerate(names) if (index % 10 == 0) == (split == "valid")]
+        raise UserError(f"{listing} lists {unusable[0]} twice or in a folder; remove that line")
+    if split == "valid":
+        names = names[::10]
+    if split == "train":
+        del names[::10]
     if not names:
-        raise UserError(f"{listing} contains no images for the {SPLIT_NAMES[split]} split; add some")
+        raise UserError(f"{listing} lists no images for the {split} split; add some")
     return names
 
 
 def has_layout(data_path: Path) -> bool:
     """Check whether a folder contains the dataset."""
-    folder = data_path / "annotations"
-    return (folder / "trimaps").is_dir() or any((folder / f"{name}.txt").is_file() for name in ("trainval", "test"))
+    found = ("trimaps", "trainval.txt", "test.txt")
+    return any((data_path / "annotations" / name).exists() for name in found)
 
 
 def image_path(data_path: Path, name: str) -> Path:
@@ -91,17 +90,17 @@ def trimap_path(data_path: Path, name: str) -> Path:
 
 
 def read_trimap(path: Path, page: int = 0) -> Image.Image:
-    """Read a trimap as a PIL image of mode L with the values 1 (pet), 2 (background), 3 (border). Raises ImageError."""
+    """Read a trimap as a PIL image of mode L: 1 pet, 2 background, 3 border. Raises ImageError."""
     trimap = decode(path)
     pixels = np.asarray(trimap)
     if trimap.mode not in ("L", "P", "1") or not np.isin(pixels, (1, 2, 3)).all():
-        values = f"values {np.unique(pixels)[:5].tolist()}" if pixels.ndim == 2 else f"mode {trimap.mode}"
-        raise ImageError(f"has {values}, not the gray levels 1, 2 and 3")
+        values = np.unique(pixels)[:5].tolist()
+        raise ImageError(f"has mode {trimap.mode} and the values {values}, not gray levels 1, 2 and 3")
     return Image.fromarray(pixels)
 
 
 def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
-    """Convert a trimap, uint8 of any shape, to a mask of 0, 1 and 255 (ignored), according to --border."""
+    """Convert a trimap, uint8 of any shape, to a mask of 0, 1, 255. border: one of BORDERS."""
     if border == "foreground":
         return (trimap != 2).view(torch.uint8)
     mask = (trimap == 1).view(torch.uint8)
@@ -109,10 +108,10 @@ def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
 
 
 def download(data_path: Path):
-    """Download the official archives with torchvision's downloader, verify their checksums, and extract them.
+    """Download the official archives, verify their checksums, and extract them. Raises UserError.
 
-    Safe to interrupt and rerun: a complete archive is not downloaded again, and extraction starts over. torchvision's
-    download_and_extract_archive is not used: before Python 3.14 it also extracts links, and paths outside the folder.
+    A rerun keeps complete archives. Before Python 3.14 torchvision's download_and_extract_archive would extract links
+    and paths outside the folder.
     """
     from torchvision.datasets import OxfordIIITPet
     from torchvision.datasets.utils import download_url
@@ -123,11 +122,11 @@ def download(data_path: Path):
             download_url(url, data_path, md5=md5)
             with tarfile.open(data_path / Path(url).name) as archive:
                 archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.10.12 and 3.11.4 on
-                members = [member for member in archive if member.isfile() and ".." not in Path(member.name).parts]
-                archive.extractall(data_path, [member for member in members if not Path(member.name).is_absolute()])
+                files = [(member, Path(member.name)) for member in archive if member.isfile()]
+                inside = [member for member, path in files if not path.is_absolute() and ".." not in path.parts]
+                archive.extractall(data_path, inside)
         except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
-            files = f"images.tar.gz and annotations.tar.gz into {data_path}"
-            advice = f"run the command again, or put {files} yourself first"
+            advice = f"run the command again, or put images.tar.gz and annotations.tar.gz into {data_path} first"
             raise UserError(f"downloading or extracting {url} failed ({error!r}); {advice}") from None
 
 

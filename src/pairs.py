@@ -5,18 +5,19 @@
     DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val, test (SPLIT_FOLDERS) are the splits
     DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way round
 
-A mask has the name of its image, without or with the image's extension (a.jpg.png), or with one of AFFIXES after or
-before it (a_gt.png, Mask-a.png); --mask_pattern describes any other names. Files whose image and mask have equally
-many pages (TIFF stacks, animations) are pairs a#0, a#1, ...; of others the first page is used.
+A mask has the name of its image, without or with its extension (a.jpg.png), or with one of AFFIXES (a_gt.png,
+Mask-a.png). --mask_pattern describes other names. An image and a mask with equally many pages (TIFF stacks, animations)
+are pairs a#0, a#1, ...; of others the first page is used.
 """
 
 import os
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from itertools import product
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -28,31 +29,31 @@ from utils import UserError
 IMAGES = ("images", "imgs", "image")
 MASKS = ("masks", "mask", "labels", "label", "annotations")
 SPLIT_FOLDERS = {
-    "train": "train", "training": "train", "val": "valid", "valid": "valid", "validation": "valid",
+    "train": "train", "training": "train",
+    "val": "valid", "valid": "valid", "validation": "valid",
     "test": "test", "testing": "test",
 }  # fmt: skip
 AFFIXES = "masks?|labels?|seg|segmentation|gt|groundtruth"
 ENDING = re.compile(rf"[_-]({AFFIXES}|l)$", re.IGNORECASE)
 BEGINNING = re.compile(rf"^({AFFIXES})[_-]", re.IGNORECASE)
-NO_MASK, NO_IMAGE = "no mask", "no image"
-OTHER_PAGES = "all pages but the first, since image and mask have different page counts"
+NOT_IMAGE = "not an image; convert volumes and arrays to PNG or TIFF, boxes to masks"
 
 
 @dataclass(frozen=True)
 class Pair:
-    """An image file and its label file; `page`: the page of both, if they have several."""
+    """An image file and its label file."""
 
     name: str
     image: Path
     label: Path
-    page: int = 0
+    page: int = 0  # of both files, if they have several
 
 
-def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None) -> tuple[Image.Image, Image.Image]:
-    """Read an image (RGB) and its label, of one size. Raises ImageError.
+def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None):
+    """Read an image (RGB) and its label, PIL images of one size. Raises ImageError.
 
-    A label is for the pixels as stored, without EXIF orientation, unless only the transposed image has its size.
-    read_label: (path, page) to a PIL image of mode L. root: folder to which paths in messages are relative.
+    A label is for the pixels as stored, without EXIF orientation, unless only the transposed image fits.
+    read_label: callable(path, page) that returns a PIL image of mode L. root: of paths in messages.
     intensity_range: for deep images; default: the range of their type.
     """
     path = pair.image
@@ -86,10 +87,15 @@ def folders_called(path: Path, names) -> list[Path]:
     return sorted(entry for entry in found if entry.name.lower() in names and entry.is_dir())
 
 
+def has_both(path: Path) -> bool:
+    """Check whether a folder contains images/ and masks/."""
+    return bool(folders_called(path, IMAGES) and folders_called(path, MASKS))
+
+
 def parts_of(path: Path) -> list[Path]:
-    """Return the folders that contain images/ and masks/: the split folders in `path`, if they do, or `path`."""
+    """Return the folders with images/ and masks/: the split folders in `path`, if any, or `path`."""
     splits = [] if folders_called(path, IMAGES) else folders_called(path, SPLIT_FOLDERS)
-    return [part for part in splits if all(folders_called(part, names) for names in (IMAGES, MASKS))] or [path]
+    return [part for part in splits if has_both(part)] or [path]
 
 
 def the_folder(path: Path, names: tuple[str, ...]) -> Path:
@@ -98,115 +104,118 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
     if len(found) > 1:  # labels/ may contain boxes next to masks/
         found = [folder for folder in found if files_below(folder)[0]] or found
     if len(found) != 1:
-        fault = f"has {' and '.join(f'{entry.name}/' for entry in found)}" if found else f"has no {names[0]}/"
-        raise UserError(f"--data_path {path} {fault}; it must contain one of {', '.join(f'{name}/' for name in names)}")
+        has = " and ".join(f"{folder.name}/" for folder in found) or f"no {names[0]}/"
+        raise UserError(f"--data_path {path} has {has}; it needs one folder of {', '.join(names)}")
     return found[0]
 
 
-def files_below(folder: Path) -> tuple[dict[str, list[Path]], Counter, list[Path]]:
-    """Return image files by name (the relative path without extension), counts of the others by extension, and links.
+def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
+    """Return image files by relative path without extension, and other files and links to folders.
 
     Links to folders are not followed, since an image could then be in two splits.
     """
     images: dict[str, list[Path]] = defaultdict(list)
-    others: Counter = Counter()
-    links = []
+    others = []
     for path, folders, files in os.walk(folder):
-        links += [Path(path, name) for name in folders if Path(path, name).is_symlink()]
-        for file in (Path(path, name) for name in files if not name.startswith(".")):
+        others += [Path(path, name) for name in folders if Path(path, name).is_symlink()]
+        for file in sorted(Path(path, name) for name in files if not name.startswith(".")):
             if file.suffix.lower() in Image.registered_extensions() and file.is_file():
                 images[file.relative_to(folder).with_suffix("").as_posix()].append(file)
             else:
-                others["".join(file.suffixes[-2 if file.suffix == ".gz" else -1 :])] += 1
-    return {name: sorted(images[name]) for name in sorted(images)}, others, links
+                others.append(file)
+    return dict(sorted(images.items())), others
 
 
 def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair], list[str]]:
     """Return the pairs in a folder by name, in order, and notes on ignored files. Raises UserError."""
     if pattern and not re.search(r"\{(name|id)\}", pattern):
-        raise UserError(f"--mask_pattern {pattern} contains neither {{name}} nor {{id}}; use e.g. '{{name}}_gt.png'")
+        raise UserError(f"--mask_pattern {pattern} needs {{name}} or {{id}}; use e.g. '{{name}}_gt.png'")
     pairs: dict[str, Pair] = {}
-    others: Counter = Counter()
     faults: list[str] = []
-    left_out: dict[str, list[Path]] = defaultdict(list)
+    ignored: dict[str, list[Path]] = defaultdict(list)  # by the reason
     parts = parts_of(root)
-    left_out["no images/ or masks/"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
+    ignored["no images/ or masks/"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
     for part in parts:
-        prefix = "" if part == root else f"{part.name}/"
-        found, other_images, image_links = files_below(the_folder(part, IMAGES))
-        labels, other_masks, mask_links = files_below(the_folder(part, MASKS))
-        others += other_images + other_masks
-        left_out["links to folders"] += image_links + mask_links
-        by_image = masks_of_images(found, labels, pattern)
-        users: dict[Path, list[Path]] = defaultdict(list)
-        for name, files in found.items():
-            own = by_image.get(name, [])
+        images, other_images = files_below(the_folder(part, IMAGES))
+        labels, other_labels = files_below(the_folder(part, MASKS))
+        for path in other_images + other_labels:
+            ignored["link to a folder" if path.is_dir() else NOT_IMAGE].append(path)
+        masks = masks_of_images(images, labels, pattern)
+        users: dict[Path, list[Path]] = defaultdict(list)  # the images of each mask
+        for name, files in images.items():
+            own = masks.get(name, [])
             for path in own:
-                users[path] += files[:1]
+                users[path].append(files[0])
             if len(files) > 1:
                 faults.append(f"{relative(files, root, ' and ')} have the same name")
             elif len(own) > 1:
                 faults.append(f"{relative(files, root)} has the masks {relative(own, root, ' and ')}")
-            elif own:
-                pages = pair_pages(f"{prefix}{name}", files[0], own[0])
-                pairs |= {pair.name: pair for pair in pages}
-                left_out[OTHER_PAGES] += files + own if pages_of(files[0]) != pages_of(own[0]) else []
+            elif not own:
+                ignored["no mask"] += files
             else:
-                left_out[NO_MASK] += files
+                found = pair_pages(name if part == root else f"{part.name}/{name}", files[0], own[0])
+                pairs |= {pair.name: pair for pair in found}
+                if pages_of(files[0]) != pages_of(own[0]):
+                    ignored["pages after the first, since page counts differ"] += files + own
         for path, files in users.items():
             if len(files) > 1:
                 faults.append(f"{relative([path], root)} is the mask of {relative(files, root, ' and ')}")
-        left_out[NO_IMAGE] += [path for files in labels.values() for path in files if path not in users]
+        ignored["no image"] += [path for files in labels.values() for path in files if path not in users]
     if faults:
         raise UserError(f"{root}: {first_few(faults, '; ')}; keep one of each")
-    notes = [f"ignored ({why}): {relative(paths, root)}" for why, paths in left_out.items() if paths]
-    if others:
-        counted = ", ".join(f"{count:,} {ending or 'without extension'}" for ending, count in sorted(others.items()))
-        notes.append(f"ignored (not images): {counted}; convert volumes and arrays to PNG or TIFF, boxes to masks")
+    notes = [f"ignored ({reason}): {relative(paths, root)}" for reason, paths in ignored.items() if paths]
     if not pairs:
-        both = left_out[NO_MASK] and left_out[NO_IMAGE]
-        advice = [hint(left_out[NO_MASK], left_out[NO_IMAGE])] if both else []
-        raise UserError("; ".join([f"{root}: no image has a mask", *notes, *advice]))
+        if ignored["no mask"] and ignored["no image"]:
+            notes.append(hint(ignored["no mask"], ignored["no image"]))
+        raise UserError("; ".join([f"{root}: no image has a mask", *notes]))
     return pairs, notes
 
 
 def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str, list[Path]]:
     """Return the masks that belong to the name of each image. images, labels: of `files_below`."""
     found: dict[str, list[Path]] = defaultdict(list)
-    for name in images if pattern else ():
-        parent, slash, stem = name.rpartition("/")
-        wanted = f"{parent}{slash}{fill_in(pattern or '', stem)}"
-        found[name] += labels.get(wanted, [])  # a pattern without extension
-        found[name] += [path for path in labels.get(wanted.rpartition(".")[0], []) if path.name == Path(wanted).name]
-    for name, files in labels.items() if not pattern else ():
+    if pattern:
+        for name in images:
+            parent, slash, stem = name.rpartition("/")
+            file = fill_in(pattern, stem)
+            found[name] += labels.get(parent + slash + file, [])  # a pattern without extension
+            same_stem = labels.get(parent + slash + file.rpartition(".")[0], [])
+            found[name] += [path for path in same_stem if path.name == file]
+        return found
+    for name, files in labels.items():
         parent, slash, stem = name.rpartition("/")
         stems = {stem}
         if name not in images:  # otherwise it is the mask of the image with exactly this name
             stems |= {ENDING.sub("", stem), BEGINNING.sub("", stem)}
-            stems |= {Path(stem).stem} if Path(stem).suffix.lower() in Image.registered_extensions() else set()
+            if Path(stem).suffix.lower() in Image.registered_extensions():
+                stems.add(Path(stem).stem)
         for each in stems:
-            found[f"{parent}{slash}{each}"] += files
+            found[parent + slash + each] += files
     return found
 
 
 def fill_in(pattern: str, stem: str) -> str:
-    """Return the name of an image's mask. {name}: the image's, without extension. {id}: its part before the first _."""
+    """Return the name of an image's mask. {name}: the image's stem. {id}: its part before the first _."""
     return pattern.replace("{name}", stem).replace("{id}", stem.split("_")[0])
 
 
 def hint(images: list[Path], masks: list[Path]) -> str:
-    """Return the --mask_pattern that pairs most of these images and masks, or advice if there is none."""
-    names = {path.name for path in masks}
-    patterns: Counter = Counter()
-    for image in images[:100]:
-        for key, text in (("{name}", image.stem), ("{id}", image.stem.split("_")[0])):
-            patterns.update(mask.name.replace(text, key) for mask in masks[:1000] if text and text in mask.name)
-    fits = [p for p in patterns if sum(fill_in(p, image.stem) in names for image in images) > len(images) / 2]
-    return f"--mask_pattern '{fits[0]}' pairs them" if fits else "rename masks like their images, or use --mask_pattern"
+    """Return a --mask_pattern that pairs most of these images and masks, or other advice."""
+    patterns = {}
+    for image, mask in product(images[:100], masks[:1000]):
+        for key in ("{name}", "{id}"):
+            text = fill_in(key, image.stem)
+            if text and text in mask.name:
+                patterns[mask.name.replace(text, key)] = True
+    names = {mask.name for mask in masks}
+    for pattern in patterns:
+        if sum(fill_in(pattern, image.stem) in names for image in images) > len(images) / 2:
+            return f"--mask_pattern '{pattern}' pairs them"
+    return "rename masks like their images, or use --mask_pattern"
 
 
 def pair_pages(name: str, image: Path, label: Path) -> list[Pair]:
-    """Return a pair for each page, if image and label have equally many, else one of the first pages."""
+    """Return a pair for each page, if both have equally many, else one of the first pages."""
     pages = pages_of(image)
     if pages == pages_of(label) > 1:
         return [Pair(f"{name}#{page}", image, label, page) for page in range(pages)]
@@ -222,4 +231,5 @@ def pages_of(path: Path) -> int:
 
 
 def relative(paths: list[Path], root: Path, separator: str = ", ") -> str:
+    """List paths relative to a folder."""
     return first_few([path.relative_to(root).as_posix() for path in paths], separator)

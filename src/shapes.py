@@ -1,15 +1,14 @@
-"""Synthetic shapes: images of discs with their masks, generated from a seed; nothing is read from disk.
+"""Synthetic shapes: images of discs with their masks, generated from a seed.
 
-Each image starts as ones. Discs of random position, radius and gray level are drawn on it, later ones over earlier
-ones; Gaussian noise is added to every pixel; the result is shifted and scaled to the full range. The mask is the union
-of the discs.
+Discs of random position, radius and level are drawn one over another, Gaussian noise is added to every pixel, and the
+result is scaled to the full range. The mask is the union of the discs.
 """
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from splits import SPLITS, DataOptions, names_of_split, official
+from splits import SPLITS, DataOptions, names_of_split
 
 LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 
@@ -17,8 +16,7 @@ LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 def draw(rng, height, width, count=12, sigma=20, gray=False):
     """Draw one image from a NumPy Generator.
 
-    sigma: standard deviation of the noise, in gray levels. Radii (5 to 50 pixels) and the margin around the centers are
-    for an image of 128 pixels, and scale with it.
+    sigma: standard deviation of the noise, in gray levels. Radii (5 to 50) are for a size of 128 pixels.
     Returns image uint8, (H, W) if gray else (H, W, 3), and mask uint8 (H, W) of 0 and 1.
     """
     scale = min(height, width) / 128
@@ -41,11 +39,7 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
 
 
 class Shapes(Dataset):
-    """Synthetic images by name: a name always gives the same image, and no two names share one.
-
-    An index gives a dict of `image` (C, S, S) uint8, `mask` (1, S, S) uint8 of 0 and 1, and `name`;
-    a list of indices gives the same with a leading batch dimension.
-    """
+    """Synthetic images by name: a name always gives the same image. Items are as in cache.PackedDataset."""
 
     def __init__(self, names, size=64, gray=False, seed=0):
         self.names, self.size, self.gray, self.seed = names, size, gray, seed
@@ -57,8 +51,8 @@ class Shapes(Dataset):
     def __getitem__(self, index):
         if isinstance(index, list):
             items = [self[i] for i in index]
-            stacked = {key: torch.stack([item[key] for item in items]) for key in ("image", "mask")}
-            return {**stacked, "name": [item["name"] for item in items]}
+            batch = {key: torch.stack([item[key] for item in items]) for key in ("image", "mask")}
+            return {**batch, "name": [item["name"] for item in items]}
         name = self.names[index]
         split, _, number = name.partition("_")
         rng = np.random.default_rng([self.seed, SPLITS.index(split), int(number)])
@@ -77,19 +71,14 @@ class Shapes(Dataset):
         return self.size, self.size
 
     def original_mask(self, name: str) -> torch.Tensor:
-        """Return the mask of an image at its original size, at which it is drawn."""
+        """Return the mask of an image, which is drawn at its original size."""
         return self[self.names.index(name)]["mask"]
-
-
-def own_names(split: str, lists: dict) -> list[str]:
-    """Return the names of a split; "trainval" is train and valid. lists: see splits.names_of_split."""
-    split = official(split, lists)
-    parts = ("train", "valid") if split == "trainval" else (split,)
-    return [f"{part}_{index}" for part in parts for index in range(LENGTHS[part])]
 
 
 def load_dataset(options: DataOptions, split: str) -> Shapes:
     """Load a split; path, border and cache_dir have no effect."""
-    every = {name: name for part in SPLITS for name in own_names(part, {})}
-    names = names_of_split(options, split, own_names, every.get)
-    return Shapes(names[: options.limit], options.image_size, options.gray)
+    names = {part: [f"{part}_{index}" for index in range(length)] for part, length in LENGTHS.items()}
+    names["trainval"] = names["train"] + names["valid"]
+    every = {name: name for name in names["trainval"] + names["test"]}
+    found = names_of_split(options, split, lambda part, lists: names[part], every.get)
+    return Shapes(found[: options.limit], options.image_size, options.gray)

@@ -1,4 +1,4 @@
-"""Dataset options, and the names of the images in a split: from a list, a fold, or the dataset's own splits."""
+"""Dataset options, and the names in a split: from a list, a fold, or the dataset's own splits."""
 
 import re
 from collections import Counter
@@ -14,45 +14,39 @@ from files import read_lines
 from utils import UserError, user_path
 
 SPLITS = ("train", "valid", "test")
-SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test", "trainval": "trainval"}  # in messages
+SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}  # in messages
 BORDERS = ("foreground", "background", "ignore")  # what the border of a trimap counts as
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """Options for loading a dataset.
+    """Options for loading a dataset."""
 
-    dataset: its name. path: its folder. image_size: height and width of the loaded images, in pixels. in_channels: 3,
-    or 1 for gray. border: one of BORDERS. limit: use the first `limit` images of a split. cache_dir: folder for decoded
-    images, by default `cache` in `path`. foreground, ignore: mask values, as in --foreground and --ignore.
-    mask_pattern: file name of an image's mask (pairs.py). intensity_range: values of deep images that become black and
-    white, by default measured on the training images. train_list, valid_list, test_list: files that list the images of
-    a split. fold: "k/n", validate with part k of n.
-    """
-
-    dataset: str = "pets"
-    path: Path | None = None
-    image_size: int = 256
-    in_channels: int = 3
-    border: str = "foreground"
-    limit: int | None = None
-    cache_dir: Path | None = None
-    foreground: tuple[str, ...] = ()
-    ignore: tuple[str, ...] = ()
-    mask_pattern: str | None = None
-    intensity_range: tuple[float, float] | None = None
-    train_list: Path | None = None
+    dataset: str = "pets"  # its name
+    path: Path | None = None  # its folder
+    image_size: int = 256  # height and width of the loaded images, in pixels
+    in_channels: int = 3  # or 1: gray
+    border: str = "foreground"  # one of BORDERS
+    limit: int | None = None  # use the first `limit` images of a split
+    cache_dir: Path | None = None  # folder for decoded images; default: cache/ in `path`
+    foreground: tuple[str, ...] = ()  # mask values, as in --foreground
+    ignore: tuple[str, ...] = ()  # mask values, as in --ignore
+    mask_pattern: str | None = None  # see pairs.py
+    intensity_range: tuple[float, float] | None = None  # values that become black and white; default: measured
+    train_list: Path | None = None  # file that lists the images of the split
     valid_list: Path | None = None
     test_list: Path | None = None
-    fold: str | None = None
+    fold: str | None = None  # "k/n": validate with part k of n
 
     def __post_init__(self):
         """Raise UserError for options that exclude each other."""
-        if self.fold and parse_fold(self.fold) and (self.train_list or self.valid_list):
-            raise UserError("--fold defines the training and validation splits; omit --train_list and --valid_list")
+        if self.fold:
+            parse_fold(self.fold)
+            if self.train_list or self.valid_list:
+                raise UserError("--fold replaces --train_list and --valid_list; omit them")
         for flag in ("foreground", "ignore", "mask_pattern"):
             if getattr(self, flag) and self.dataset != "folder":
-                raise UserError(f"--{flag} only applies to --dataset folder; omit it with --dataset {self.dataset}")
+                raise UserError(f"--{flag} does not apply to --dataset {self.dataset}; omit it")
 
     @property
     def gray(self) -> bool:
@@ -67,7 +61,6 @@ class DataOptions:
 
     @property
     def cache(self) -> Path:
-        """The folder for decoded images."""
         return self.cache_dir or self.folder / "cache"
 
 
@@ -81,37 +74,39 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
-    """Return the names of a split's images. A split without a list excludes the images in the other splits' lists.
+    """Return the names in a split's list, or without one the dataset's own that no other list contains.
 
-    own(split, lists): the dataset's own names for "train", "valid", "test" or "trainval", given the names in the lists
-    of flags by split. find(text): the name that an entry of a list refers to, or None. Raises UserError.
+    own(split, lists): own names of "train", "valid", "test" or "trainval", given the flags' lists.
+    find(text): the name that an entry of a list refers to, or None. Raises UserError.
     """
-    files = {each: getattr(options, f"{each}_list") for each in SPLITS}
-    lists = {each: read_list(path, find, f"--{each}_list") for each, path in files.items() if path}
+    lists: dict[str, list[str]] = {}
+    for each in SPLITS:
+        if path := getattr(options, f"{each}_list"):
+            lists[each] = read_list(path, find, f"--{each}_list")
     if split in lists:
         return lists[split]
-    fold = parse_fold(options.fold) if options.fold and split != "test" else None
     listed = {name for names in lists.values() for name in names}
-    names = [name for name in own("trainval" if fold else split, lists) if name not in listed]
-    if fold:
-        part, parts = fold
-        names = [name for index, name in enumerate(names) if (index % parts == part - 1) == (split == "valid")]
+    other = {"train": "valid", "valid": "train"}.get(split)
+    whole = other and (options.fold or other in lists)  # the rest of trainval is left
+    names = [name for name in own("trainval" if whole else split, lists) if name not in listed]
+    if other and options.fold:
+        part, parts = parse_fold(options.fold)
+        held_out = slice(part - 1, None, parts)
+        if split == "valid":
+            names = names[held_out]
+        else:
+            del names[held_out]
     if not names:
-        raise UserError(f"--fold and the lists leave no images for the {SPLIT_NAMES[split]} split; add some")
+        data = options.path or options.dataset
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; correct the lists")
     return names
 
 
-def official(split: str, lists: dict) -> str:
-    """Return the official split that `split` is taken from: all of trainval if only its other part has a list."""
-    other = {"train": "valid", "valid": "train"}.get(split)
-    return "trainval" if other in lists else split
-
-
 def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
-    """Return the names in a text file, one per line. Raises UserError with the file and the faulty lines.
+    """Return the names in a text file, one per line. Raises UserError.
 
-    An entry is the longest start of a line that `find` knows and that ends at a blank, tab, comma, semicolon or the end
-    of the line, with or without an image's extension. The rest of the line is ignored.
+    A name is the longest start of a line that `find` knows, with or without an image's extension, up to a blank, comma,
+    semicolon or the end.
     """
     label = f"{flag} {path}".strip()
     try:
@@ -119,14 +114,14 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "not found" if isinstance(error, FileNotFoundError) else "is not a text file"
         raise UserError(f"{label} {reason}; it must contain one image name per line") from None
-    found = {line: find_entry(line, find) for line in lines}
-    names = [name for name in map(found.get, lines) if name]
-    unknown = [repr(line) for line, name in found.items() if not name]
+    entries = [(line, find_entry(line, find)) for line in lines]
+    names = [name for _, name in entries if name]
+    unknown = [repr(line) for line, name in entries if not name]
     repeated = [repr(name) for name, times in Counter(names).items() if times > 1]
-    missing = f", which {'is' if len(unknown) == 1 else 'are'} not in the dataset"
-    for fault, entries in ((missing, unknown), (" more than once", repeated)):
-        if entries:
-            raise UserError(f"{label} lists {first_few(entries)}{fault}; correct the list")
+    if unknown:
+        raise UserError(f"{label} lists {first_few(unknown)}, not in the dataset; correct the list")
+    if repeated:
+        raise UserError(f"{label} lists {first_few(repeated)} more than once; correct the list")
     if not names:
         raise UserError(f"{label} lists no images; add some")
     return names
@@ -137,38 +132,39 @@ def find_entry(line: str, find: Callable) -> str | None:
     ends = [found.start() for found in re.finditer(r"[\s,;]|$", line)]
     for end in reversed(ends):
         text = line[:end].strip().replace("\\", "/").removeprefix("./")
+        name = find(text)
         stem, dot, suffix = text.rpartition(".")
-        is_image = dot + suffix.lower() in Image.registered_extensions()
-        name = find(text) or (find(stem) if is_image else None)
-        if name is not None:
+        if not name and dot + suffix.lower() in Image.registered_extensions():
+            name = find(stem)
+        if name:
             return name
     return None
 
 
-def first_few(texts: list[str], separator: str = ", ", count: int = 5) -> str:
-    """Join the first few texts, and add how many more there are."""
-    more = f" and {len(texts) - count:,} more" if len(texts) > count else ""
-    return separator.join(texts[:count]) + more
+def first_few(texts: list[str], separator: str = ", ") -> str:
+    """Join the first five texts, and add how many more there are."""
+    more = f" and {len(texts) - 5:,} more" if len(texts) > 5 else ""
+    return separator.join(texts[:5]) + more
 
 
 def add_dataset_flags(add: Callable, recorded: str = ""):
-    """Add the flags for folders, masks and lists with `add`, a parser's add_argument. recorded: the default, if any."""
-    folder = "dataset folder: Oxford-IIIT Pet, or one that contains images/ and masks/"
-    add("--data_path", type=user_path, help=f"{folder}; default: {recorded or 'dataset/oxford-iiit-pet'}")
-    add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
-    values = "numbers (3), ranges (128-255) or colors (255,0,0)"
-    pattern = "{name} is the image's name without extension, {id} its part before the first _"
-    for flag, text, default in (
-        ("foreground", f"mask values of the foreground: {values}", "all above 0"),
-        ("ignore", "mask values to ignore", "255 if the masks contain class indices"),
-        ("mask_pattern", f"file name of an image's mask, e.g. '{{name}}_gt.png': {pattern}", "see src/pairs.py"),
-    ):
-        text = f"only with --dataset folder: {text}; default: {recorded or default}"
-        nargs = None if flag == "mask_pattern" else "+"
-        add(f"--{flag}", help=text, metavar=flag.split("_")[-1].upper(), nargs=nargs)
+    """Add the flags for folders, masks and lists. add: a parser's add_argument. recorded: the default."""
+
+    def default(text):
+        return f"; default: {recorded or text}"
+
+    own = "only with --dataset folder: "
+    values = "mask values of the foreground: numbers (3), ranges (128-255) or colors (255,0,0)"
+    pattern = "file name of a mask, e.g. '{name}_gt.png': the image's {name}, or {id}, its part before the first _"
+    folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
+    add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
+    add("--cache_dir", type=user_path, help="folder of decoded images; default: cache/ in --data_path")
+    add("--foreground", nargs="+", help=own + values + default("all above 0"))
+    add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 next to class indices"))
+    add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
         text = f"text file that lists the images of the {SPLIT_NAMES[split]} split"
-        add(f"--{split}_list", type=user_path, help=text + (f"; default: {recorded}" if recorded else ""))
+        add(f"--{split}_list", type=user_path, help=text + (default("") if recorded else ""))
 
 
 class SegmentationDataset(Protocol):

@@ -177,5 +177,5 @@ def test_lists_in_the_folder_win_and_the_rest_is_cut_by_the_hash(tmp_path):
     (data / "test.txt").unlink()
     assert load_folder(data, "test").names == ["1", "2", "3", "4"]  # what no list names
     (data / "valid.txt").write_text("\n".join(map(str, range(5))))
-    with pytest.raises(UserError, match="no images for the test split.*test.txt"):
+    with pytest.raises(UserError, match="no images for the test split"):
         load_folder(data, "test")

@@ -187,7 +187,7 @@ def test_the_guards_figures_are_those_of_a_count_by_hand(tmp_path):
     assert result["dice_trained_on"] == pytest.approx(np.mean(seen), abs=1e-6)
     assert result["dice_new"] == pytest.approx(np.mean(new), abs=1e-6)
     said = (
-        f"12 of 18 images were used for training: Dice {np.mean(seen):.4f} on these, {np.mean(new):.4f} on the other 6"
+        f"12 of 18 images were used for training: Dice {np.mean(seen):.4f} on these, {np.mean(new):.4f} on the others"
     )
     assert said in out
     flags = ("--model", "saved_models/a.pth", "--test_list", "chosen.txt", "--output", "masks")

@@ -8,11 +8,11 @@ from reports.plots import shorten, show, show_image, show_mask, subplots
 from reports.statistics import Result, group_means
 from scoring import THRESHOLDS
 
-FALSE_NEGATIVE, FALSE_POSITIVE = (230, 97, 0), (93, 58, 155)  # orange and purple: distinct to the color-blind
+FALSE_NEGATIVE, FALSE_POSITIVE = (230, 97, 0), (93, 58, 155)  # distinct to the color-blind
 
 
 def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 4.2)):
-    """Return a figure with one chart, and the chart's axes."""
+    """Return a figure and its only axes."""
     figure, [[axis]] = subplots(size=size)
     axis.set(title=title, xlabel=x, ylabel=y)
     axis.grid(alpha=0.3)
@@ -20,16 +20,17 @@ def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 4.2)):
 
 
 def curves(results: Sequence[Result], histories: dict[str, list[dict]]):
-    """Plot validation Dice and losses by epoch. histories: the rows of NAME.csv by the result's label."""
+    """Plot validation Dice and losses by epoch. histories: rows of NAME.csv by label."""
     from matplotlib.ticker import MaxNLocator
 
     figure, [[dices, losses]] = subplots(1, 2, (10, 4.2))
-    for index, label in enumerate(result.label for result in results):
-        rows = histories.get(label, [])
-        for axis, key, line in ((dices, "valid_dice", "-"), (losses, "train_loss", "--"), (losses, "valid_loss", "-")):
-            values = [float(row[key]) for row in rows]
+    lines = ((dices, "valid_dice", "-"), (losses, "train_loss", "--"), (losses, "valid_loss", "-"))
+    for index, result in enumerate(results):
+        rows = histories.get(result.label)
+        for axis, key, style in lines if rows else ():
             epochs = [int(row["epoch"]) for row in rows]
-            axis.plot(epochs, values, line, color=f"C{index}", label=label if rows else None)
+            values = [float(row[key]) for row in rows]
+            axis.plot(epochs, values, style, color=f"C{index}", label=result.label)
     dices.set(title="Validation Dice", ylabel="mean Dice")
     losses.set(title="Loss (dashed: training, solid: validation)", ylabel="loss")
     dices.legend(fontsize=8)
@@ -43,14 +44,15 @@ def curves(results: Sequence[Result], histories: dict[str, list[dict]]):
 def histogram(results: Sequence[Result]):
     """Plot the number of images by Dice."""
     figure, axis = chart("Dice per image", "Dice", "number of images")
+    bins = np.linspace(0, 1, 41).tolist()
     for result in results:
-        axis.hist(result.dice, np.linspace(0, 1, 41).tolist(), histtype="step", linewidth=1.8, label=result.label)
+        axis.hist(result.dice, bins, histtype="step", linewidth=1.8, label=result.label)
     axis.legend(loc="upper left")
     return figure
 
 
 def breeds(results: Sequence[Result], groups: Sequence[str]):
-    """Plot the mean Dice by breed, the hardest for the first result at the bottom. groups: each image's breed."""
+    """Plot the mean Dice by breed, the first result's hardest first. groups: each image's breed."""
     order = list(group_means(results[0].dice, groups))
     figure, axis = chart("Dice by breed", "mean Dice", "breed (images)", (8, 2 + 0.26 * len(order)))
     for result in results:
@@ -64,12 +66,13 @@ def breeds(results: Sequence[Result], groups: Sequence[str]):
 
 def sizes(results: Sequence[Result], groups: Sequence[str]):
     """Plot the mean Dice by foreground size. groups: each image's range, from `in_ranges`."""
-    figure, axis = chart("Dice by foreground size", "foreground, percentage of the image (images)", "mean Dice")
-    order = sorted(set(groups), key=lambda label: int(label.partition("–")[0]))
+    figure, axis = chart("Dice by foreground size", "percentage of the image (images)", "mean Dice")
+    order = sorted(set(groups), key=lambda name: int(name.partition("–")[0]))
+    labels = [f"{name} ({groups.count(name)})" for name in order]
     for result in results:
         means = group_means(result.dice, groups)
-        axis.plot([f"{name} ({groups.count(name)})" for name in order], [means[name][0] for name in order], "o-")
-    axis.legend([result.label for result in results])
+        axis.plot(labels, [means[name][0] for name in order], "o-", label=result.label)
+    axis.legend()
     return figure
 
 
@@ -84,9 +87,9 @@ def thresholds(results: Sequence[Result]):
 
 
 def error_map(row: dict) -> np.ndarray:
-    """Color false negatives and false positives on the gray image, uint8 (H, W, 3). row: one of `panel_rows`."""
+    """Color the errors on the gray image, uint8 (H, W, 3). row: one of `panel_rows`."""
     image, mask, predicted = (np.asarray(row[key]) for key in ("image", "mask", "predicted"))
-    shown = np.repeat(image.mean(0)[..., None], 3, 2) * 0.6 + 90
+    shown = np.repeat(image.mean(0)[..., None], 3, axis=2) * 0.6 + 90
     shown[(mask == 1) & ~predicted] = FALSE_NEGATIVE
     shown[(mask == 0) & predicted] = FALSE_POSITIVE
     return shown.clip(0, 255).astype(np.uint8)
@@ -95,7 +98,7 @@ def error_map(row: dict) -> np.ndarray:
 def examples(results: Sequence[Result], notes: Sequence[str], shown: Sequence[Sequence[dict]]):
     """Draw a row for each image: the image, its ground truth, and each result's errors.
 
-    notes: a few words about each image. shown: for each result, the `panel_rows` of the images.
+    notes: on each image. shown: for each result, the `panel_rows` of the images.
     """
     columns = 2 + len(results)
     figure, axes = subplots(len(notes), columns, (2.3 * columns, 2.6 * len(notes)))

@@ -18,16 +18,16 @@ from reports.statistics import Numbers, best_median_worst
 from training.schedule import at_largest_size
 from utils import confusion, dice_score, foreground
 
-FOREGROUND, IGNORED = (1, 0, 0, 0.45), (0, 0, 1, 0.45)  # RGBA drawn over an image
-LONGEST_TITLE = 24  # characters of an image's name that fit above a panel
-# Fonts with Chinese, Japanese and Korean characters on Linux, Windows and macOS; Matplotlib's own font has none.
+FOREGROUND, IGNORED = (1, 0, 0, 0.45), (0, 0, 1, 0.45)  # RGBA over an image
+LONGEST_TITLE = 24  # characters that fit above a panel
+# fonts with Chinese, Japanese and Korean characters, on Linux, Windows and macOS
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei",
              "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS")  # fmt: skip
 
 
 def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.2)):
     """Return a new figure and its axes, an array (rows, columns). size: (width, height) in inches."""
-    from matplotlib.figure import Figure  # pyplot would keep the figure, and might open windows
+    from matplotlib.figure import Figure  # pyplot would keep the figure
 
     figure = Figure(figsize=size, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -36,8 +36,7 @@ def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.
 def save_figure(figure, path: Path) -> bytes:
     """Write a figure as a PNG file, atomically, and return the file's bytes. Raises UserError.
 
-    All text is plain: a "$" in an image's name does not start a formula, and characters that no installed font has are
-    drawn as boxes.
+    All text is plain: "$" does not start a formula. Characters that no font has become boxes.
     """
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
@@ -45,21 +44,20 @@ def save_figure(figure, path: Path) -> bytes:
     installed = {font.name for font in fontManager.ttflist}
     family = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
     for text in figure.findobj(Text):
-        text.set(parse_math=False, family=family, text=text.get_text().encode(errors="replace").decode())
-    content, log = io.BytesIO(), logging.getLogger("matplotlib.font_manager")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns about fonts with only one weight
+        shown = text.get_text().encode(errors="replace").decode()
+        text.set(parse_math=False, family=family, text=shown)
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # not warnings about weights
+    content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(content, format="png", dpi=100)
-    log.setLevel(level)
     write_atomically(path, lambda file: file.write(content.getvalue()))
     return content.getvalue()
 
 
-def show(axis, image, title: str = "", **options):
-    """Draw an array (H, W) or (H, W, 3) without ticks. options: of imshow."""
-    axis.imshow(image, **{"cmap": "gray", "vmin": 0, "vmax": 1, **options})
+def show(axis, image, title: str = "", cmap: str = "gray", vmax: float = 1):
+    """Draw an array (H, W) or (H, W, 3) without ticks."""
+    axis.imshow(image, cmap=cmap, vmin=0, vmax=vmax)
     axis.set_title(title, fontsize=8)
     axis.set(xticks=[], yticks=[])
     axis.spines[:].set_visible(False)
@@ -85,7 +83,7 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     """Plot losses, Dice and learning rate by epoch. history: the rows of NAME.csv.
 
     best_from: first epoch considered for "best" (checkpoints of earlier epochs are gone).
-    Dotted lines mark epochs with larger images than the one before; losses and Dice are not comparable across them.
+    Dotted lines mark larger images, across which losses and Dice are not comparable.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -94,14 +92,16 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     marker = "o" if len(epochs) < 30 else None
 
     def line(axis, key, color, label=None):
-        axis.plot(epochs, [row[key] for row in history], color=color, label=label, marker=marker, markersize=3)
+        values = [row[key] for row in history]
+        axis.plot(epochs, values, color=color, label=label, marker=marker, markersize=3)
 
     for axis, key in ((losses, "loss"), (dices, "dice")):
         line(axis, f"train_{key}", "tab:blue", "training")
         line(axis, f"valid_{key}", "tab:orange", "validation")
         axis.legend()
     line(rates, "learning_rate", "tab:gray")
-    best = max(at_largest_size(history[best_from:]) or at_largest_size(history), key=lambda row: row["valid_dice"])
+    rows = at_largest_size(history[best_from:] or history)
+    best = max(rows, key=lambda row: row["valid_dice"])
     losses.set(title="Loss", ylabel="loss")
     dices.set(title=f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", ylabel="mean Dice")
     rates.set(title="Learning rate at the end of each epoch", ylabel="learning rate")
@@ -112,53 +112,58 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
         axis.grid(alpha=0.3)
         for epoch in larger:
             axis.axvline(epoch - 0.5, color="black", linestyle=":", linewidth=0.8)
-    figure.suptitle(title + " (dotted: image size increases)" * bool(larger))
+    if larger:
+        title += " (dotted: image size increases)"
+    figure.suptitle(title)
     save_figure(figure, path)
 
 
 def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path):
-    """Draw augmented training images, eight in a row, with foreground in red and ignored pixels in blue.
+    """Draw training images, eight in a row, with foreground in red and ignored pixels in blue.
 
     images: float (N, C, H, W) of about 0 to 1. masks: uint8 (N, 1, H, W) of 0, 1, 255. On the CPU.
     """
     columns = min(8, len(images))
-    rows = -(-len(images) // columns)
+    rows = math.ceil(len(images) / columns)
     figure, axes = subplots(rows, columns, (max(2 * columns, 6), 2 * rows + 0.5))
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, image, mask in zip(axes.flat, images, masks[:, 0].numpy(), strict=False):
         show(axis, image.clamp(0, 1).expand(3, -1, -1).permute(1, 2, 0).numpy())
         overlay = np.zeros((*mask.shape, 4))
-        overlay[mask == 1], overlay[mask == 255] = FOREGROUND, IGNORED
+        overlay[mask == 1] = FOREGROUND
+        overlay[mask == 255] = IGNORED
         axis.imshow(overlay, interpolation="nearest")
     figure.suptitle(title)
     save_figure(figure, path)
 
 
 def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], threshold: float = 0.5) -> list[dict]:
-    """Predict some images of a dataset, for `plot_panels`. threshold: probability from which a pixel is foreground."""
+    """Predict some images, for `plot_panels`. threshold: of the probability."""
     batch = dataset[list(indices)]
-    logits = foreground(predictor.logits(batch["image"]))
-    predicted = logits.cpu() >= math.log(threshold / (1 - threshold))
-    dices = dice_score(confusion(predicted, batch["mask"].cpu())).tolist()
-    masks = (batch["mask"][:, 0].cpu(), logits.sigmoid()[:, 0].cpu(), predicted[:, 0])
-    columns = (batch["name"], batch["image"].cpu(), *masks, dices)
-    names = ("name", "image", "mask", "probability", "predicted", "dice")
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+    images, masks = batch["image"].cpu(), batch["mask"].cpu()
+    logits = foreground(predictor.logits(batch["image"])).cpu()
+    predicted = logits >= math.log(threshold / (1 - threshold))
+    dices = dice_score(confusion(predicted, masks)).tolist()
+    keys = ("name", "image", "mask", "probability", "predicted", "dice")
+    columns = (batch["name"], images, masks[:, 0], logits[:, 0].sigmoid(), predicted[:, 0], dices)
+    return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, threshold: float = 0.5) -> list[dict]:
-    """Predict the three best, median and worst images, for `plot_panels`. dices: (N,) of all images, on the CPU."""
-    chosen = best_median_worst(dices)
-    rows = panel_rows(predictor, dataset, [index for _, index in chosen], threshold)
-    return [{**row, "note": group} for row, (group, _) in zip(rows, chosen, strict=True)]
+    """Predict the best, median and worst images, for `plot_panels`. dices: (N,), on the CPU."""
+    groups, indices = zip(*best_median_worst(dices), strict=True)
+    rows = panel_rows(predictor, dataset, indices, threshold)
+    for row, group in zip(rows, groups, strict=True):
+        row["note"] = group
+    return rows
 
 
 def plot_panels(rows: list[dict], title: str, path: Path):
     """Draw a column for each image: the image, its ground truth, the probability and the prediction.
 
     rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float (H, W),
-    `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. An optional `note` is put above the name.
+    `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. A `note` is put above the name.
     """
     cell = min(2.0, 16 / len(rows))  # inches; nine columns fit a screen of 1600 x 900 pixels
     figure, axes = subplots(4, len(rows), (max(cell * len(rows), 6), 4 * cell + 1))

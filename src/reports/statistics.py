@@ -1,9 +1,9 @@
-"""Statistics of report.py: scores per image, threshold and group, confidence intervals, possible label errors."""
+"""Statistics of report.py: scores per image, threshold and group, intervals, possible label errors."""
 
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 import torch
@@ -18,9 +18,9 @@ from splits import SegmentationDataset
 from utils import dice_score, foreground, scores
 
 Numbers = Sequence[float] | np.ndarray | torch.Tensor
-RESAMPLING = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # of scipy.stats; small batches keep memory small
-AGREED = 0.9  # minimum Dice for two predictions to count as agreeing
-CONTRADICTED = 0.8  # maximum Dice with the mask for a prediction to count as contradicting it
+RESAMPLING = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # small batches save memory
+AGREED = 0.9  # minimum Dice of two predictions that agree
+CONTRADICTED = 0.8  # maximum Dice of a prediction and a mask that contradict each other
 
 
 @dataclass
@@ -33,22 +33,25 @@ class Result:
     dice: np.ndarray  # (N,) at threshold 0.5
     scores: dict[str, float]
     by_threshold: np.ndarray  # mean Dice at each of THRESHOLDS
-    foreground: np.ndarray  # (N,) fraction of the image that is foreground in the ground truth
-    bits: np.ndarray  # uint8 (N, size * size / 8): predictions at threshold 0.5, eight pixels to a byte
+    foreground: np.ndarray  # (N,) foreground fraction of the ground truth
+    bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8)
     seconds: float  # for the whole evaluation
+    megabytes: float = 0.0  # of the checkpoint file
 
 
 def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: DataLoader, size: int) -> Result:
     """Predict every image of `loader` once. size: of the predictions kept for `agreement`, in pixels."""
     dataset: SegmentationDataset = loader.dataset  # type: ignore[assignment]
-    meter, start, bits = DiceMeter(dataset), time.perf_counter(), []
+    meter, bits = DiceMeter(dataset), []
+    start = time.perf_counter()
     for batch, logits in predictions(predictor, loader, label):
         meter.add(batch, logits)
         probability = foreground(logits).sigmoid().cpu()
         if probability.shape[-1] != size:
             probability = F.interpolate(probability, size=(size, size), mode="bilinear", align_corners=False)
         bits.append(np.packbits(probability.flatten(1).numpy() >= 0.5, axis=1))
-    counts, by_threshold = meter.at(0.5), meter.counts()
+    counts = meter.at(0.5)
+    tp, _, fn, _ = counts.unbind(1)
     with torch.device("meta"):  # the predictor's own network has its batch norms folded away
         network = build_model(checkpoint.name, **checkpoint.options)
     return Result(
@@ -57,15 +60,15 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
         names=list(dataset.names),
         dice=dice_score(counts).numpy(),
         scores=scores(counts),
-        by_threshold=np.array([dice_score(part).mean().item() for part in by_threshold]),
-        foreground=((counts[:, 0] + counts[:, 2]) / counts.sum(1).clamp(min=1)).numpy(),
+        by_threshold=np.array([dice_score(part).mean().item() for part in meter.counts()]),
+        foreground=((tp + fn) / counts.sum(1).clamp(min=1)).numpy(),
         bits=np.concatenate(bits),
         seconds=time.perf_counter() - start,
     )
 
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95% interval of the mean by the percentile bootstrap over images (Efron, 1979)."""
+    """Return the 95% interval of the mean by the percentile bootstrap (Efron, 1979)."""
     from scipy.stats import bootstrap
 
     if np.ptp(values) == 0:  # one image, or all equal
@@ -75,7 +78,7 @@ def confidence_interval(values: np.ndarray) -> tuple[float, float]:
 
 
 def paired_test(difference: np.ndarray) -> float:
-    """Return the p-value of the two-sided sign-flip permutation test: is the mean of paired differences 0?"""
+    """Return the p-value of the two-sided sign-flip permutation test for a mean of 0."""
     from scipy.stats import permutation_test
 
     if not difference.any() or len(difference) < 2:
@@ -85,20 +88,23 @@ def paired_test(difference: np.ndarray) -> float:
 
 
 def compare(first: Result, second: Result) -> dict:
-    """Compare two results on the same images.
-
-    Returns `better` and `worse` (by mean Dice), `mean` difference in Dice, its 95% interval `low` to `high`, `p`, and
-    `wins`: the number of images on which the better one has the higher Dice.
-    """
-    better, worse = (first, second) if first.dice.mean() >= second.dice.mean() else (second, first)
+    """Compare two results on the same images, for the page's template."""
+    worse, better = sorted((second, first), key=lambda result: result.dice.mean())
     difference = better.dice - worse.dice
     low, high = confidence_interval(difference)
-    found = {"mean": float(difference.mean()), "low": low, "high": high, "p": paired_test(difference)}
-    return {"better": better, "worse": worse, **found, "wins": int((difference > 0).sum())}
+    return {
+        "better": better,
+        "worse": worse,
+        "mean": float(difference.mean()),
+        "low": low,  # to high: 95% interval of the mean
+        "high": high,
+        "p": paired_test(difference),
+        "wins": int((difference > 0).sum()),  # images on which the better one has the higher Dice
+    }
 
 
 def agreement(results: Sequence[Result]) -> np.ndarray:
-    """Return the lowest Dice between any two results' predictions of each image, (N,); 1 if both are empty."""
+    """Return the lowest Dice between any two predictions of each image, (N,); 1 if both are empty."""
 
     def pixels(bits):
         return np.array([np.unpackbits(row).sum(dtype=np.int64) for row in bits])
@@ -106,33 +112,32 @@ def agreement(results: Sequence[Result]) -> np.ndarray:
     lowest = np.ones(len(results[0].bits))
     for one, other in combinations([result.bits for result in results], 2):
         total = pixels(one) + pixels(other)
-        lowest = np.minimum(lowest, np.where(total > 0, 2 * pixels(one & other) / np.maximum(total, 1), 1.0))
+        dice = 2 * pixels(one & other) / np.maximum(total, 1)
+        lowest = np.minimum(lowest, np.where(total > 0, dice, 1.0))
     return lowest
 
 
 def possible_label_errors(results: Sequence[Result]) -> list[int]:
-    """Return the images whose mask all results contradict while they agree with one another.
-
-    Returns indices, sorted by decreasing gap between `agreement` and the highest Dice with the mask.
-    """
+    """Return the indices of images whose mask all results contradict while they agree, the clearest first."""
     if len(results) < 2:
         return []
-    between, with_mask = agreement(results), np.max([result.dice for result in results], axis=0)
+    between = agreement(results)
+    with_mask = np.max([result.dice for result in results], axis=0)
     found = np.flatnonzero((between >= AGREED) & (with_mask <= CONTRADICTED))
     return found[np.argsort(with_mask[found] - between[found], kind="stable")].tolist()
 
 
 def best_median_worst(dices: Numbers, best: int = 3, median: int = 3, worst: int = 3) -> list[tuple[str, int]]:
-    """Choose examples of a split: pairs of "best", "median" or "worst" and an image's index.
+    """Choose examples: pairs of "best", "median" or "worst" and an image's index. dices: (N,), on the CPU.
 
-    dices: (N,) numbers, on the CPU. The best come highest first, the median and the worst lowest first. A split with
-    fewer images gives fewer examples.
+    The best come highest first, the others lowest first.
     """
-    worst_first = np.argsort(np.asarray(dices), kind="stable").tolist()
-    middle = max(0, (len(worst_first) - median) // 2)
-    middle_ones = worst_first[middle : middle + median]
-    groups = {"best": worst_first[::-1][:best], "median": middle_ones, "worst": worst_first[:worst]}
-    return [(group, index) for group, indices in groups.items() for index in indices]
+    order = np.argsort(np.asarray(dices), kind="stable").tolist()
+    middle = max(0, (len(order) - median) // 2)
+    examples = [("best", index) for index in order[::-1][:best]]
+    examples += [("median", index) for index in order[middle : middle + median]]
+    examples += [("worst", index) for index in order[:worst]]
+    return examples
 
 
 def breed(name: str) -> str:
@@ -146,13 +151,16 @@ def species(name: str) -> str:
 
 
 def group_means(values: np.ndarray, groups: Iterable[str]) -> dict[str, tuple[float, int]]:
-    """Return the mean and count of the values in each group, in ascending order of the mean."""
+    """Return the mean and count of each group's values, in ascending order of the mean."""
     names = np.array(list(groups))
-    means = {name: (values[names == name].mean(), int((names == name).sum())) for name in sorted(set(names.tolist()))}
+    means = {}
+    for name in sorted(set(names.tolist())):
+        inside = values[names == name]
+        means[name] = (inside.mean(), len(inside))
     return dict(sorted(means.items(), key=lambda item: item[1][0]))
 
 
 def in_ranges(values: np.ndarray, edges: Sequence[float]) -> list[str]:
     """Return the range between two edges that holds each value, such as "10–20%"."""
-    names = [f"{100 * low:.0f}–{100 * high:.0f}%" for low, high in zip(edges, edges[1:], strict=False)]
+    names = [f"{100 * low:.0f}–{100 * high:.0f}%" for low, high in pairwise(edges)]
     return [names[index] for index in np.digitize(values, edges[1:-1])]

@@ -35,26 +35,30 @@ def print_table(rows: list[dict]):
     first = rows[0]
     same = all(row["set"] == first["set"] for row in rows)
     images = count_of(first["images"], "image") if same else "different images"
-    options = ", with mirror images (--tta)" * first["tta"] + ", at original size" * first["original_size"]
-    print(f"{first['split']} split, {images}, in {first['dtype']}{options}")
+    tta = ", with mirror images (--tta)" if first["tta"] else ""
+    original = ", at original size" if first["original_size"] else ""
+    print(f"{first['split']} split, {images}, in {first['dtype']}{tta}{original}")
     width = max(len(row["model"]) for row in rows)
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
-    print(f"{'model':{width}}  {'size':>4}  {'border':10}" + "".join(f"  {name:>11}" for name in names))
+    print(f"{'model':{width}}  size  {'border':10}", *(f" {name:>11}" for name in names))
     for row in rows:
-        line = f"{row['model']:{width}}  {row['image_size']:4}  {row['border']:10}"
-        print(line + "".join(f"  {row[name]:11.4f}" for name in names))
+        cells = (f" {row[name]:11.4f}" for name in names)
+        print(f"{row['model']:{width}}  {row['image_size']:4}  {row['border']:10}", *cells)
     for row in rows:
-        notes = [] if same else [f"evaluated on {row['images']:,} images from {row['data']}"]
-        notes += [warning(row)] if warning(row) else []
-        if row["empty_masks"]:
-            rest, empty = row["dice_without_empty"], f"{count_of(row['empty_masks'], 'image')} with empty masks"
-            notes.append("all masks are empty" if rest is None else f"Dice {rest:.4f} excluding {empty}")
-        if row.get("scored_at", 0.5) != 0.5:
+        notes = [warning(row)]
+        if not same:
+            notes.append(f"evaluated on {row['images']:,} images from {row['data']}")
+        if row["dice_without_empty"] is None:
+            notes.append("all masks are empty")
+        elif row["empty_masks"]:
+            empty = count_of(row["empty_masks"], "image")
+            notes.append(f"Dice {row['dice_without_empty']:.4f} excluding {empty} with empty masks")
+        if row["scored_at"] != 0.5:
             notes.append(f"scored at threshold {row['scored_at']:.4g}")
         elif "threshold" in row:
-            chosen = f"threshold {row['threshold']:.4g}, chosen on the validation split"
-            notes.append(f"Dice {row['dice_at_threshold']:.4f} at {chosen}")
-        for note in notes:
+            at = f"at threshold {row['threshold']:.4g}, chosen on the validation split"
+            notes.append(f"Dice {row['dice_at_threshold']:.4f} {at}")
+        for note in filter(None, notes):
             print(f"{row['model']}  {note}")
 
 
@@ -63,11 +67,11 @@ def check_output(output):
     for suffix in (".pth", ".last.pth"):
         checkpoint = output.with_name(output.name + suffix)
         if checkpoint.exists():
-            raise UserError(f"--output {output}: {output}.csv is the history of {checkpoint}; choose another name")
+            raise UserError(f"--output {output}: {output}.csv belongs to {checkpoint}; choose another name")
 
 
 def write_results(records: list[dict], header: list[str], rows: list, output):
-    """Write records to OUTPUT.json, and a table to OUTPUT.csv. Raises UserError if they cannot be written."""
+    """Write records to OUTPUT.json, and a table to OUTPUT.csv. Raises UserError."""
     output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(records, indent=2) + "\n"
     write_atomically(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
