@@ -22,6 +22,8 @@ def child(flags):
     """Take steps for each number on standard input, and print the seconds per step."""
     from throughput import draw_dataset, our_step, parse_flags
 
+    from cores import main_thread_bound
+
     with tempfile.TemporaryDirectory() as scratch:
         args = parse_flags(flags)
         args.data_path, args.cache_dir = Path(scratch) / "pets", Path(scratch)
@@ -31,8 +33,9 @@ def child(flags):
             step()
         for line in sys.stdin:
             start = time.perf_counter()
-            for _ in range(int(line)):
-                step()
+            with main_thread_bound():  # as in train.py
+                for _ in range(int(line)):
+                    step()
             print((time.perf_counter() - start) / int(line), flush=True)
 
 

@@ -35,7 +35,7 @@ from turns import BUSY, busy_cores, in_turns, ratios_to, refuse_noise
 import losses
 import oxford_pet
 import shapes
-from cores import available_cores
+from cores import available_cores, main_thread_bound
 from data import TrainingData, train_loader
 from losses import build_loss
 from models import build_model
@@ -169,8 +169,9 @@ def serve(name, args, pipe):
         step, device = contender(name, args), pick_device(args.device)
         for steps in iter(pipe.recv, None):
             start = time.perf_counter()
-            for _ in range(steps):
-                step()
+            with main_thread_bound() if device.type == "cpu" else contextlib.nullcontext():  # as in train.py
+                for _ in range(steps):
+                    step()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             pipe.send(time.perf_counter() - start)

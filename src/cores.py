@@ -2,10 +2,11 @@
 
 import math
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
+threads_are_bound = False  # startup.py binds OpenMP's threads, except the main thread, to one core each
 
 
 def available_cores() -> int:
@@ -28,3 +29,17 @@ def cgroup_quota() -> float:
             quota, period = (folder / "cpu.max").read_text().split()
             quotas.append(float(quota) / float(period))
     return min(quotas)
+
+
+@contextmanager
+def main_thread_bound():
+    """Keep the main thread in the block on the core that OpenMP's other threads leave to it."""
+    if not threads_are_bound:
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)

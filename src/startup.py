@@ -10,14 +10,14 @@ import ctypes
 import os
 from contextlib import suppress
 
-from cores import available_cores, cgroup_quota
+import cores
 
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
 if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
     os.environ["GOMP_SPINCOUNT"] = "10000"
-if cgroup_quota() < float("inf"):  # OpenMP respects affinity but not quotas
-    os.environ.setdefault("OMP_NUM_THREADS", str(available_cores()))
+if cores.cgroup_quota() < float("inf"):  # OpenMP respects affinity but not quotas
+    os.environ.setdefault("OMP_NUM_THREADS", str(cores.available_cores()))
 with suppress(AttributeError, OSError, TypeError):  # another C library
     libc = ctypes.CDLL(None)
     libc.mallopt(-4, 0)  # M_MMAP_MAX
@@ -25,10 +25,11 @@ with suppress(AttributeError, OSError, TypeError):  # another C library
     libc.mallopt(-8, 1)  # M_ARENA_MAX: else every thread keeps its own freed memory
 given = {"OMP_NUM_THREADS", "GOMP_CPU_AFFINITY", *BINDING} & os.environ.keys()
 if not given and hasattr(os, "sched_setaffinity"):
-    cores = os.sched_getaffinity(0)
+    allowed = os.sched_getaffinity(0)
     os.environ.update(BINDING)
     import torch  # noqa: F401  # OpenMP reads its settings once
 
-    os.sched_setaffinity(0, cores)  # frees the main thread and all that it starts
+    os.sched_setaffinity(0, allowed)  # the main thread, and all that it starts
+    cores.threads_are_bound = True
     for name in BINDING:
         del os.environ[name]

@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from cores import main_thread_bound
 from data import TrainingData, eval_loader, hash_of_set, train_loader
 from losses import build_loss
 from predictor import Predictor
@@ -180,7 +181,8 @@ def train_one_epoch(batches, learner, augmentation, args, state, meter, progress
     """Train to the end of the epoch. Return False if a signal stops the run before it."""
     learner.train_model.train()
     progress.begin_epoch()
-    with save_if_workers_die(save):
+    on_cpu = learner.runtime.device.type == "cpu"
+    with save_if_workers_die(save), main_thread_bound() if on_cpu else nullcontext():
         for batch in batches:
             state.learning_rate = learner.optimizer.param_groups[0]["lr"]
             for loss, counts in train_step(batch, learner, augmentation, args, state.step):

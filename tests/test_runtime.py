@@ -52,13 +52,16 @@ def test_only_threads_of_openmp_are_bound_to_cores():
 import os, startup, torch
 torch.ones(1 << 20).sin().sum()  # starts OpenMP's threads
 threads = {len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
-print(len(os.sched_getaffinity(0)), threads == {1, len(os.sched_getaffinity(0))}, torch.get_num_threads())
+import cores
+with cores.main_thread_bound():
+    inside = len(os.sched_getaffinity(0))
+print(inside, len(os.sched_getaffinity(0)), threads == {1, len(os.sched_getaffinity(0))}, torch.get_num_threads())
 """
     cores = len(os.sched_getaffinity(0))
     if cores == 1:
         pytest.skip("needs two cores")
-    assert in_a_command(code, {}).split()[:2] == [str(cores), "True"]
-    assert in_a_command(code, {"OMP_NUM_THREADS": "2"}).split()[1:] == ["False", "2"]
+    assert in_a_command(code, {}).split()[:3] == ["1", str(cores), "True"]
+    assert in_a_command(code, {"OMP_NUM_THREADS": "2"}).split() == [str(cores), str(cores), "False", "2"]
     assert not {"OMP_PROC_BIND", "OMP_PLACES"} & environment_of_a_command({}).keys()
 
 
