@@ -6,13 +6,13 @@
     DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way round
 
 A mask has the name of its image, without or with its extension (a.jpg.png), or with one of AFFIXES (a_gt.png,
-Mask-a.png). --mask_pattern describes other names. An image and a mask with equally many pages (TIFF stacks, animations)
-are pairs a#0, a#1, ...; of others the first page is used.
+Mask-a.png). --mask_pattern describes other names; one image and one mask need no common name. An image and a mask with
+equally many pages (TIFF stacks, animations) are pairs a#0, a#1, ...; of others the first page is used.
 """
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -36,7 +36,6 @@ SPLIT_FOLDERS = {
 AFFIXES = "masks?|labels?|seg|segmentation|gt|groundtruth"
 ENDING = re.compile(rf"[_-]({AFFIXES}|l)$", re.IGNORECASE)
 BEGINNING = re.compile(rf"^({AFFIXES})[_-]", re.IGNORECASE)
-NOT_IMAGE = "not an image; convert volumes and arrays to PNG or TIFF, boxes to masks"
 
 
 @dataclass(frozen=True)
@@ -133,13 +132,18 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     pairs: dict[str, Pair] = {}
     faults: list[str] = []
     ignored: dict[str, list[Path]] = defaultdict(list)  # by the reason
+    endings: Counter = Counter()  # of files that are not images
     parts = parts_of(root)
     ignored["no images/ or masks/"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
     for part in parts:
         images, other_images = files_below(the_folder(part, IMAGES))
         labels, other_labels = files_below(the_folder(part, MASKS))
         for path in other_images + other_labels:
-            ignored["link to a folder" if path.is_dir() else NOT_IMAGE].append(path)
+            if path.is_dir():
+                ignored["link to a folder"].append(path)
+            else:
+                ending = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
+                endings[ending or "without extension"] += 1
         masks = masks_of_images(images, labels, pattern)
         users: dict[Path, list[Path]] = defaultdict(list)  # the images of each mask
         for name, files in images.items():
@@ -164,6 +168,9 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     if faults:
         raise UserError(f"{root}: {first_few(faults, '; ')}; keep one of each")
     notes = [f"ignored ({reason}): {relative(paths, root)}" for reason, paths in ignored.items() if paths]
+    if endings:
+        counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items()))
+        notes.append(f"ignored (not images): {counts}; convert volumes and arrays to PNG or TIFF, boxes to masks")
     if not pairs:
         if ignored["no mask"] and ignored["no image"]:
             notes.append(hint(ignored["no mask"], ignored["no image"]))
@@ -173,6 +180,8 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
 
 def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str, list[Path]]:
     """Return the masks that belong to the name of each image. images, labels: of `files_below`."""
+    if len(images) == len(labels) == 1 and not pattern:  # e.g. the two stacks of the ISBI challenge
+        return {name: files for name in images for files in labels.values()}
     found: dict[str, list[Path]] = defaultdict(list)
     if pattern:
         for name in images:
