@@ -30,7 +30,7 @@ from utils import UserError, count_of, note
 
 HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
-FORMAT = 3  # of the packed pixels: raise it when they change
+FORMAT = 3  # of the packed pixels: increment it when they change
 KEPT_BYTES = 4_000_000_000  # of older arrays
 PIXELS_IN_FLIGHT = 48_000_000  # of images decoded at the same time; each takes about 12 bytes
 remembered: dict[Path, object] = {}  # results of `remember`
@@ -145,7 +145,7 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
 def new_array(path: Path, shape: tuple):
     """Return an empty array mapped from a new file. Raises OSError.
 
-    Its disk blocks are allocated at once, since a disk that fills later ends the process by SIGBUS.
+    Its disk blocks are allocated at once, since writing to a disk that has filled up kills the process (SIGBUS).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = int(np.prod(shape)) + HEADER
@@ -162,7 +162,7 @@ def new_array(path: Path, shape: tuple):
 
 
 def remove_old(folder: Path, room: int):
-    """Remove files that killed runs left, and the arrays used least recently, beyond `room` bytes.
+    """Remove temporary files of killed runs, and the least recently used arrays beyond `room` bytes.
 
     Arrays used within the last hour stay: concurrent runs may use them.
     """

@@ -38,7 +38,7 @@ class Checkpoint:
     std: list[float] = field(default_factory=lambda: [0.5] * 3)
     border: str = "foreground"  # what the trimaps' border counts as
     threshold: float | None = None  # probability at which the validation Dice is highest
-    intensity_range: list[float] | None = None  # values of deep images that become black and white
+    intensity_range: list[float] | None = None  # values that map to black and white, beyond 8 bits
     # provenance
     epoch: int = 0  # epoch, seconds and scores: of the weights
     seconds: float = 0.0

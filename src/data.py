@@ -22,7 +22,7 @@ DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # mod
 # Ctrl-C; kill, Slurm and torchrun; a terminal that closes; Slurm's --signal=USR1@90. Windows has only two.
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 STOP_SIGNALS = [number for number in signal.Signals if number.name in STOP_NAMES]
-LAYOUTS = "your own images/ and masks/, or the pets' images/ and annotations/"
+LAYOUTS = "images/ and masks/, or the images/ and annotations/ of Oxford-IIIT Pet"
 
 
 def module_of(dataset: str):

@@ -96,7 +96,7 @@ def export(checkpoint, path, kind, source="the checkpoint"):
             differences = [(run_exported(image) - model(image)).abs().max() for image in images]
             difference = max(differences).item()
             if not difference <= TOLERANCE[kind]:
-                raise UserError(f"{path} was not written: it differs from {source} by {difference:.1e}")
+                raise UserError(f"{path} was not written: its output differs from {source}'s by {difference:.1e}")
         write_atomically(path, lambda file: file.write(made.read_bytes()))
     return difference
 

@@ -49,7 +49,7 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
 def add_data_flags(parser, batch_size: int = 32, precision: str = "float32"):
     add = parser.add_argument
     add_dataset_flags(add, "the checkpoint's")
-    add("--border", choices=BORDERS, help="class of the trimaps' border; default: the checkpoint's")
+    add("--border", choices=BORDERS, help="class of trimap border pixels; default: the checkpoint's")
     add("--limit", type=positive_int, help="use only the first LIMIT images")
     add("--workers", type=worker_count, default=0, help="data loading processes; default %(default)s")
     add_predictor_flags(parser, batch_size, precision)

@@ -26,7 +26,7 @@ from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images of a split whose score is mostly chance
-CLIPPED = 0.1  # percent of a deep image's pixels at either end, such as hot and dead ones
+CLIPPED = 0.1  # percent of an image's pixels at either end, such as hot and dead ones
 note_once = cache(note)
 
 
@@ -144,7 +144,7 @@ class Folder:
 
 
 def measure_range(pair: Pair) -> list[float]:
-    """Return the [low, high] values of a deep image (modes I, I;16 and F), [] for others."""
+    """Return the [low, high] values of an image of more than 8 bits (modes I, I;16, F), [] for others."""
     with suppress(ImageError), open_image(pair.image) as header:
         if header.mode.startswith(("I", "F")):
             values = np.asarray(decode_page(pair.image, pair.page))

@@ -27,7 +27,7 @@ from utils import UserError
 
 COLOR = 1 << 40  # + 65536 red + 256 green + blue
 MOST = COLOR << 1
-MOST_VALUES = 2**16  # more than this in one folder are not masks
+MOST_VALUES = 2**16  # images with more distinct values are not masks
 NEAR = 64  # RGB distance within which two colors of lossy masks are one
 RARE = 0.03  # a true color of lossy masks has this fraction of the pixels that are not background
 

@@ -53,7 +53,7 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
 
     A label is for the pixels as stored, without EXIF orientation, unless only the transposed image fits.
     read_label: callable(path, page) that returns a PIL image of mode L. root: of paths in messages.
-    intensity_range: for deep images; default: the range of their type.
+    intensity_range: for more than 8 bits; default: the range of their type.
     """
     path = pair.image
     try:
@@ -65,7 +65,7 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
             with suppress(Exception):  # broken EXIF raises whatever its parser does
                 image = to_rgb(ImageOps.exif_transpose(stored), intensity_range)
         if label.size != image.size:
-            raise ImageError(f"is {label.width}x{label.height}, its image {image.width}x{image.height}")
+            raise ImageError(f"is {label.width}x{label.height}, but its image {image.width}x{image.height}")
     except ImageError as error:
         raise ImageError(f"{relative([path], root)} {error}") from None
     return image, label
@@ -104,7 +104,7 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
         found = [folder for folder in found if files_below(folder)[0]] or found
     if len(found) != 1:
         has = " and ".join(f"{folder.name}/" for folder in found) or f"no {names[0]}/"
-        raise UserError(f"--data_path {path} has {has}; it needs one folder of {', '.join(names)}")
+        raise UserError(f"--data_path {path} has {has}; it needs exactly one of {', '.join(names)}")
     return found[0]
 
 
@@ -166,7 +166,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
                 faults.append(f"{relative([path], root)} is the mask of {relative(files, root, ' and ')}")
         ignored["no image"] += [path for files in labels.values() for path in files if path not in users]
     if faults:
-        raise UserError(f"{root}: {first_few(faults, '; ')}; keep one of each")
+        raise UserError(f"{root}: {first_few(faults, '; ')}; keep only one")
     notes = [f"ignored ({reason}): {relative(paths, root)}" for reason, paths in ignored.items() if paths]
     if endings:
         counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items()))
@@ -224,7 +224,7 @@ def hint(images: list[Path], masks: list[Path]) -> str:
 
 
 def pair_pages(name: str, image: Path, label: Path) -> list[Pair]:
-    """Return a pair for each page, if both have equally many, else one of the first pages."""
+    """Return a pair for each page, if both have equally many, else one pair of the first pages."""
     pages = pages_of(image)
     if pages == pages_of(label) > 1:
         return [Pair(f"{name}#{page}", image, label, page) for page in range(pages)]

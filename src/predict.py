@@ -182,7 +182,7 @@ def get_args_parser():
     add("--background", metavar="COLOR|FILE", help="background of cutouts: a color or an image")
     add("--matting", action="store_true", help="closed-form matting: slower; see requirements-matting.txt")
     add("--tile", type=image_side, help="predict large photos in overlapping tiles of this size, in pixels")
-    add("--csv", type=user_path, help="CSV file of size, foreground fraction and box")
+    add("--csv", type=user_path, help="CSV file of each image's size, foreground fraction and bounding box")
     add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths by column, from 1")
     add_predictor_flags(parser)
     return parser
@@ -192,7 +192,7 @@ def check_flags(args):
     """Raise UserError for flags that exclude each other."""
     wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
     if wrong and "cutout" not in args.save:
-        raise UserError(f"{', '.join(wrong)}: only applies to cutouts; add cutout to --save")
+        raise UserError(f"{', '.join(wrong)}: only for cutouts; add cutout to --save")
     wrong = [f"--{flag}" for flag in FOR_FILES if getattr(args, flag)]
     if "-" in args.images and (wrong or len(args.images) > 1 or len(args.save) > 1):
         rest = f"; not supported: {', '.join(wrong)}" if wrong else ""

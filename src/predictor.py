@@ -22,7 +22,7 @@ class Predictor:
     """Network with its normalization, input size and runtime.
 
     network: in evaluation mode, on the runtime's device, in its memory layout.
-    mean, std: of each channel, by which pixels in [0, 1] are normalized. size: side of the network's input.
+    mean, std: of each channel, by which pixels in [0, 1] are normalized. size: of the network's input.
     tta: average the predictions for the image and its mirror image. checkpoint: the network's.
     """
 

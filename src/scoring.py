@@ -82,7 +82,7 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
 
 
 def best_threshold(counts: torch.Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """Return the threshold with the highest mean Dice; of equals, the nearest to 0.5. counts: (thresholds, N, 4)."""
+    """Return the threshold with the highest mean Dice; ties go to the one nearest 0.5. counts: (thresholds, N, 4)."""
     means = [dice_score(part).mean().item() for part in counts]
     best = [value for value, mean in zip(thresholds, means, strict=True) if mean == max(means)]
     return min(best, key=lambda value: abs(value - 0.5))

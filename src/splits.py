@@ -69,7 +69,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     part, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= part <= parts or parts < 2:
-        raise UserError(f"--fold {text} is not K/N, such as 1/5: part K, from 1 to N, of N parts")
+        raise UserError(f"--fold {text} is not K/N, such as 1/5 for the first of five folds")
     return part, parts
 
 

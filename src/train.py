@@ -49,7 +49,7 @@ SHOWN = 16  # augmented training images in NAME.batch.png
 
 @dataclass
 class Learner:
-    """The network and what changes its weights.
+    """The network, its optimizer, scheduler, scaler and EMA.
 
     train_model: `model`, or its wrapper that is compiled or averages gradients over processes.
     scaler: of the loss in float16. ema: average of the weights. runtime: device, precision, memory layout.

@@ -127,7 +127,7 @@ class ResNet34UNet(nn.Module):
 
     @staticmethod
     def options_of(weights: dict) -> dict:
-        """Return the options of a state_dict's ResNet34-UNet. Raises KeyError or AttributeError."""
+        """Return the options of a state_dict's ResNet34-U-Net. Raises KeyError or AttributeError."""
         decoder = "nearest" if "blocks.4.conv.0.weight" in weights else "transposed"
         if "blocks.4.up.weight" in weights:
             decoder = "upconv"

@@ -55,7 +55,7 @@ class UNet(nn.Module):
     """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
     width: channels of the first level, doubled on `depth` more levels. norm: "batch", or "none" as in the paper.
-    skip: "concat" as in the paper, or "add". dropout: fraction of the channels dropped at the bottom (paper, section
+    skip: "concat" as in the paper, or "add". dropout: fraction of channels dropped at the bottleneck (paper, section
     3.1). Raises ValueError for more than 32,768 channels.
     """
 

@@ -35,7 +35,7 @@ def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -
     """Convert a decoded image to sRGB, oriented by EXIF, without metadata.
 
     keep_alpha: return RGBA if the image has transparency; else put it on white. intensity_range: the values (low, high)
-    of a deep image that become black and white; default: the range of its type.
+    of an image of more than 8 bits that map to black and white; default: the range of its type.
     """
     try:
         upright = ImageOps.exif_transpose(image)

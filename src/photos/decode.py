@@ -84,7 +84,7 @@ def identify(stream):
     try:
         from pillow_heif import register_heif_opener
     except ImportError:
-        raise ImageError("is HEIC; pip install pillow-heif to read it") from None
+        raise ImageError("is a HEIC image; pip install pillow-heif to read it") from None
     register_heif_opener()
     return Image.open(stream, formats=("HEIF",))
 

@@ -32,8 +32,8 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetr
 # Width of a trimap's border / geometric mean of the photo's longer side and the square root of the pet's area (border
 # included): the median of 612 training trimaps; 5% are below 0.028 and 5% above 0.060.
 BORDER = 0.0425
-EDGE = 0.5  # depth of the pet's edge inside the mask, in borders
-REACH = 1.0  # half the band's width in borders, since networks are off by half a border
+EDGE = 0.5  # depth of the pet's edge inside the mask, in border widths
+REACH = 1.0  # half the band's width, in border widths; networks are off by half of one
 
 
 def matte(photo, probability, threshold=0.5, closed_form=False):
@@ -101,7 +101,7 @@ def find_band(depth, border):
 def solve_guided(image, known, band, depth, border):
     """Solve alpha, float32 (H, W), from the colors on both sides.
 
-    Examples of both sides are first the pixels far from the edge, then those whose alpha is certain.
+    Examples of both sides: in the first round pixels far from the edge, in the second those of certain alpha.
     """
     inside = depth / border - EDGE
     prior = (2 * inside + 0.5).clamp(0, 1)
@@ -123,7 +123,7 @@ def solve_guided(image, known, band, depth, border):
 def separate_colors(image, prior, prior_weight, pet, background, radius):
     """Apply Fisher's linear discriminant to the colors within about 2 `radius` pixels of each pixel.
 
-    image (3, H, W). prior (H, W): alpha if colors do not tell. prior_weight (H, W): how far apart, in squared standard
+    image (3, H, W). prior (H, W): alpha if colors say nothing. prior_weight (H, W): how far apart, in squared standard
     deviations, the clouds must be to count as much. pet, background (H, W): the weight of each pixel as an example.
     """
     noise = 4e-4  # the least variance of a cloud: 5 levels of 255
@@ -162,7 +162,7 @@ def solve3(matrix, right, ridge):
 def guided_filter(image, alpha, radius, eps=1e-4):
     """Fit alpha to the colors of each window, and average over windows (He et al. 2010, section 3.4).
 
-    Returns (4, H, W): alpha is the first three . color + the fourth.
+    Returns (4, H, W): alpha is the dot product of the first three with the color, plus the fourth.
     """
     products = torch.stack([image[i] * image[j] for i, j in PAIRS])
     means = box(torch.cat([image, alpha[None], image * alpha, products]), radius)
@@ -219,7 +219,7 @@ def fill_band(alpha, pixels, fields, band, factor):
     height, width = band.shape
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
-            # One more pixel on each side, so that a tile is enlarged as the whole would be.
+            # One more pixel on each side, so that tiles are enlarged as the whole image would be.
             above, before = max(0, top - 1), max(0, left - 1)
             rows, columns = slice(above, top + TILE + 1), slice(before, left + TILE + 1)
             if not band[rows, columns].any():

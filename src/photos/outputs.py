@@ -30,7 +30,7 @@ PANEL_SIZE = 480  # longer side of each of a panel's three images, in pixels
 class Style:
     """Options for drawing outputs.
 
-    threshold: probability from which a pixel is foreground. largest: keep only the largest component. crop: crop
+    threshold: lowest probability of foreground. largest: keep only the largest component. crop: crop
     cutouts to the foreground. closed_form: see `matte`. background: of cutouts, a color that Pillow knows, or an image
     of mode RGB, scaled and cropped about its center to the photo's size. each: write one cutout per animal.
     """

@@ -45,7 +45,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     | array uint8 (H, W, 3) or (H, W, 4) | RGB or RGBA |
     | list or tuple of these, of any sizes | in batches |
 
-    Transparency is put on white. image_size: side of the network's input; default: the checkpoint's. tile: see
+    Transparency is put on white. image_size: of the network's input; default: the checkpoint's. tile: see
     `tile_probability`. tta: average the predictions for the image and its mirror image.
 
     Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises ImageError for a file that
@@ -73,7 +73,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
 
 
 def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
-    """Read one image of `predict`'s table as `to_srgb` returns it, deep images as the network was trained on them."""
+    """Read one image of `predict`'s table as `to_srgb` returns it, beyond 8 bits as in training."""
     values = model.checkpoint.intensity_range if model.checkpoint else None
     if isinstance(image, np.ndarray):
         has_shape = image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)) and image.size

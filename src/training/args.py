@@ -56,20 +56,20 @@ def get_args_parser(doc) -> Parser:
     add_dataset_flags(add)
     add("--image_size", type=image_side, help="of the input, in pixels; default 256, for shapes 64")
     add("--start_size", type=non_negative_int, help="to grow from; 0: no growth; default 64 for pets, else 0")
-    add("--border", choices=BORDERS, default="foreground", help="class of the trimaps' border; default foreground")
+    add("--border", choices=BORDERS, default="foreground", help="class of trimap border pixels; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in augment.py; default scale_jitter")
     kinds = ("fixed", "train", "unit", "imagenet", "weights")
     pixels = "pixels' mean and std: 0.5, the training set's, 0 and 1, ImageNet's or --weights'; default fixed"
     add("--normalize", choices=kinds, default="fixed", help=pixels)
     add("--limit", type=positive_int, help="only the first LIMIT images of each split")
-    add("--fold", metavar="K/N", help="cross-validation: validate on part K of N")
+    add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N")
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet")
     add("--width", type=positive_int, help="only for U-Nets: channels of the first level; default 64")
     add("--depth", type=positive_int, help="only for unet: how often the size is halved; default 4")
     add("--norm", choices=("batch", "none"), help="only for U-Nets: normalization; default batch")
-    add("--dropout", type=fraction, help="only for U-Nets: dropout at the bottom; default 0")
+    add("--dropout", type=fraction, help="only for U-Nets: dropout at the bottleneck; default 0")
     add("--decoder", choices=DECODERS, help="only for resnet34_unet: kind of decoder; default nearest")
     add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's resnet34 weights, for the encoder")
     add("--weights", type=user_path, metavar="FILE", help="checkpoint whose network and weights to start from")
@@ -101,7 +101,7 @@ def add_training_flags(parser):
     add("--compile", nargs="?", const="default", choices=modes, help="mode of torch.compile")
     add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
-    add("--name", type=file_name, help="of the run's files; default: the network's")
+    add("--name", type=file_name, help="name of the run's files; default: the network's name")
     add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
     often = "minutes between saves within an epoch, or steps such as 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)

@@ -4,7 +4,7 @@ Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 
 (kellerjordan.github.io/posts/muon), with the step length of Liu et al., "Muon is Scalable for LLM Training", 2025
 (arXiv 2502.16982), section 2.2: all parameters share one learning rate. `torch.optim.Muon` takes only matrices.
 
-A matrix of more than WHOLE rows is orthogonalized in separate blocks of BLOCK rows: ResNet34-UNet's update takes a
+A matrix of more than WHOLE rows is orthogonalized in separate blocks of BLOCK rows: ResNet34-U-Net's update takes a
 sixth of the time, at the same Dice (benchmarks/README.md).
 """
 
@@ -16,8 +16,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of the quintic a x + b x^3 
 STEPS = 5  # of the quintic
 RMS = 0.2  # approximate root mean square of an AdamW update (Liu et al.)
 MOMENTUM = 0.95  # Nesterov's
-BLOCK = 64  # rows that are orthogonalized together,
-WHOLE = 128  # in matrices of more rows than this
+BLOCK = 64  # rows that are orthogonalized together
+WHOLE = 128  # rows up to which a matrix stays whole
 
 
 def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float) -> Optimizer:

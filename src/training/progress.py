@@ -43,7 +43,7 @@ class Progress:
     def stop_requested(self) -> bool:
         """Check whether a process got a signal to stop. Collective."""
         [stop] = agree(self.stop.signal)
-        self.stop.signal = stop or self.stop.signal  # which may have come meanwhile
+        self.stop.signal = stop or self.stop.signal  # a signal may have arrived meanwhile
         return stop > 0
 
     def begin_epoch(self):
@@ -75,7 +75,7 @@ class Progress:
             clock = [0, 0, 0]
         signal, save, log, milliseconds = agree(self.stop.signal, *clock)
         state.elapsed = milliseconds / 1000
-        self.stop.signal = signal or self.stop.signal  # which may have come meanwhile
+        self.stop.signal = signal or self.stop.signal  # a signal may have arrived meanwhile
         ended = state.step % self.steps_per_epoch == 0
         if self.args.hours and state.elapsed >= 3600 * self.args.hours:
             ended = True
@@ -118,7 +118,7 @@ class Progress:
         warn_about_one_class(counts, batch_figure)
 
     def describe_left(self) -> str:
-        """Return ", 1:12:03 left, until Fri 14:05", by image area, or "" before enough steps."""
+        """Return ", 1:12:03 left, until Fri 14:05", with later sizes scaled by area; "" before enough steps."""
         args, state = self.args, self.state
         if args.hours:
             seconds = 3600 * args.hours - state.elapsed
@@ -176,7 +176,7 @@ def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bo
     print(
         f"best validation Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
         f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
-        f"now: {command(*map(str, words))}"
+        f"next: {command(*map(str, words))}"
     )
     return 0
 
