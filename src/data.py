@@ -19,8 +19,8 @@ from utils import UserError
 
 CPU = torch.device("cpu")
 DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
-# Ctrl-C; kill, Slurm and torchrun; a terminal that closes; Slurm's --signal=USR1@90
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+# Ctrl-C; kill, Slurm and torchrun; a terminal that closes; --signal=USR1@90 of Slurm; SGE, LSF and submitit; ulimit -t
+STOP_SIGNALS = [each for each in signal.Signals if each.name[3:] in ("INT", "TERM", "HUP", "USR1", "USR2", "XCPU")]
 LAYOUTS = "your own images/ and masks/, or the pets' images/ and annotations/"
 
 

@@ -71,9 +71,11 @@ def make_folder(path: Path, flag: str):
 
 
 def read_lines(path: Path, known: Callable[[str], bool] = lambda line: False) -> list[str]:
-    """Read a UTF-8 text file's lines, without blank lines, comments and surrounding whitespace.
+    """Read the lines of a UTF-8 or UTF-16 text file, without blank lines, comments and surrounding whitespace.
 
     A comment begins with #, unless the line is `known`. Raises OSError, UnicodeDecodeError.
     """
-    lines = (line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines())
+    content = Path(path).read_bytes()
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"  # the former by PowerShell
+    lines = (line.strip() for line in content.decode(encoding).splitlines())
     return [line for line in lines if line and (known(line) or not line.startswith("#"))]

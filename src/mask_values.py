@@ -6,7 +6,7 @@
 | palette | the index; treated as RGB if the palette is gray or black is not at index 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
-| JPEG, lossy WebP | the gray level; if the masks are colored, the nearest of their few true colors |
+| JPEG, AVIF, lossy WebP or JPEG 2000 | the gray level; if the masks are colored, the nearest of their few true colors |
 
 0, or black, is background. By default all higher values are foreground (in lossy gray masks: values above half the
 maximum). 255 is ignored if the masks also contain class indices.
@@ -59,7 +59,10 @@ class MaskRule:
 
 def is_lossy(mask: Image.Image, path: Path) -> bool:
     """Check whether a file's compression changes pixel values. A WebP file is lossy if it has a chunk "VP8 "."""
-    return mask.format in ("JPEG", "MPO") or (mask.format == "WEBP" and b"VP8 " in path.read_bytes())
+    if mask.format == "JPEG2000":  # lossy if its marker COD has the wavelet 0
+        return (data := path.read_bytes())[data.index(b"\xff\x52") + 13] == 0
+    lossy = mask.format in ("JPEG", "MPO", "AVIF") or mask.info.get("compression") == "jpeg"  # the latter in TIFF
+    return lossy or (mask.format == "WEBP" and b"VP8 " in path.read_bytes())
 
 
 def values_of(mask: Image.Image) -> np.ndarray:

@@ -2,7 +2,7 @@
 
     DIR/images/a.jpg          DIR/masks/a.png         # or imgs/, image/; mask/, label/, labels/, annotations/
     DIR/images/s/b.tif        DIR/masks/s/b_mask.png  # subfolders are kept
-    DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val, test (SPLIT_FOLDERS) are the splits
+    DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val2017, test (SPLIT_FOLDERS) are splits
     DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way round
 
 A mask has the name of its image, without or with the image's extension (a.jpg.png), or with one of AFFIXES after or
@@ -33,6 +33,7 @@ SPLIT_FOLDERS = {
 }  # fmt: skip
 AFFIXES = "masks?|labels?|seg|segmentation|gt|groundtruth"
 ENDING = re.compile(rf"[_-]({AFFIXES}|l)$", re.IGNORECASE)
+KEY = re.compile(r"\{(name|id|number)\}")  # in --mask_pattern
 BEGINNING = re.compile(rf"^({AFFIXES})[_-]", re.IGNORECASE)
 NO_MASK, NO_IMAGE = "no mask", "no image"
 OTHER_PAGES = "all pages but the first, since image and mask have different page counts"
@@ -123,8 +124,8 @@ def files_below(folder: Path) -> tuple[dict[str, list[Path]], Counter, list[Path
 
 def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair], list[str]]:
     """Return the pairs in a folder by name, in order, and notes on ignored files. Raises UserError."""
-    if pattern and not re.search(r"\{(name|id)\}", pattern):
-        raise UserError(f"--mask_pattern {pattern} contains neither {{name}} nor {{id}}; use e.g. '{{name}}_gt.png'")
+    if pattern and not KEY.search(pattern):
+        raise UserError(f"--mask_pattern {pattern} has no {{name}}, {{id}} or {{number}}; use e.g. '{{name}}_gt.png'")
     pairs: dict[str, Pair] = {}
     others: Counter = Counter()
     faults: list[str] = []
@@ -189,20 +190,29 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
     return found
 
 
+def keys_of(stem: str) -> dict[str, str]:
+    """Return the values of a pattern's keys: the image's name, its part before the first _, and its last number."""
+    return {"name": stem, "id": stem.split("_")[0], "number": (re.findall(r"\d+", stem) or [""])[-1]}
+
+
 def fill_in(pattern: str, stem: str) -> str:
-    """Return the name of an image's mask. {name}: the image's, without extension. {id}: its part before the first _."""
-    return pattern.replace("{name}", stem).replace("{id}", stem.split("_")[0])
+    """Return the name of an image's mask."""
+    return KEY.sub(lambda key: keys_of(stem)[key[1]], pattern)
 
 
 def hint(images: list[Path], masks: list[Path]) -> str:
     """Return the --mask_pattern that pairs most of these images and masks, or advice if there is none."""
-    names = {path.name for path in masks}
+    places = [tuple(part for part in path.parts[:-1] if part.lower() not in IMAGES + MASKS) for path in images + masks]
+    stems = [(place, image.stem) for place, image in zip(places, images[:100], strict=False)]
+    names = {(place, mask.name) for place, mask in zip(places[len(images) :], masks, strict=True)}
     patterns: Counter = Counter()
-    for image in images[:100]:
-        for key, text in (("{name}", image.stem), ("{id}", image.stem.split("_")[0])):
-            patterns.update(mask.name.replace(text, key) for mask in masks[:1000] if text and text in mask.name)
-    fits = [p for p in patterns if sum(fill_in(p, image.stem) in names for image in images) > len(images) / 2]
-    return f"--mask_pattern '{fits[0]}' pairs them" if fits else "rename masks like their images, or use --mask_pattern"
+    for _, stem in stems:
+        for key, text in keys_of(stem).items():
+            patterns.update(m.name.replace(text, f"{{{key}}}") for m in masks[:1000] if text and text in m.name)
+    for pattern, _ in patterns.most_common(2000):
+        if len({(place, fill_in(pattern, stem)) for place, stem in stems} & names) > len(stems) / 2:
+            return f"--mask_pattern '{pattern}' pairs them"
+    return "rename masks like their images, or use --mask_pattern"
 
 
 def pair_pages(name: str, image: Path, label: Path) -> list[Pair]:

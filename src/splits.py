@@ -117,7 +117,7 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     try:
         lines = read_lines(path, lambda line: find_entry(line, find) is not None)
     except (OSError, UnicodeDecodeError) as error:
-        reason = "not found" if isinstance(error, FileNotFoundError) else "is not a text file"
+        reason = "not found" if isinstance(error, FileNotFoundError) else "is not a UTF-8 text file"
         raise UserError(f"{label} {reason}; it must contain one image name per line") from None
     found = {line: find_entry(line, find) for line in lines}
     names = [name for name in map(found.get, lines) if name]
@@ -157,7 +157,7 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     add("--data_path", type=user_path, help=f"{folder}; default: {recorded or 'dataset/oxford-iiit-pet'}")
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
     values = "numbers (3), ranges (128-255) or colors (255,0,0)"
-    pattern = "{name} is the image's name without extension, {id} its part before the first _"
+    pattern = "{name} is the image's name without extension, {id} its part before the first _, {number} its last number"
     for flag, text, default in (
         ("foreground", f"mask values of the foreground: {values}", "all above 0"),
         ("ignore", "mask values to ignore", "255 if the masks contain class indices"),

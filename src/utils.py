@@ -116,7 +116,7 @@ image_side = checked(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number fro
 
 def user_path(text: str) -> Path:
     """Parse a path, expanding ~."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))  # which raises nothing
 
 
 @contextmanager
@@ -125,6 +125,9 @@ def when_memory_runs_out(advice: str):
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):
+            reason = "a data loading process was killed, perhaps for lack of memory"
+            raise UserError(f"{reason}; use --workers 0, or more shared memory (docker run --shm-size 8g)") from None
         lacking = isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
         if not lacking:
             raise

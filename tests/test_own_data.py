@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -54,7 +56,9 @@ def make_splits(data, order, names, numbers):
     return data
 
 
-@pytest.mark.parametrize("order, valid", [("inside", "val"), ("outside", "valid"), ("inside", "Validation")])
+@pytest.mark.parametrize(
+    "order, valid", [("inside", "val"), ("outside", "valid"), ("inside", "Validation"), ("inside", "val2017")]
+)
 def test_split_folders_are_the_splits(order, valid, tmp_path):
     data = make_splits(tmp_path / "data", order, ("train", valid, "test"), (7, 3, 5))
     assert folder.has_layout(data)
@@ -185,6 +189,29 @@ def test_lossy_gray_masks_are_cut_at_half_their_range(suffix, quality, level, tm
     assert "all values >=" in lines(data)
 
 
+@pytest.mark.parametrize(
+    "suffix, save",
+    [
+        ("avif", {"quality": 15}),
+        ("jp2", {"irreversible": True, "quality_mode": "rates", "quality_layers": [5]}),
+        ("tif", {"compression": "jpeg", "quality": 75}),
+    ],
+)
+def test_other_formats_that_are_lossy(suffix, save, tmp_path):
+    data = make_folder(tmp_path / "data", 8)
+    replace_masks(data, lambda mask: Image.fromarray((mask * 255).astype(np.uint8)), suffix, **save)
+    for name, mask in masks(data).items():
+        assert (mask != draw_folder(int(name))[1]).mean() < 0.02
+    assert "all values >= 1" in lines(data) and "all values >= 1 " not in lines(data)
+
+
+def test_jpeg_2000_without_loss_keeps_its_values(tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    replace_masks(data, lambda mask: Image.fromarray(1 + mask.astype(np.uint8)), "jp2", irreversible=False)
+    assert all(np.array_equal(m, draw_folder(int(n))[1]) for n, m in masks(data, foreground=("2",)).items())
+    assert "the values 1 and 2" in lines(data, foreground=("2",))
+
+
 def paint(*colors):
     """Encode masks: the foreground in one color on the left half of the image, in another on the right."""
 
@@ -264,6 +291,17 @@ def test_images_of_8_bits_have_no_range_and_not_a_number_is_black(tmp_path):
     Image.fromarray(np.full((4, 4), 7, np.uint16)).save(tmp_path / "flat.tif")
     flat = Pair("", tmp_path / "flat.tif", tmp_path / "flat.tif")
     assert folder.measure_range(flat) == [7, 7] and folder.measure_range(find_pairs(data)[0]["0"]) == []
+
+
+def test_color_images_of_16_bits_are_said_to_lose_their_lower_bits(tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    assert "16-bit" not in lines(data)
+    size, color, compress = struct.pack(">IIBBBBB", 60, 44, 16, 2, 0, 0, 0), b"\0" * (1 + 60 * 6), zlib.compress
+    chunks = ((b"IHDR", size), (b"IDAT", compress(color * 44)), (b"IEND", b""))
+    parts = [struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks]
+    for path in (data / "images").iterdir():
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert "note: of 16-bit color images, only the upper 8 bits are read" in lines(data)
 
 
 @pytest.mark.integration
@@ -357,6 +395,8 @@ def touch(data, images, labels):
         (*DRIVE, "{id}_manual1.gif"),
         (["a.png", "b.png"], ["a-truth.png", "b-truth.png"], "{name}-truth.png"),
         (["x1.png", "x2.png"], ["ref.x1.tif", "ref.x2.tif"], "ref.{name}.tif"),
+        (["image_1.png", "image_2.png"], ["mask_1.png", "mask_2.png"], "mask_{number}.png"),
+        (["in1.png", "in12.png"], ["out1.png", "out12.png"], "out{number}.png"),
     ],
 )
 def test_the_hint_on_names_pairs_them(images, labels, pattern, tmp_path):
@@ -368,6 +408,14 @@ def test_the_hint_on_names_pairs_them(images, labels, pattern, tmp_path):
     pairs, notes = find_pairs(data, pattern)
     assert [pair.label.name for pair in pairs.values()] == labels and not notes
     assert len(find_pairs(data, pattern.rpartition(".")[0])[0]) == len(images)
+
+
+def test_no_hint_that_would_not_pair(tmp_path):
+    city = touch(tmp_path / "city", ["x_1_rgb8.png", "x_2_rgb8.png"], ["x_1_gt.png", "x_2_gt.png"])  # one mask for all
+    other = make_folder(tmp_path / "other", 3, images="images/a", masks="masks/A")
+    for data in (city, other):
+        with pytest.raises(UserError, match="rename masks like their images"):
+            find_pairs(data)
 
 
 def test_patterns_that_cannot_be_used(tmp_path):
@@ -416,6 +464,15 @@ def test_forms_of_entries_in_lists(form, tmp_path):
     assert load_folder(data, "test", test_list=tmp_path / "list.txt").names == chosen
     (data / "test.txt").write_text(text)
     assert load_folder(data, "test").names == chosen
+
+
+def test_lists_that_windows_writes(tmp_path):
+    data = make_folder(tmp_path / "data", 12)
+    (tmp_path / "list").write_bytes("images\\3.png  \r\n11.png\r\n".encode("utf-16"))
+    assert load_folder(data, "test", test_list=tmp_path / "list").names == ["3", "11"]
+    (tmp_path / "list").write_bytes("é.png".encode("latin-1"))
+    with pytest.raises(UserError, match="is not a UTF-8 text file"):
+        load_folder(data, "test", test_list=tmp_path / "list")
 
 
 @pytest.mark.parametrize("given", [("train",), ("valid",), ("test",), ("train", "test"), ("valid", "train")])

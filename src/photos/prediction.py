@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from models import MODELS
-from photos.decode import image_errors, on_white, read_image, to_srgb
+from photos.decode import ImageError, image_errors, on_white, read_image, to_srgb
 from predictor import Predictor, load_predictor
 from runtime import PRECISIONS, choose_runtime
 from utils import LARGEST_SIDE, to_size
@@ -57,6 +57,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises ImageError for a file that
     cannot be read, ValueError for anything that is not in the table.
     """
+    check("model", model, isinstance(model, Predictor), "what load_model returns, and it comes first")
     for name, value in (("image_size", image_size), ("tile", tile)):
         is_side = isinstance(value, Integral) and not isinstance(value, bool) and 1 <= value <= LARGEST_SIDE
         check(name, value, value is None or is_side, f"a whole number from 1 to {LARGEST_SIDE:,}")
@@ -92,7 +93,10 @@ def read_any(model: Predictor, image) -> Image.Image:
             return to_srgb(image, False, intensity_range(model))
     is_file = isinstance(image, (str, os.PathLike)) or (hasattr(image, "read") and hasattr(image, "seek"))
     check("an image", image, is_file, "a path, a PIL image, an array of uint8, or a list of these")
-    return read_image(image, intensity_range=intensity_range(model))
+    try:
+        return read_image(image, intensity_range=intensity_range(model))
+    except ImageError as error:
+        raise ImageError(f"{image} {error}") from None
 
 
 def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
