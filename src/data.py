@@ -19,8 +19,8 @@ from utils import UserError
 
 CPU = torch.device("cpu")
 DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
-# Ctrl-C; kill, Slurm and torchrun; a terminal that closes; Slurm's --signal=USR1@90. Windows has only two.
-STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+# Ctrl-C; kill, Slurm and torchrun; a terminal that closes; Slurm's USR1; SGE's USR2; CPU limits. Windows has only two.
+STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = [number for number in signal.Signals if number.name in STOP_NAMES]
 LAYOUTS = "images/ and masks/, or the images/ and annotations/ of Oxford-IIIT Pet"
 

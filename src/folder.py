@@ -62,6 +62,9 @@ def describe(options: DataOptions) -> list[str]:
     if folder.intensity_range:
         low, high = folder.intensity_range
         lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white")
+    with suppress(ImageError), open_image(next(iter(folder.pairs.values())).image) as header:
+        if header.mode == "RGB" and ";16" in str(header.tile):
+            lines.append("note: only the upper 8 bits of 16-bit color images are read; scale them to 8 bits yourself")
     if min(sizes.values()) < FEW:
         lines.append("note: scores on a few images are unreliable; use --fold for cross-validation")
     unused = len(folder.pairs) - sum(sizes.values())
@@ -118,7 +121,7 @@ class Folder:
     @cached_property
     def split_folders(self) -> dict[str, str]:
         """The split of each name by its first folder; {} unless there are two splits."""
-        first = {name: name.partition("/")[0].lower() for name in self.pairs if "/" in name}
+        first = {name: name.partition("/")[0].lower().rstrip("0123456789") for name in self.pairs if "/" in name}
         found = {name: SPLIT_FOLDERS[part] for name, part in first.items() if part in SPLIT_FOLDERS}
         return found if len(set(found.values())) > 1 else {}
 

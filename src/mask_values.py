@@ -6,7 +6,7 @@
 | palette | the index; as RGB if the palette is gray, or if black is not at index 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
-| JPEG, lossy WebP | the gray level; if the masks are colored, the nearest of their few true colors |
+| JPEG, AVIF, lossy WebP | the gray level; if the masks are colored, the nearest of their few true colors |
 
 By default all values but 0 are foreground (in lossy gray masks those above half the maximum), and 255 is ignored if the
 masks also contain class indices.
@@ -65,7 +65,7 @@ def is_lossy(mask: Image.Image, path: Path) -> bool:
     """Check whether a file's compression changes pixel values."""
     if mask.format == "WEBP":
         return b"VP8 " in path.read_bytes()  # the chunk of lossy pixels
-    return mask.format in ("JPEG", "MPO")
+    return mask.format in ("JPEG", "MPO", "AVIF") or mask.info.get("compression") == "jpeg"  # in TIFF
 
 
 def values_of(mask: Image.Image) -> np.ndarray:

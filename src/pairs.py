@@ -2,7 +2,7 @@
 
     DIR/images/a.jpg          DIR/masks/a.png         # or imgs/, image/; mask/, label/, labels/, annotations/
     DIR/images/s/b.tif        DIR/masks/s/b_mask.png  # subfolders are kept
-    DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val, test (SPLIT_FOLDERS) are the splits
+    DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val2017, test (SPLIT_FOLDERS) are splits
     DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way round
 
 A mask has the name of its image, without or with its extension (a.jpg.png), or with one of AFFIXES (a_gt.png,
@@ -127,8 +127,8 @@ def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair], list[str]]:
     """Return the pairs in a folder by name, in order, and notes on ignored files. Raises UserError."""
-    if pattern and not re.search(r"\{(name|id)\}", pattern):
-        raise UserError(f"--mask_pattern {pattern} needs {{name}} or {{id}}; use e.g. '{{name}}_gt.png'")
+    if pattern == fill_in(pattern or "", ""):
+        raise UserError(f"--mask_pattern {pattern} needs {{name}}, {{id}} or {{number}}; use e.g. '{{name}}_gt.png'")
     pairs: dict[str, Pair] = {}
     faults: list[str] = []
     ignored: dict[str, list[Path]] = defaultdict(list)  # by the reason
@@ -204,21 +204,25 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
 
 
 def fill_in(pattern: str, stem: str) -> str:
-    """Return the name of an image's mask. {name}: the image's stem. {id}: its part before the first _."""
-    return pattern.replace("{name}", stem).replace("{id}", stem.split("_")[0])
+    """Return the name of an image's mask.
+
+    {name}: the image's, without extension. {id}: its part before the first _. {number}: its last number.
+    """
+    number = re.findall(r"\d+", stem)[-1:]
+    return pattern.replace("{name}", stem).replace("{id}", stem.split("_")[0]).replace("{number}", "".join(number))
 
 
 def hint(images: list[Path], masks: list[Path]) -> str:
     """Return a --mask_pattern that pairs most of these images and masks, or other advice."""
     patterns = {}
     for image, mask in product(images[:100], masks[:1000]):
-        for key in ("{name}", "{id}"):
+        for key in ("{name}", "{id}", "{number}"):
             text = fill_in(key, image.stem)
             if text and text in mask.name:
                 patterns[mask.name.replace(text, key)] = True
     names = {mask.name for mask in masks}
     for pattern in patterns:
-        if sum(fill_in(pattern, image.stem) in names for image in images) > len(images) / 2:
+        if len(names & {fill_in(pattern, image.stem) for image in images}) > len(images) / 2:
             return f"--mask_pattern '{pattern}' pairs them"
     return "rename masks like their images, or use --mask_pattern"
 

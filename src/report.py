@@ -32,13 +32,14 @@ from runtime import choose_runtime
 from scoring import THRESHOLDS
 from splits import SPLITS
 from training.schedule import at_largest_size
-from utils import Parser, UserError, run, user_path
+from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
 LABEL_ERRORS = 8  # possible label errors shown
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)  # fractions of the image
 NOT_RECIPE = {"seed", "name", "save_dir", "save_every", "resume", "data_path", "cache_dir", "workers", "device"}
 
 
+@when_memory_runs_out("use a smaller --batch_size or --image_size")
 def main() -> int:
     args = get_args_parser().parse_args()
     paths = find_checkpoints(args.model)

@@ -112,7 +112,7 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     try:
         lines = read_lines(path, lambda line: find_entry(line, find) is not None)
     except (OSError, UnicodeDecodeError) as error:
-        reason = "not found" if isinstance(error, FileNotFoundError) else "is not a text file"
+        reason = "not found" if isinstance(error, FileNotFoundError) else "is not a UTF-8 text file"
         raise UserError(f"{label} {reason}; it must contain one image name per line") from None
     entries = [(line, find_entry(line, find)) for line in lines]
     names = [name for _, name in entries if name]
@@ -155,7 +155,7 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
 
     own = "only with --dataset folder: "
     values = "mask values of the foreground: numbers (3), ranges (128-255) or colors (255,0,0)"
-    pattern = "file name of a mask, e.g. '{name}_gt.png': the image's {name}, or {id}, its part before the first _"
+    pattern = "file name of a mask, e.g. '{name}_gt.png', with {name}, {id} (up to the first _) or {number}"
     folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder of decoded images; default: cache/ in --data_path")

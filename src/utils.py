@@ -108,7 +108,7 @@ image_side = checked(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number fro
 
 def user_path(text: str) -> Path:
     """Parse a path, expanding ~."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))
 
 
 @contextmanager
@@ -119,6 +119,9 @@ def when_memory_runs_out(advice: str):
     except torch.OutOfMemoryError:
         raise UserError(f"the GPU ran out of memory; {advice}") from None
     except (MemoryError, RuntimeError) as error:
+        if "DataLoader worker" in str(error):
+            advice = "use --workers 0, or more shared memory (docker run --shm-size 8g)"
+            raise UserError(f"a data loading process was killed, perhaps for lack of memory; {advice}") from None
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(f"the machine ran out of memory; {advice}") from None

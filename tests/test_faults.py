@@ -18,6 +18,7 @@ from test_scripts import contents
 
 from checkpoint import load, save
 from files import write_atomically
+from shapes import Shapes
 from utils import UserError
 
 RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 12, "--batch_size", 4, "--steps", 7)
@@ -33,7 +34,7 @@ def steps_in(folder):
 # ---------------------------------------------------------------------------------------- signals
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
 def test_every_signal_saves_and_gives_its_exit_status(name, tmp_path):
     number = getattr(signal, name)
     with stop_after(5, number):
@@ -148,6 +149,16 @@ def test_a_killed_worker_is_one_line_and_the_run_is_saved(tmp_path):
     assert "--workers" in error and "Traceback" not in log
     assert 3 <= steps_in(tmp_path) < 14
     script("train", "--resume", LAST, "--workers", 0, cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "inference", "report"])
+def test_a_killed_worker_is_one_line_in_every_command(name, tmp_path, monkeypatch):
+    trained_run(tmp_path, *RUN)
+    real, command = Shapes.__getitem__, os.getpid()
+    kill = lambda: os.getpid() == command or os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
+    monkeypatch.setattr(Shapes, "__getitem__", lambda dataset, index: kill() and real(dataset, index))
+    flags = ("--model", "saved_models/a.pth", "--workers", 1, "--batch_size", 2, "--output", "out")
+    assert "--workers 0" in error_of(script(name, *flags, cwd=tmp_path, expect=2))
 
 
 BROKEN = """

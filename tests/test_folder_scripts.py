@@ -60,7 +60,7 @@ MISTAKES = [
     (nothing, ("--fold", "4/3"), "--fold 4/3 is not K/N"),
     (nothing, ("--fold", "1/3", "--train_list", "x"), "--train_list"),
     (nothing, ("--test_list", "nowhere.txt"), "--test_list nowhere.txt not found"),
-    (nothing, ("--valid_list", "data/images/3.png"), "--valid_list data/images/3.png is not a text file"),
+    (nothing, ("--valid_list", "data/images/3.png"), "--valid_list data/images/3.png is not a UTF-8 text file"),
 ]
 
 

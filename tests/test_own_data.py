@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from PIL import Image
 import folder
 from checkpoint import load
 from data import TrainingData
-from pairs import Pair, find_pairs, read_pair
+from pairs import find_pairs, read_pair
 from photos.decode import to_rgb
 from photos.prediction import load_model, predict
 from splits import SPLITS, DataOptions
@@ -54,7 +56,9 @@ def make_splits(data, order, names, numbers):
     return data
 
 
-@pytest.mark.parametrize("order, valid", [("inside", "val"), ("outside", "valid"), ("inside", "Validation")])
+@pytest.mark.parametrize(
+    "order, valid", [("inside", "val"), ("outside", "valid"), ("inside", "Validation"), ("inside", "val2017")]
+)
 def test_split_folders_are_the_splits(order, valid, tmp_path):
     data = make_splits(tmp_path / "data", order, ("train", valid, "test"), (7, 3, 5))
     assert folder.has_layout(data)
@@ -185,85 +189,30 @@ def test_lossy_gray_masks_are_cut_at_half_their_range(suffix, quality, level, tm
     assert "all values >=" in lines(data)
 
 
-def paint(*colors):
-    """Encode masks: the foreground in one color on the left half of the image, in another on the right."""
-
-    def encode(mask):
-        picture = np.zeros((*mask.shape, 3), np.uint8)
-        half = mask.shape[1] // 2
-        for color, columns in zip(colors, (slice(0, half), slice(half, None)), strict=True):
-            picture[:, columns][mask[:, columns]] = color
-        return Image.fromarray(picture)
-
-    return encode
-
-
-@pytest.mark.parametrize("suffix, given", [("jpg", ()), ("jpg", ("254,0,0",)), ("webp", ("255,0,0",))])
-def test_lossy_colored_masks_have_their_few_true_colors(suffix, given, tmp_path):
-    data = make_folder(tmp_path / "data", 8, width=120, height=88)
-    replace_masks(data, paint((255, 0, 0), (255, 0, 0)), suffix, quality=75)
-    for name, mask in masks(data, foreground=given).items():
-        assert (mask != draw_folder(int(name), 120, 88)[1]).mean() < 0.04
-    said = lines(data, foreground=given)
-    assert "the values 0 and " in said and len(said.splitlines()[1]) < 200
-
-
-def test_one_of_two_colors_of_lossy_masks(tmp_path):
-    data = make_folder(tmp_path / "data", 8, width=120, height=88)
-    replace_masks(data, paint((255, 0, 0), (0, 128, 255)), "jpg", quality=75)
-    for name, mask in masks(data, foreground=("0,128,255",)).items():
-        expected = draw_folder(int(name), 120, 88)[1]
-        expected[:, :60] = 0
-        assert (mask != expected).mean() < 0.04
-    with pytest.raises(UserError, match="--foreground 0,255,0: .* have the values 0,"):
-        load_folder(data, foreground=("0,255,0",))
-
-
-# ---------------------------------------------------------------------------------- deep images
-
-DEEP = {
-    "12 bits in 16": (np.uint16, 4095, "tif"),
-    "12 bits in a 16-bit PNG": (np.uint16, 4095, "png"),
-    "32-bit integers": (np.int32, 4080, "tif"),
-    "floats": (np.float32, 240.0, "tif"),
-}
-
-
-@pytest.mark.parametrize("kind", DEEP)
-def test_deep_images_are_scaled_by_the_range_of_the_training_images(kind, tmp_path):
-    dtype, high, suffix = DEEP[kind]
+@pytest.mark.parametrize(
+    "suffix, save",
+    [
+        ("avif", {"quality": 15}),
+        ("tif", {"compression": "jpeg", "quality": 75}),
+    ],
+)
+def test_other_formats_that_are_lossy(suffix, save, tmp_path):
     data = make_folder(tmp_path / "data", 8)
-    values = {}
-    for path in list((data / "images").iterdir()):
-        gray = np.asarray(Image.open(path).convert("L"))
-        values[path.stem] = (gray / 255 * high).astype(dtype)
-        path.unlink()
-        Image.fromarray(values[path.stem]).save(path.with_suffix(f".{suffix}"))
-    dataset = load_folder(data, image_size=44)
-    low, top = folder.Folder(DataOptions("folder", data)).intensity_range
-    ends = np.array([np.percentile(values[name], (0.1, 99.9)) for name in dataset.names])
-    assert (low, top) == pytest.approx((ends[:, 0].min(), ends[:, 1].max()))
-    name = dataset.names[0]
-    expected = ((values[name].astype(float) - low) / (top - low)).clip(0, 1) * 255
-    image, _ = read_pair(
-        folder.Folder(DataOptions("folder", data)).pairs[name], lambda path, page: Image.open(path), data, (low, top)
-    )
-    assert np.abs(np.asarray(image)[..., 0] - expected).max() <= 0.51
-    assert len(np.unique(dataset.packed[:, 0])) > 200
-    assert f"{low:g} becomes black, {top:g} white" in lines(data)
-    given = load_folder(data, image_size=44, intensity_range=(0.0, 2.0 * high))  # the checkpoint's, on other data
-    assert given.packed[:, 0].max() <= 128 < dataset.packed[:, 0].max()
+    replace_masks(data, lambda mask: Image.fromarray((mask * 255).astype(np.uint8)), suffix, **save)
+    for name, mask in masks(data).items():
+        assert (mask != draw_folder(int(name))[1]).mean() < 0.02
+    assert "all values >= 1" in lines(data) and "all values >= 1 " not in lines(data)
 
 
-def test_images_of_8_bits_have_no_range_and_not_a_number_is_black(tmp_path):
+def test_color_images_of_16_bits_are_said_to_lose_their_lower_bits(tmp_path):
     data = make_folder(tmp_path / "data", 6)
-    assert folder.Folder(DataOptions("folder", data)).intensity_range is None and "black" not in lines(data)
-    values = np.array([[np.nan, -np.inf, 2.0], [5.0, 8.0, np.inf]], np.float32)
-    assert np.asarray(to_rgb(Image.fromarray(values), (2.0, 8.0)))[..., 0].tolist() == [[0, 0, 0], [128, 255, 255]]
-    assert np.asarray(to_rgb(Image.fromarray(values), (5.0, 5.0))).shape == (2, 3, 3)
-    Image.fromarray(np.full((4, 4), 7, np.uint16)).save(tmp_path / "flat.tif")
-    flat = Pair("", tmp_path / "flat.tif", tmp_path / "flat.tif")
-    assert folder.measure_range(flat) == [7, 7] and folder.measure_range(find_pairs(data)[0]["0"]) == []
+    assert "16-bit" not in lines(data)
+    size, color, compress = struct.pack(">IIBBBBB", 60, 44, 16, 2, 0, 0, 0), b"\0" * (1 + 60 * 6), zlib.compress
+    chunks = ((b"IHDR", size), (b"IDAT", compress(color * 44)), (b"IEND", b""))
+    parts = [struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks]
+    for path in (data / "images").iterdir():
+        path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+    assert "only the upper 8 bits of 16-bit color images are read" in lines(data)
 
 
 @pytest.mark.integration
@@ -364,6 +313,8 @@ def touch(data, images, labels):
         (*DRIVE, "{id}_manual1.gif"),
         (["a.png", "b.png"], ["a-truth.png", "b-truth.png"], "{name}-truth.png"),
         (["x1.png", "x2.png"], ["ref.x1.tif", "ref.x2.tif"], "ref.{name}.tif"),
+        (["image_1.png", "image_2.png"], ["mask_1.png", "mask_2.png"], "mask_{number}.png"),
+        (["in1.png", "in12.png"], ["out1.png", "out12.png"], "out{number}.png"),
     ],
 )
 def test_the_hint_on_names_pairs_them(images, labels, pattern, tmp_path):
@@ -375,6 +326,12 @@ def test_the_hint_on_names_pairs_them(images, labels, pattern, tmp_path):
     pairs, notes = find_pairs(data, pattern)
     assert [pair.label.name for pair in pairs.values()] == labels and not notes
     assert len(find_pairs(data, pattern.rpartition(".")[0])[0]) == len(images)
+
+
+def test_no_hint_that_would_give_one_mask_to_all_images(tmp_path):
+    data = touch(tmp_path / "data", ["x_1_rgb8.png", "x_2_rgb8.png"], ["x_1_gt.png", "x_2_gt.png"])
+    with pytest.raises(UserError, match="rename masks like their images"):
+        find_pairs(data)
 
 
 def test_patterns_that_cannot_be_used(tmp_path):
@@ -423,6 +380,15 @@ def test_forms_of_entries_in_lists(form, tmp_path):
     assert load_folder(data, "test", test_list=tmp_path / "list.txt").names == chosen
     (data / "test.txt").write_text(text)
     assert load_folder(data, "test").names == chosen
+
+
+def test_lists_that_windows_writes(tmp_path):
+    data = make_folder(tmp_path / "data", 12)
+    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfimages\\3.png  \r\n11.png\r\n")
+    assert load_folder(data, "test", test_list=tmp_path / "list").names == ["3", "11"]
+    (tmp_path / "list").write_bytes("11.png".encode("utf-16"))
+    with pytest.raises(UserError, match="is not a UTF-8 text file"):
+        load_folder(data, "test", test_list=tmp_path / "list")
 
 
 @pytest.mark.parametrize("given", [("train",), ("valid",), ("test",), ("train", "test"), ("valid", "train")])

@@ -506,6 +506,11 @@ def test_predict_refuses_anything_else_in_a_sentence(model, images, options):
         predict(load_model(model), images, **options)
 
 
+def test_predict_asks_for_the_model_first():
+    with pytest.raises(ValueError, match="model must be what load_model returns, and it comes first"):
+        predict("cat.jpg", None)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -523,7 +528,7 @@ def test_load_model_refuses_wrong_arguments_in_a_sentence(model, arguments, mess
 
 def test_a_file_that_cannot_be_read_and_a_stack_in_a_notebook(model, tmp_path):
     predictor = load_model(model)
-    with pytest.raises(ImageError, match="is missing"):
+    with pytest.raises(ImageError, match=r"nowhere\.png is missing"):
         predict(predictor, tmp_path / "nowhere.png")
     photo().save(tmp_path / "stack.tif", save_all=True, append_images=[photo(seed=1)])
     with pytest.warns(UserWarning, match=r"stack\.tif: only the first of 2 pages"):

@@ -3,7 +3,7 @@ import random
 import pytest
 import torch
 
-from utils import confusion, dice_score, jaccard_score, scores
+from utils import confusion, dice_score, jaccard_score, scores, user_path
 
 
 def counts(a, b):
@@ -51,3 +51,8 @@ def test_scores_against_a_plain_count():
     for name, total in sums.items():
         assert found[name] == pytest.approx(total / 20, abs=1e-12), name
     assert found["pooled_dice"] == pytest.approx(pooled[0] / pooled[1], abs=1e-12)
+
+
+def test_a_home_that_is_not_found_stays_as_it_is_written(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert [str(user_path(text)) for text in ("~/runs", "~no-such-user/x")] == ["/home/me/runs", "~no-such-user/x"]

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from photos.colors import on_white
-from photos.decode import image_errors, read_image, to_srgb
+from photos.decode import ImageError, image_errors, read_image, to_srgb
 from predictor import Predictor, load_predictor
 from runtime import PRECISIONS, choose_runtime
 from utils import LARGEST_SIDE, to_size
@@ -51,6 +51,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises ImageError for a file that
     cannot be read, ValueError for other arguments.
     """
+    check("model", model, isinstance(model, Predictor), "what load_model returns, and it comes first")
     for name, value in (("image_size", image_size), ("tile", tile)):
         fits = value is None or isinstance(value, Integral) and 1 <= value <= LARGEST_SIDE
         check(name, value, fits, f"a whole number from 1 to {LARGEST_SIDE:,}")
@@ -86,7 +87,10 @@ def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
             return to_srgb(image, keep_alpha, values)
     is_file = isinstance(image, (str, os.PathLike)) or hasattr(image, "read")
     check("an image", image, is_file, "a path, a PIL image, an array of uint8, or a list of these")
-    return read_image(image, keep_alpha, values)
+    try:
+        return read_image(image, keep_alpha, values)
+    except ImageError as error:
+        raise ImageError(f"{image} {error}") from None
 
 
 def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
