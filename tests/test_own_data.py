@@ -324,7 +324,7 @@ def test_pages_of_stacks_of_equal_length_are_pairs(suffix, mask_suffix, tmp_path
 def test_only_the_first_page_is_used_if_image_and_mask_differ_and_that_is_noted(suffix, pages, mask_pages, tmp_path):
     data = make_stack(tmp_path / "data", suffix, pages, mask_pages)
     pairs, [note] = find_pairs(data)
-    assert list(pairs) == ["stack"] and "but the first" in note and f"images/stack.{suffix}" in note
+    assert list(pairs) == ["stack"] and "after the first" in note and f"images/stack.{suffix}" in note
 
 
 # ---------------------------------------------------------------------------------------- names
