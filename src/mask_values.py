@@ -73,7 +73,7 @@ def values_of(mask: Image.Image) -> np.ndarray:
     if mask.mode == "P":
         indices = np.asarray(mask)
         palette = np.zeros((256, 3), dtype=np.uint8)
-        colors = mask.getpalette("RGB")
+        colors = mask.getpalette("RGB") or []
         palette.flat[: len(colors)] = colors
         codes = codes_of(palette)
         values = codes[indices]

@@ -26,11 +26,11 @@ def curves(results: Sequence[Result], histories: dict[str, list[dict]]):
     figure, [[dices, losses]] = subplots(1, 2, (10, 4.2))
     lines = ((dices, "valid_dice", "-"), (losses, "train_loss", "--"), (losses, "valid_loss", "-"))
     for index, result in enumerate(results):
-        rows = histories.get(result.label)
-        for axis, key, style in lines if rows else ():
-            epochs = [int(row["epoch"]) for row in rows]
+        rows = histories.get(result.label, [])
+        epochs = [int(row["epoch"]) for row in rows]
+        for axis, key, style in lines:
             values = [float(row[key]) for row in rows]
-            axis.plot(epochs, values, style, color=f"C{index}", label=result.label)
+            axis.plot(epochs, values, style, color=f"C{index}", label=result.label if rows else None)
     dices.set(title="Validation Dice", ylabel="mean Dice")
     losses.set(title="Loss (dashed: training, solid: validation)", ylabel="loss")
     dices.legend(fontsize=8)
