@@ -13,7 +13,7 @@ from PIL import Image
 import folder
 from checkpoint import load
 from data import TrainingData
-from pairs import find_pairs, read_pair
+from pairs import Pair, find_pairs, read_pair
 from photos.decode import to_rgb
 from photos.prediction import load_model, predict
 from splits import SPLITS, DataOptions
@@ -202,6 +202,87 @@ def test_other_formats_that_are_lossy(suffix, save, tmp_path):
     for name, mask in masks(data).items():
         assert (mask != draw_folder(int(name))[1]).mean() < 0.02
     assert "all values >= 1" in lines(data) and "all values >= 1 " not in lines(data)
+
+
+def paint(*colors):
+    """Encode masks: the foreground in one color on the left half of the image, in another on the right."""
+
+    def encode(mask):
+        picture = np.zeros((*mask.shape, 3), np.uint8)
+        half = mask.shape[1] // 2
+        for color, columns in zip(colors, (slice(0, half), slice(half, None)), strict=True):
+            picture[:, columns][mask[:, columns]] = color
+        return Image.fromarray(picture)
+
+    return encode
+
+
+@pytest.mark.parametrize("suffix, given", [("jpg", ()), ("jpg", ("254,0,0",)), ("webp", ("255,0,0",))])
+def test_lossy_colored_masks_have_their_few_true_colors(suffix, given, tmp_path):
+    data = make_folder(tmp_path / "data", 8, width=120, height=88)
+    replace_masks(data, paint((255, 0, 0), (255, 0, 0)), suffix, quality=75)
+    for name, mask in masks(data, foreground=given).items():
+        assert (mask != draw_folder(int(name), 120, 88)[1]).mean() < 0.04
+    said = lines(data, foreground=given)
+    assert "the values 0 and " in said and len(said.splitlines()[1]) < 200
+
+
+def test_one_of_two_colors_of_lossy_masks(tmp_path):
+    data = make_folder(tmp_path / "data", 8, width=120, height=88)
+    replace_masks(data, paint((255, 0, 0), (0, 128, 255)), "jpg", quality=75)
+    for name, mask in masks(data, foreground=("0,128,255",)).items():
+        expected = draw_folder(int(name), 120, 88)[1]
+        expected[:, :60] = 0
+        assert (mask != expected).mean() < 0.04
+    with pytest.raises(UserError, match="--foreground 0,255,0: .* have the values 0,"):
+        load_folder(data, foreground=("0,255,0",))
+
+
+# ---------------------------------------------------------------------------------- deep images
+
+DEEP = {
+    "12 bits in 16": (np.uint16, 4095, "tif"),
+    "12 bits in a 16-bit PNG": (np.uint16, 4095, "png"),
+    "32-bit integers": (np.int32, 4080, "tif"),
+    "floats": (np.float32, 240.0, "tif"),
+}
+
+
+@pytest.mark.parametrize("kind", DEEP)
+def test_deep_images_are_scaled_by_the_range_of_the_training_images(kind, tmp_path):
+    dtype, high, suffix = DEEP[kind]
+    data = make_folder(tmp_path / "data", 8)
+    values = {}
+    for path in list((data / "images").iterdir()):
+        gray = np.asarray(Image.open(path).convert("L"))
+        values[path.stem] = (gray / 255 * high).astype(dtype)
+        path.unlink()
+        Image.fromarray(values[path.stem]).save(path.with_suffix(f".{suffix}"))
+    dataset = load_folder(data, image_size=44)
+    low, top = folder.Folder(DataOptions("folder", data)).intensity_range
+    ends = np.array([np.percentile(values[name], (0.1, 99.9)) for name in dataset.names])
+    assert (low, top) == pytest.approx((ends[:, 0].min(), ends[:, 1].max()))
+    name = dataset.names[0]
+    expected = ((values[name].astype(float) - low) / (top - low)).clip(0, 1) * 255
+    image, _ = read_pair(
+        folder.Folder(DataOptions("folder", data)).pairs[name], lambda path, page: Image.open(path), data, (low, top)
+    )
+    assert np.abs(np.asarray(image)[..., 0] - expected).max() <= 0.51
+    assert len(np.unique(dataset.packed[:, 0])) > 200
+    assert f"{low:g} becomes black, {top:g} white" in lines(data)
+    given = load_folder(data, image_size=44, intensity_range=(0.0, 2.0 * high))  # the checkpoint's, on other data
+    assert given.packed[:, 0].max() <= 128 < dataset.packed[:, 0].max()
+
+
+def test_images_of_8_bits_have_no_range_and_not_a_number_is_black(tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    assert folder.Folder(DataOptions("folder", data)).intensity_range is None and "black" not in lines(data)
+    values = np.array([[np.nan, -np.inf, 2.0], [5.0, 8.0, np.inf]], np.float32)
+    assert np.asarray(to_rgb(Image.fromarray(values), (2.0, 8.0)))[..., 0].tolist() == [[0, 0, 0], [128, 255, 255]]
+    assert np.asarray(to_rgb(Image.fromarray(values), (5.0, 5.0))).shape == (2, 3, 3)
+    Image.fromarray(np.full((4, 4), 7, np.uint16)).save(tmp_path / "flat.tif")
+    flat = Pair("", tmp_path / "flat.tif", tmp_path / "flat.tif")
+    assert folder.measure_range(flat) == [7, 7] and folder.measure_range(find_pairs(data)[0]["0"]) == []
 
 
 def test_color_images_of_16_bits_are_said_to_lose_their_lower_bits(tmp_path):
