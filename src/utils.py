@@ -146,6 +146,7 @@ def count_of(n: int, noun: str) -> str:
 
 def run(main: Callable[[], int | None]):
     """Exit with the status of `main`, or with 2 and one line on stderr for a UserError."""
+    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -1,9 +1,10 @@
 import random
+import sys
 
 import pytest
 import torch
 
-from utils import confusion, dice_score, jaccard_score, scores, user_path
+from utils import confusion, dice_score, jaccard_score, run, scores, user_path
 
 
 def counts(a, b):
@@ -56,3 +57,13 @@ def test_scores_against_a_plain_count():
 def test_a_home_that_is_not_found_stays_as_it_is_written(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert [str(user_path(text)) for text in ("~/runs", "~no-such-user/x")] == ["/home/me/runs", "~no-such-user/x"]
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_a_closed_stream_ends_no_command(name, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", sys.stdout)
+    monkeypatch.setattr(sys, "stderr", sys.stderr)
+    monkeypatch.setattr(sys, name, None)
+    with pytest.raises(SystemExit) as ended:
+        run(lambda: 3 + sys.stdout.isatty() + sys.stderr.isatty())
+    assert ended.value.code == 3
