@@ -36,7 +36,8 @@ from PIL import Image, ImageDraw
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from photos.decode import read_image
 from photos.matting import BORDER, border_width, depth_in_mask, find_band, matte
-from utils import Parser, positive_int, run, to_size
+from predictor import to_size
+from utils import Parser, positive_int, run
 
 SCALE = 3  # foregrounds are drawn at this times their size
 GREEN = (0, 255, 0)

@@ -28,24 +28,12 @@ from checkpoint import load
 from data import eval_loader, load_split
 from evaluate import find_checkpoints
 from flags import add_data_flags, options_of_data
-from predictor import Predictor, make_predictor, predictions
+from predictor import Predictor, foreground, make_predictor, predictions, to_size
 from reports.table import check_output, write_results
 from runtime import choose_runtime
-from scoring import add_threshold_flag, resolve_threshold
+from scoring import add_threshold_flag, confusion, dice_score, jaccard_score, ratio, resolve_threshold
 from splits import BORDERS, SPLITS, SegmentationDataset
-from utils import (
-    Parser,
-    UserError,
-    confusion,
-    dice_score,
-    foreground,
-    jaccard_score,
-    ratio,
-    run,
-    to_size,
-    user_path,
-    when_memory_runs_out,
-)
+from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
 TOLERANCE = 0.008  # of the image's diagonal, as in DAVIS
 PUBLISHED_SIZE = 256  # pixels, the size at which the named reports score

@@ -16,14 +16,14 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from checkpoint import load
 from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
-from predictor import Predictor, make_predictor
+from predictor import Predictor, make_predictor, to_size
 from reports.charts import FALSE_NEGATIVE, FALSE_POSITIVE
 from reports.plots import save_figure, show
 from reports.statistics import best_median_worst
 from runtime import choose_runtime
-from scoring import DiceMeter, evaluate
+from scoring import DiceMeter, dice_score, evaluate
 from splits import SPLITS
-from utils import Parser, dice_score, run, to_size
+from utils import Parser, run
 
 BACKGROUND, CORRECT = (232, 236, 240), (52, 73, 94)
 EACH = 2  # images of a group

@@ -39,7 +39,9 @@ from cores import available_cores, main_thread_bound
 from data import TrainingData, train_loader
 from losses import build_loss
 from models import build_model
+from predictor import foreground
 from runtime import choose_runtime, pick_device, seed_everything
+from scoring import confusion
 from train import Learner, train_step
 from training.args import data_options, network_options, parse_args
 from training.augmentation import BatchAugmentation
@@ -48,7 +50,7 @@ from training.optimizers import build_optimizer
 from training.preparation import build, mean_and_std
 from training.schedule import build_scheduler
 from training.state import TrainMeter
-from utils import Parser, UserError, confusion, foreground, positive_int, run
+from utils import Parser, UserError, positive_int, run
 
 
 def draw_dataset(folder, images, width=500, height=375):

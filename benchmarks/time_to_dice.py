@@ -27,7 +27,7 @@ from data import TrainingData, eval_loader, train_loader
 from losses import build_loss
 from predictor import Predictor
 from runtime import choose_runtime, seed_everything, training_backends
-from scoring import DiceMeter, evaluate
+from scoring import DiceMeter, evaluate, scores
 from training.args import data_options, parse_args
 from training.augmentation import BatchAugmentation
 from training.ema import EMA, refresh_batch_norm
@@ -35,7 +35,7 @@ from training.optimizers import build_optimizer
 from training.preparation import build, mean_and_std
 from training.schedule import build_scheduler, image_size_of, position_of, warmup_steps
 from training.state import TrainMeter, TrainState
-from utils import Parser, positive_int, run, scores
+from utils import Parser, positive_int, run
 
 GOALS = (0.80, 0.85, 0.88, 0.89, 0.90, 0.91)
 TIMES = 5  # how much more time Report 2's recipe (R2) gets

@@ -17,11 +17,13 @@ from zipfile import ZipFile
 
 from PIL import ImageColor
 
-from photos.decode import ImageError, on_white, read_image
+from photos.colors import on_white
+from photos.decode import ImageError, read_image
 from photos.outputs import KINDS, Style, render, save_image
 from photos.prediction import load_model, probability_of, to_input
+from predictor import to_size
 from runtime import add_runtime_flags
-from utils import Parser, UserError, positive_int, run, to_size, user_path
+from utils import Parser, UserError, positive_int, run, user_path
 
 SHOWN_SIZE = 1536  # pixels of the longer side of what the page shows
 KEPT = 1800  # seconds after which uploads and results are deleted

@@ -22,10 +22,10 @@ from leakage import scores_apart
 from predictor import make_predictor
 from reports.table import check_output, describe, print_table, write_results
 from runtime import choose_runtime
-from scoring import DiceMeter, add_threshold_flag, evaluate, resolve_threshold
+from scoring import DiceMeter, add_threshold_flag, dice_score, evaluate, jaccard_score, resolve_threshold
 from splits import SPLITS
 from training.distributed import destroy_processes, init_processes, rank, rank_zero_first
-from utils import Parser, UserError, dice_score, jaccard_score, run, user_path, when_memory_runs_out
+from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
 PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds")  # in OUTPUT.json
 

@@ -21,7 +21,8 @@ from torch import nn
 
 from checkpoint import load, restore_model, save
 from files import write_atomically
-from utils import Parser, UserError, foreground, run, user_path
+from predictor import foreground
+from utils import Parser, UserError, run, user_path
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "half": ".half.pth"}
 SIZES = ((1, 64, 64), (2, 97, 75), (3, 128, 33))  # batch, height, width

@@ -16,14 +16,14 @@ from files import make_folder, write_csv
 from flags import add_data_flags, options_of_data
 from leakage import scores_apart
 from photos.outputs import mask_of, run_lengths, save_image
-from predictor import load_predictor, predictions
+from predictor import foreground, load_predictor, predictions, to_size
 from reports.plots import example_rows, plot_panels
 from reports.table import describe, print_table
 from runtime import choose_runtime
-from scoring import DiceMeter, add_threshold_flag, resolve_threshold
+from scoring import DiceMeter, add_threshold_flag, dice_score, resolve_threshold
 from splits import SPLITS
 from training.distributed import all_gather, destroy_processes, init_processes, rank, rank_zero_first
-from utils import Parser, UserError, dice_score, foreground, run, to_size, user_path, when_memory_runs_out
+from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
 
 def predict_split(predictor, args):

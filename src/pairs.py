@@ -22,7 +22,8 @@ from pathlib import Path
 
 from PIL import Image, ImageOps
 
-from photos.decode import ImageError, open_image, page_count, to_rgb
+from photos.colors import to_rgb
+from photos.decode import ImageError, open_image, page_count
 from splits import first_few
 from utils import UserError
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -14,7 +15,6 @@ from augment import to_float
 from checkpoint import Checkpoint, load, restore_model
 from runtime import Runtime
 from training.distributed import rank
-from utils import foreground
 
 
 @dataclass
@@ -75,3 +75,15 @@ def predictions(predictor: Predictor, loader: DataLoader, title: str) -> Iterato
     for batch in tqdm(loader, title, unit="batch", leave=False, disable=silent):
         mask = predictor.runtime.move(batch["mask"])
         yield {**batch, "mask": mask}, predictor.logits(batch["image"])
+
+
+def foreground(logits: torch.Tensor) -> torch.Tensor:
+    """Select the foreground's channel: logits (N, C, H, W) to (N, 1, H, W)."""
+    return logits[:, -1:]
+
+
+def to_size(probability: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Resize a probability (h, w) bilinearly to (H, W). size: (width, height)."""
+    if probability.shape == size[::-1]:
+        return probability
+    return F.interpolate(probability[None, None], size=size[::-1], mode="bilinear", align_corners=False)[0, 0]

@@ -6,12 +6,54 @@ import torch
 from torch.utils.data import DataLoader
 
 from checkpoint import Checkpoint
-from predictor import Predictor, predictions
+from predictor import Predictor, foreground, predictions, to_size
 from training.distributed import gather, gather_rows
-from utils import UserError, checked, dice_score, foreground, to_size
+from utils import UserError, checked
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
 CHOSEN = "chosen"  # a value of --threshold: the checkpoint's own
+
+
+def confusion(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Count pixels per image: bool (N, 1, H, W) against a mask (N, 1, H, W) of 0, 1 and 255 (ignored).
+
+    Returns int64 (N, 4): true positives, false positives, false negatives, true negatives.
+    """
+    positive, negative = mask == 1, mask == 0
+    pairs = (prediction & positive, prediction & negative, ~prediction & positive, ~prediction & negative)
+    return torch.stack([pair.flatten(1).sum(1) for pair in pairs], dim=1)
+
+
+def ratio(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
+    """Divide part by whole in float64; 1 if whole is 0."""
+    part, whole = part.double(), whole.double()
+    return torch.where(whole > 0, part / whole.clamp(min=1e-12), 1.0)
+
+
+def dice_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
+    """Return Dice (N,) from counts (N, 4): 2|A∩B| / (|A| + |B|), or 1 if both masks are empty."""
+    tp, fp, fn, _ = counts.double().unbind(1)
+    return ratio(2 * tp + 2 * smooth, 2 * tp + fp + fn + 2 * smooth)
+
+
+def jaccard_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
+    """Return Jaccard (IoU) (N,) from counts (N, 4): |A∩B| / |A∪B|, or 1 if both masks are empty."""
+    tp, fp, fn, _ = counts.double().unbind(1)
+    return ratio(tp + smooth, tp + fp + fn + smooth)
+
+
+def scores(counts: torch.Tensor) -> dict[str, float]:
+    """Return a split's scores from its counts (N, 4): means over images, and the Dice of all pixels."""
+    tp, fp, fn, tn = counts.unbind(1)
+    per_image = {
+        "dice": dice_score(counts),
+        "jaccard": jaccard_score(counts),
+        "accuracy": ratio(tp + tn, counts.sum(1)),
+        "precision": ratio(tp, tp + fp),
+        "recall": ratio(tp, tp + fn),
+    }
+    means = {name: values.mean().item() for name, values in per_image.items()}
+    return {**means, "pooled_dice": dice_score(counts.sum(0, keepdim=True)).item()}
 
 
 class DiceMeter:
@@ -45,7 +87,7 @@ class DiceMeter:
             self.histograms.append(histogram(resized, mask[None], self.thresholds))
 
     def counts(self) -> torch.Tensor:
-        """Return counts as in `utils.confusion`: int64 (thresholds, N, 4). Raises UserError for NaN. Collective."""
+        """Return counts as in `confusion`: int64 (thresholds, N, 4). Raises UserError for NaN. Collective."""
         if gather(torch.as_tensor(sum(self.nan))).any():
             raise UserError("the network outputs NaN; train with a lower --learning_rate, or use --precision float32")
         rows = torch.zeros(0, 2, len(self.thresholds) + 1, dtype=torch.int64)

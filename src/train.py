@@ -28,9 +28,9 @@ import torch
 from cores import main_thread_bound
 from data import TrainingData, eval_loader, hash_of_set, train_loader
 from losses import build_loss
-from predictor import Predictor
+from predictor import Predictor, foreground
 from runtime import Runtime, choose_runtime, seed_everything, training_backends
-from scoring import DiceMeter, best_threshold, evaluate
+from scoring import DiceMeter, best_threshold, confusion, evaluate, scores
 from training.args import data_options, parse_args
 from training.augmentation import BatchAugmentation, seed_of
 from training.distributed import destroy_processes, init_processes, rank, world_size, wrap_ddp
@@ -41,7 +41,7 @@ from training.progress import Progress, explain_failures, report_end, save_if_wo
 from training.run_files import RunFiles, reserve_name
 from training.schedule import build_scheduler, image_size_of, position_of, warmup_steps
 from training.state import TrainMeter, TrainState
-from utils import confusion, foreground, run, scores
+from utils import run
 
 RECENT = 16  # steps whose images give batch norm its statistics after an epoch
 SHOWN = 16  # augmented training images in NAME.batch.png

@@ -1,4 +1,4 @@
-"""Segmentation metrics, and helpers of the command line."""
+"""Errors, and helpers of the command line."""
 
 import argparse
 import os
@@ -10,63 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 
 LARGEST_SIDE = 2**14  # of the network's input, in pixels
-
-
-def foreground(logits: torch.Tensor) -> torch.Tensor:
-    """Select the foreground's channel: logits (N, C, H, W) to (N, 1, H, W)."""
-    return logits[:, -1:]
-
-
-def to_size(probability: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """Resize a probability (h, w) bilinearly to (H, W). size: (width, height)."""
-    if probability.shape == size[::-1]:
-        return probability
-    return F.interpolate(probability[None, None], size=size[::-1], mode="bilinear", align_corners=False)[0, 0]
-
-
-def confusion(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Count pixels per image: bool (N, 1, H, W) against a mask (N, 1, H, W) of 0, 1 and 255 (ignored).
-
-    Returns int64 (N, 4): true positives, false positives, false negatives, true negatives.
-    """
-    positive, negative = mask == 1, mask == 0
-    pairs = (prediction & positive, prediction & negative, ~prediction & positive, ~prediction & negative)
-    return torch.stack([pair.flatten(1).sum(1) for pair in pairs], dim=1)
-
-
-def ratio(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Divide part by whole in float64; 1 if whole is 0."""
-    part, whole = part.double(), whole.double()
-    return torch.where(whole > 0, part / whole.clamp(min=1e-12), 1.0)
-
-
-def dice_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
-    """Return Dice (N,) from counts (N, 4): 2|A∩B| / (|A| + |B|), or 1 if both masks are empty."""
-    tp, fp, fn, _ = counts.double().unbind(1)
-    return ratio(2 * tp + 2 * smooth, 2 * tp + fp + fn + 2 * smooth)
-
-
-def jaccard_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
-    """Return Jaccard (IoU) (N,) from counts (N, 4): |A∩B| / |A∪B|, or 1 if both masks are empty."""
-    tp, fp, fn, _ = counts.double().unbind(1)
-    return ratio(tp + smooth, tp + fp + fn + smooth)
-
-
-def scores(counts: torch.Tensor) -> dict[str, float]:
-    """Return a split's scores from its counts (N, 4): means over images, and the Dice of all pixels."""
-    tp, fp, fn, tn = counts.unbind(1)
-    per_image = {
-        "dice": dice_score(counts),
-        "jaccard": jaccard_score(counts),
-        "accuracy": ratio(tp + tn, counts.sum(1)),
-        "precision": ratio(tp, tp + fp),
-        "recall": ratio(tp, tp + fn),
-    }
-    means = {name: values.mean().item() for name, values in per_image.items()}
-    return {**means, "pooled_dice": dice_score(counts.sum(0, keepdim=True)).item()}
 
 
 class UserError(Exception):

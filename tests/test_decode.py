@@ -8,7 +8,8 @@ import profiles
 import pytest
 from PIL import Image, ImageCms, features
 
-from photos.decode import ImageError, decode, open_image, page_count, read_image, to_rgb
+from photos.colors import to_rgb
+from photos.decode import ImageError, decode, open_image, page_count, read_image
 
 RED = Image.new("RGB", (12, 8), (200, 30, 40))
 

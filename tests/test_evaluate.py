@@ -10,8 +10,8 @@ from PIL import Image
 
 import losses
 from checkpoint import Checkpoint
-from scoring import THRESHOLDS, DiceMeter, best_threshold, resolve_threshold
-from utils import UserError, confusion, dice_score
+from scoring import THRESHOLDS, DiceMeter, best_threshold, confusion, dice_score, resolve_threshold
+from utils import UserError
 
 
 def test_the_threshold_is_that_of_the_highest_mean_dice():

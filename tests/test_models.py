@@ -7,7 +7,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from models import MODELS, build_model
 from models.resnet34_unet import DECODERS
 from models.unet import DoubleConv, convolve_joined
-from utils import confusion, dice_score
+from scoring import confusion, dice_score
 
 
 def count(model):

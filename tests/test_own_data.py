@@ -14,7 +14,7 @@ import folder
 from checkpoint import load
 from data import TrainingData
 from pairs import Pair, find_pairs, read_pair
-from photos.decode import to_rgb
+from photos.colors import to_rgb
 from photos.prediction import load_model, predict
 from splits import SPLITS, DataOptions
 from utils import UserError

@@ -9,8 +9,8 @@ from checkpoint import load, restore_model
 from data import eval_loader
 from predictor import Predictor, load_predictor
 from runtime import Runtime
-from scoring import DiceMeter, best_threshold, evaluate
-from utils import UserError, confusion
+from scoring import DiceMeter, best_threshold, confusion, evaluate
+from utils import UserError
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

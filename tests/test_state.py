@@ -16,6 +16,7 @@ from data import train_loader
 from losses import LOSSES, build_loss
 from models import MODELS, build_model
 from runtime import Runtime, choose_runtime, pick_device
+from scoring import scores
 from training.args import OPTIMIZERS, parse_args
 from training.augmentation import BatchAugmentation
 from training.ema import EMA, refresh_batch_norm
@@ -23,7 +24,7 @@ from training.optimizers import build_optimizer
 from training.progress import check_loss, warn_about_one_class
 from training.schedule import build_scheduler, position_of
 from training.state import TrainMeter, TrainState
-from utils import UserError, scores
+from utils import UserError
 
 HALF = ([0.5] * 3, [0.5] * 3)
 

@@ -4,7 +4,8 @@ import sys
 import pytest
 import torch
 
-from utils import confusion, dice_score, jaccard_score, run, scores, user_path
+from scoring import confusion, dice_score, jaccard_score, scores
+from utils import run, user_path
 
 
 def counts(a, b):

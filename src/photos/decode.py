@@ -7,9 +7,7 @@ from functools import cache
 
 from PIL import Image
 
-from photos.colors import on_white, to_rgb, to_srgb
-
-__all__ = ["ImageError", "decode", "on_white", "open_image", "read_image", "suffixes", "to_rgb", "to_srgb"]
+from photos.colors import to_srgb
 
 # Excluded: EPS, which starts Ghostscript; IPTC, which may hold EPS; formats Pillow cannot decode.
 FORMATS = frozenset({

@@ -18,7 +18,8 @@ from photos.colors import on_white
 from photos.components import is_large, label
 from photos.decode import ImageError, read_image
 from photos.matting import matte
-from utils import UserError, to_size
+from predictor import to_size
+from utils import UserError
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
 COLOR = (255, 64, 64)

@@ -24,8 +24,8 @@ from photos.decode import ImageError, open_image, reason_of
 from photos.inputs import Job
 from photos.outputs import Style, mask_of, render, run_lengths, save_each, save_image
 from photos.prediction import probability_of, read_any, tile_probability, to_input
-from predictor import Predictor
-from utils import UserError, to_size
+from predictor import Predictor, to_size
+from utils import UserError
 
 PIXELS_IN_FLIGHT = 16_000_000  # of about 30 bytes each while a cutout is made, 7 while a photo is read
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other write would fail too

@@ -11,9 +11,9 @@ from PIL import Image
 
 from photos.colors import on_white
 from photos.decode import ImageError, image_errors, read_image, to_srgb
-from predictor import Predictor, load_predictor
+from predictor import Predictor, load_predictor, to_size
 from runtime import PRECISIONS, choose_runtime
-from utils import LARGEST_SIDE, to_size
+from utils import LARGEST_SIDE
 
 BATCH = 8  # images of a list that are predicted at once
 

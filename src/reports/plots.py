@@ -13,10 +13,10 @@ import torch
 from torch.utils.data import Dataset
 
 from files import write_atomically
-from predictor import Predictor
+from predictor import Predictor, foreground
 from reports.statistics import Numbers, best_median_worst
+from scoring import confusion, dice_score
 from training.schedule import at_largest_size
-from utils import confusion, dice_score, foreground
 
 FOREGROUND, IGNORED = (1, 0, 0, 0.45), (0, 0, 1, 0.45)  # RGBA over an image
 LONGEST_TITLE = 24  # characters that fit above a panel

@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader
 
 from checkpoint import Checkpoint
 from models import build_model
-from predictor import Predictor, predictions
-from scoring import DiceMeter
+from predictor import Predictor, foreground, predictions
+from scoring import DiceMeter, dice_score, scores
 from splits import SegmentationDataset
-from utils import dice_score, foreground, scores
 
 Numbers = Sequence[float] | np.ndarray | torch.Tensor
 RESAMPLING = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # small batches save memory

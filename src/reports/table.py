@@ -7,7 +7,8 @@ from data import hash_of_set
 from files import write_atomically, write_csv
 from flags import options_of_data
 from leakage import warning
-from utils import UserError, count_of, dice_score, scores
+from scoring import dice_score, scores
+from utils import UserError, count_of
 
 
 def describe(predictor, dataset, args, counts) -> dict:

@@ -5,9 +5,9 @@ from dataclasses import asdict, dataclass, field
 
 import torch
 
+from scoring import dice_score
 from training.distributed import gather, rank, world_size
 from training.schedule import at_largest_size
-from utils import dice_score
 
 
 @dataclass
