@@ -234,7 +234,7 @@ def test_heic_is_read_or_named(monkeypatch, tmp_path):
     heif.from_pillow(photo(64, 48).resize((128, 96))).save(tmp_path / "a.HEIC", quality=95)
     assert read_image(tmp_path / "a.HEIC").size == (128, 96)
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
-    with pytest.raises(ImageError, match="is HEIC; pip install pillow-heif"):
+    with pytest.raises(ImageError, match="HEIC.*pip install pillow-heif"):
         read_image(tmp_path / "a.HEIC")
 
 
