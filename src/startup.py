@@ -1,9 +1,9 @@
 """Settings of a command's process, imported before torch. A notebook's process is left as it is.
 
-OpenMP's threads spin while they wait for each other, and the scheduler moves sleeping threads onto each other's cores:
-next to another busy process, a training step takes four to eight times as long. So each thread is bound to a core and
-spins briefly (benchmarks/README.md). glibc returns large freed blocks to the system, which clears them for the next
-batch, a tenth of a training step. So they are kept.
+The scheduler moves OpenMP's sleeping threads onto each other's cores: next to another busy process, a training step
+takes four to eight times as long. So each thread is bound to a core; if the user has set OpenMP's threads, they spin
+only briefly instead (benchmarks/README.md). glibc returns large freed blocks to the system, which clears them for the
+next batch, a tenth of a training step. So they are kept.
 """
 
 import ctypes
@@ -14,8 +14,6 @@ import cores
 
 BINDING = {"OMP_PROC_BIND": "true", "OMP_PLACES": "cores"}
 
-if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
-    os.environ["GOMP_SPINCOUNT"] = "10000"
 if cores.cgroup_quota() < float("inf"):  # OpenMP respects affinity but not quotas
     os.environ.setdefault("OMP_NUM_THREADS", str(cores.available_cores()))
 with suppress(AttributeError, OSError, TypeError):  # another C library
@@ -33,3 +31,5 @@ if not given and hasattr(os, "sched_setaffinity"):
     cores.threads_are_bound = True
     for name in BINDING:
         del os.environ[name]
+elif not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+    os.environ["GOMP_SPINCOUNT"] = "10000"
