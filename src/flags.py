@@ -37,10 +37,9 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
         options[flag] = getattr(args, flag) or options.get(flag)
     if same and not (options["train_list"] or options["valid_list"]):
         options["fold"] = recorded.get("fold")
-    options = {flag: value for flag, value in options.items() if value}
     for flag in ("foreground", "ignore", "intensity_range"):
-        if flag in options:
-            options[flag] = tuple(options[flag])
+        options[flag] = tuple(options.get(flag) or ())
+    options = {flag: value for flag, value in options.items() if value}
     size = args.image_size or checkpoint.image_size
     return DataOptions(dataset, path, size, in_channels=checkpoint.options["in_channels"], **options)
 
