@@ -25,8 +25,8 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
         return Muon(*split_parameters(model), lr, weight_decay)
     parameters = list(model.parameters())
     if name == "adamw":
-        decayed = {"params": [value for value in parameters if value.ndim > 1]}
-        others = {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0}
+        decayed: dict = {"params": [value for value in parameters if value.ndim > 1]}
+        others: dict = {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0}
         return AdamW([decayed, others], lr, weight_decay=weight_decay, fused=True)
     if name == "sgd":  # fused, it would start with a first step that overflowed
         return SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay)
