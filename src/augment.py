@@ -1,7 +1,7 @@
 """Augmentation of a batch of images and masks, on the device, each image with its own params.
 
-All geometry is one grid sample; all color is one matrix per image. Pixels outside an image get its mean color, and are
-ignored (255) in the mask.
+All geometry is one grid sample; all color is one matrix per image. Pixels outside an image get its mean color, and
+255 (ignored) in the mask.
 """
 
 import math
@@ -16,26 +16,25 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in gray (ITU-R BT.601)
 
 @dataclass
 class Strength:
-    """The range of each effect, either way. Params are uniform, of scale and aspect log-uniform."""
+    """The range of each effect, either way, uniform; of scale and aspect log-uniform."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False
     rotation: float = 0.0  # degrees
-    scale: tuple = (1.0, 1.0)  # fraction of the side that is seen: below 1 crops
+    scale: tuple = (1.0, 1.0)  # visible fraction of the side: below 1 crops
     aspect: float = 1.0  # largest ratio of the sides' scales
     shift: float = 0.0  # fraction of the side
     color: float = 0.0  # fraction of brightness, contrast and saturation
     elastic: float = 0.0  # standard deviation of 3x3 displacements, fraction of the side
-    growth: float = 0.0  # epochs in which all but the flips grow to these ranges
+    growth: float = 0.0  # epochs in which all but flips grow to these ranges
 
     def after(self, epochs: float) -> "Strength":
-        """Return the ranges after `epochs` epochs of training."""
+        """Return the ranges after `epochs` epochs."""
         grown = min(1.0, epochs / self.growth) if self.growth else 1.0
         linear = ("rotation", "shift", "color", "elastic")
         ranges: dict = {name: grown * getattr(self, name) for name in linear}
-        ranges["scale"] = tuple(limit**grown for limit in self.scale)
-        ranges["aspect"] = self.aspect**grown
-        return replace(self, **ranges, growth=0.0)
+        scale = tuple(limit**grown for limit in self.scale)
+        return replace(self, **ranges, scale=scale, aspect=self.aspect**grown, growth=0.0)
 
 
 AUGMENTS = {
@@ -51,7 +50,7 @@ AUGMENTS = {
 
 
 def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """Divide (N, C, H, W) by 255 and normalize it with each channel's mean and std: float32."""
+    """Divide (N, C, H, W) by 255, and normalize with each channel's mean and std: float32."""
     means = constant(tuple(mean), image.device).view(-1, 1, 1)
     stds = constant(tuple(std), image.device).view(-1, 1, 1)
     return (image.float() / 255 - means) / stds
@@ -60,12 +59,12 @@ def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.
 @lru_cache
 @torch.inference_mode(False)
 def constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Copy float32 values to a device only once, because each copy would wait for a GPU."""
+    """Copy float32 values to a device once, because a copy waits for a GPU."""
     return torch.tensor(values, device=device)
 
 
 def random_params(n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Draw the random params of n images, on the CPU."""
+    """Draw n images' random params, on the CPU."""
     return {
         "uniform": torch.rand(n, 10, generator=generator),  # flips, rotation, scale, shifts, 3 colors, aspect
         "normal": torch.randn(n, 2, 3, 3, generator=generator),  # elastic
@@ -76,15 +75,14 @@ def augment(image, mask, strength: Strength, params: dict) -> tuple:
     """Augment uint8 images (N, C, H, W) to float32 in [0, 255], and uint8 masks (N, 1, H, W) of 0, 1, 255."""
     image = image.float()
     if strength.color:
-        factors = 1 + strength.color * (2 * params["uniform"][:, 6:9] - 1)
-        image = jitter_color(image, factors)
+        image = jitter_color(image, 1 + strength.color * (2 * params["uniform"][:, 6:9] - 1))
     if replace(strength, color=0.0) != Strength():
         image, mask = warp(image, mask, sampling_grid(image, strength, params))
     return image, mask
 
 
 def sampling_grid(image, strength, params):
-    """Return each pixel's position in the source: (N, H, W, 2), in [-1, 1] across the image."""
+    """Return each pixel's position in the source: (N, H, W, 2) in [-1, 1]."""
     n, _, height, width = image.shape
     flip_x, flip_y, turn, zoom, shift_x, shift_y, *_, stretch = params["uniform"].unbind(1)
     angle = (2 * turn - 1) * math.radians(strength.rotation)
@@ -112,7 +110,7 @@ def sampling_grid(image, strength, params):
 
 
 def warp(image, mask, grid):
-    """Sample image (float) and mask (uint8) bilinearly at `grid`; the mask by majority."""
+    """Sample image (float) and mask (uint8) at `grid`: bilinearly, the mask by majority."""
     mean = image.mean((2, 3), keepdim=True)
     target, known = (mask == 1).float(), (mask != 255).float()
     stacked = torch.cat([image - mean, target, known], dim=1)  # outside: mean color, unknown
@@ -123,7 +121,7 @@ def warp(image, mask, grid):
 
 
 def jitter_color(image, factors):
-    """Scale each image's brightness, contrast and saturation by its factors (N, 3), in one matrix product."""
+    """Scale each image's brightness, contrast and saturation by its factors (N, 3)."""
     n, channels = image.shape[:2]
     brightness, contrast, saturation = factors.to(image.device, non_blocking=True).T.reshape(3, n, 1, 1)
     gray = constant(LUMA if channels == 3 else (1.0,), image.device)

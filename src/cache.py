@@ -32,7 +32,7 @@ HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
 FORMAT = 3  # of the packed pixels: increment it when they change
 KEPT_BYTES = 4_000_000_000  # of older arrays
-PIXELS_IN_FLIGHT = 48_000_000  # of images decoded at the same time; each takes about 12 bytes
+PIXELS_IN_FLIGHT = 48_000_000  # decoded at the same time; each takes about 12 bytes
 remembered: dict[Path, object] = {}  # results of `remember`
 
 
@@ -60,7 +60,7 @@ class PackedDataset(Dataset):
     def __getitem__(self, index):
         if not isinstance(index, list):
             return {key: values[0] for key, values in self[[index]].items()}
-        if isinstance(self.packed, torch.Tensor):  # indexing with a list would wait for the GPU
+        if isinstance(self.packed, torch.Tensor):  # a list as index would wait for the GPU
             pixels = self.packed[torch.tensor(index).to(self.packed.device, non_blocking=True)]
         else:
             pixels = torch.from_numpy(np.asarray(self.packed[index]))
@@ -71,7 +71,7 @@ class PackedDataset(Dataset):
     __getitems__ = __getitem__  # called by DataLoader with a batch's indices
 
     def __getstate__(self):
-        """Give a spawned worker the name of the mapped file instead of its bytes."""
+        """Give a spawned worker the mapped file's name, not its bytes."""
         packed = Path(self.packed.filename) if isinstance(self.packed, np.memmap) else self.packed
         return {**self.__dict__, "packed": packed}
 
@@ -81,7 +81,7 @@ class PackedDataset(Dataset):
             self.packed = np.load(self.packed, mmap_mode="r")
 
     def to(self, device: torch.device) -> "PackedDataset":
-        """Return the dataset with its pixels on a GPU, if a quarter of its free memory holds them."""
+        """Return the dataset with its pixels on a GPU, if they fit into a quarter of its free memory."""
         if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         packed = torch.from_numpy(np.array(self.packed)).to(device)
@@ -104,10 +104,8 @@ class PackedDataset(Dataset):
 def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *settings):
     """Decode, resize (images bilinearly, labels by nearest neighbor) and store every pair of a split.
 
-    read: callable(pair) that returns image and label, as `read_pair` does. settings: other JSON values that affect the
-    pixels.
-    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if the cache cannot be written.
-    Raises UserError.
+    read: callable(pair) that returns image and label. settings: other JSON values that affect the pixels.
+    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if that cannot be written. Raises UserError.
     """
     size, folder = options.image_size, Path(options.cache)
     target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
@@ -118,16 +116,16 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
             if packed.shape != shape:
                 raise ValueError(f"its shape is {packed.shape}")
             with suppress(OSError):
-                os.utime(target)  # the time of the last use, for `remove_old`
+                os.utime(target)  # last use, for `remove_old`
             return packed
         except Exception as error:  # NumPy raises many types for a damaged header
-            note(f"{target} cannot be used ({error}); decoding the images again")
+            note(f"{target} cannot be used ({error}); decoding again")
     temporary = folder / f"unfinished-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         packed = new_array(temporary, shape)
         fill(packed, pairs, read, split, options)
         packed.flush()
-        del packed  # unmapped, as some systems require before a rename
+        del packed  # some systems rename no mapped files
         os.replace(temporary, target)
         return np.load(target, mmap_mode="r")
     except OSError as error:
@@ -145,7 +143,7 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
 def new_array(path: Path, shape: tuple):
     """Return an empty array mapped from a new file. Raises OSError.
 
-    Its disk blocks are allocated at once, since writing to a disk that has filled up kills the process (SIGBUS).
+    Its disk blocks are allocated at once, since writing to a full disk kills the process (SIGBUS).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = int(np.prod(shape)) + HEADER
@@ -162,12 +160,12 @@ def new_array(path: Path, shape: tuple):
 
 
 def remove_old(folder: Path, room: int):
-    """Remove temporary files of killed runs, and the least recently used arrays beyond `room` bytes.
+    """Remove files of killed runs, and the least recently used arrays beyond `room` bytes.
 
-    Arrays used within the last hour stay: concurrent runs may use them.
+    Arrays used within the last hour stay, for concurrent runs.
     """
     now = time.time()
-    with suppress(OSError):  # files that other processes remove, or that others own
+    with suppress(OSError):  # of files that others remove or own
         for path in folder.glob("unfinished-*"):
             if path.stat().st_mtime < now - 24 * HOUR:
                 path.unlink()
@@ -180,14 +178,14 @@ def remove_old(folder: Path, room: int):
 
 
 def release_pages(array):
-    """Unmap the touched pages of a mapped array, so that it takes no memory."""
+    """Unmap the touched pages of a mapped array, to free their memory."""
     mapped = getattr(array, "_mmap", None)
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def fingerprint(pairs: list[Pair], *settings) -> str:
-    """Return a short hash of what pixels depend on: the files' names, sizes and times, and settings."""
+    """Return a short hash of what pixels depend on: settings, and files' names, sizes and times."""
 
     def stat_of(path):
         with suppress(OSError, ValueError):
@@ -199,7 +197,7 @@ def fingerprint(pairs: list[Pair], *settings) -> str:
 
 
 def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
-    """Fill the array on all cores. Raises UserError that lists the unusable files."""
+    """Fill the array on all cores. Raises UserError with the unusable files."""
     size = options.image_size
     emptied = []  # names of masks that lose all their foreground at this size
 
@@ -218,18 +216,18 @@ def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOpt
         if index % 64 == 63:
             release_pages(packed)
 
-    problems = [problem for problem in in_parallel(store, pairs, f"decoding {split}") if problem]
+    problems = list(filter(None, in_parallel(store, pairs, f"decoding {split}")))
     where = f"of the {SPLIT_NAMES[split]} split"
     if problems:
         images = f"{len(problems)} of {len(pairs)} images {where} in {options.folder} cannot be used"
-        raise UserError(f"{images}: {first_few(problems, '; ')}; restore or remove these files")
+        raise UserError(f"{images}: {first_few(problems, '; ')}; restore or remove them")
     if emptied:
         masks = f"{count_of(len(emptied), 'mask')} {where} (e.g. {min(emptied)})"
         note(f"{masks}: no foreground left at {size}x{size} pixels; use a larger --image_size")
 
 
 def in_parallel(work: Callable, pairs: list[Pair], title: str):
-    """Yield work(index) for each pair, in order, on all cores and in bounded memory."""
+    """Yield work(index) for each pair, in order, on all cores, in bounded memory."""
     budget = PixelBudget(PIXELS_IN_FLIGHT)
 
     def within_budget(index):
@@ -247,7 +245,7 @@ def in_parallel(work: Callable, pairs: list[Pair], title: str):
 
 
 def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, combine: Callable):
-    """Return combine(measure(pair) for all pairs), kept in `folder` as JSON."""
+    """Return combine(measure(pair) for all pairs), kept in `folder`."""
     path = folder / f"{kind}-{fingerprint(pairs)}.json"
     if path not in remembered:
         try:
@@ -255,8 +253,8 @@ def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, comb
         except (OSError, ValueError):  # missing or damaged
             measured = in_parallel(lambda index: measure(pairs[index]), pairs, f"reading {kind}")
             remembered[path] = combine(measured)
-            text = json.dumps(remembered[path])
+            data = json.dumps(remembered[path]).encode()
             with suppress(OSError, UserError):
                 folder.mkdir(parents=True, exist_ok=True)
-                write_atomically(path, lambda file: file.write(text.encode()), fsync=False)
+                write_atomically(path, lambda file: file.write(data), fsync=False)
     return remembered[path]

@@ -26,19 +26,19 @@ from utils import LARGEST_SIDE, UserError, command
 
 @dataclass
 class Checkpoint:
-    """Contents of a checkpoint file, which is a dict of these fields."""
+    """A checkpoint file, which is a dict of these fields."""
 
     # needed to use the network
     model: dict[str, torch.Tensor]  # its state_dict
     name: str  # name and options: as `build_model` takes them
     options: dict
     dataset: str = "pets"
-    image_size: int = 256  # side of the network's input, in pixels
-    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # to normalize pixels in [0, 1]
+    image_size: int = 256  # of the network's input, in pixels
+    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # of pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: [0.5] * 3)
     border: str = "foreground"  # what the trimaps' border counts as
-    threshold: float | None = None  # probability at which the validation Dice is highest
-    intensity_range: list[float] | None = None  # values that map to black and white, beyond 8 bits
+    threshold: float | None = None  # with the highest validation Dice
+    intensity_range: list[float] | None = None  # that becomes black to white, beyond 8 bits
     # provenance
     epoch: int = 0  # epoch, seconds and scores: of the weights
     seconds: float = 0.0
@@ -56,7 +56,7 @@ class Checkpoint:
     training: dict | None = None  # all that --resume needs, in NAME.last.pth
 
     def is_valid(self) -> bool:
-        """Check the fields that are used to build the network and to prepare its input."""
+        """Check the fields that build the network and prepare its input."""
         with suppress(TypeError, ValueError, KeyError, RuntimeError):  # of values of the wrong type
             channels = self.options["in_channels"]
             low, high = self.intensity_range or (0.0, 1.0)
@@ -83,10 +83,10 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path):
-    """Write a checkpoint atomically. Raises UserError if there is no room for it."""
+    """Write a checkpoint atomically. Raises UserError if the disk is full."""
     try:
         write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
-    except RuntimeError as error:  # raised by torch if the disk is full
+    except RuntimeError as error:  # torch's
         raise UserError(f"{path} cannot be written ({error}); free some space") from None
 
 
@@ -96,7 +96,6 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
     if not path.is_file():
         raise UserError(f"{flag} {path} not found; run python src/train.py to train one")
     values = read(path)
-    values = values if isinstance(values, dict) else {}
     needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
     if not needed <= values.keys():  # a plain state_dict
         if not model_type:
@@ -107,7 +106,7 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
             options = options_of(model_type, weights)
         except ValueError as error:
             raise UserError(f"{path} does not fit {type_flag} {model_type}: {error}") from None
-        half = [0.5] * options["in_channels"]  # train.py's default
+        half = [0.5] * options["in_channels"]
         return Checkpoint(weights, model_type, options, mean=half, std=half)
     if "settings" in values:  # the name in earlier versions
         values["args"] = values["settings"]
@@ -121,12 +120,13 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
 
 
 def read(path: Path):
-    """Load a torch.save file that holds only tensors and plain values. Raises UserError."""
+    """Load a dict from a torch.save file of only tensors and plain values. Raises UserError."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True)
+        return values if isinstance(values, dict) else {}
     except pickle.UnpicklingError:
         raise UserError(f"{path} is damaged or contains pickled objects; not loaded") from None
-    except Exception as error:  # zip, unpickling and storage errors of every kind
+    except Exception as error:  # zip, unpickling and storage errors
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from None
 
 
@@ -136,7 +136,7 @@ PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 def unwrap(weights: dict) -> dict:
-    """Remove the wrapper and the prefixes that other code puts around a state_dict."""
+    """Remove the wrapper and the prefixes of a state_dict of other code."""
     for wrapper in WRAPPERS:
         if isinstance(weights.get(wrapper), dict):
             return unwrap(weights[wrapper])
@@ -182,9 +182,8 @@ def load_encoder(model: nn.Module, path: Path):
         raise UserError("--encoder_weights only applies to --model resnet34_unet; omit it")
     if not path.is_file():
         raise UserError(f"--encoder_weights {path} not found")
-    weights = read(path)
     try:
-        encoder = {name: value for name, value in weights.items() if not name.startswith("fc.")}
+        encoder = {name: value for name, value in read(path).items() if not name.startswith("fc.")}
         model.encoder.load_state_dict(encoder)  # type: ignore[union-attr]
     except (AttributeError, TypeError, RuntimeError) as error:
         reason = shorten(str(error), 200)
@@ -192,20 +191,19 @@ def load_encoder(model: nn.Module, path: Path):
 
 
 def provenance(device: torch.device) -> dict:
-    """Return the command line, versions, device, git commit and whether the tree was clean."""
+    """Return the command line, versions, device, git commit and whether its tree is clean."""
 
     def git(*words):
         with suppress(OSError, subprocess.SubprocessError):
-            folder = Path(__file__).parent
-            done = subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, timeout=10, check=True)
-            return done.stdout.strip()
+            call = ["git", "-C", Path(__file__).parent, *words]
+            return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
-    commit, changes = git("rev-parse", "HEAD"), git("status", "--porcelain", "--untracked-files=no")
+    changes = git("status", "--porcelain", "--untracked-files=no")
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     versions |= {name: version(name) for name in ("torchvision", "numpy", "pillow")}
     return {
         "command": command(*sys.argv),
         "versions": versions,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "git": {"commit": commit, "clean": None if changes is None else changes == ""},
+        "git": {"commit": git("rev-parse", "HEAD"), "clean": None if changes is None else not changes},
     }

@@ -4,8 +4,8 @@
     python src/evaluate.py --model saved_models/*.pth --split valid            # several in one table
     python src/evaluate.py --model saved_models/unet.pth --output scores/unet  # + scores/unet.json, .csv
 
-Scores are means over images, at threshold 0.5 by default; two empty masks score 1. The network computes in float32 by
-default, so that scores are the same on every machine.
+Scores are means over images, at threshold 0.5 by default; two empty masks score 1. By default the network computes in
+float32, for the same scores on every machine.
 """
 
 if __name__ == "__main__":
@@ -32,11 +32,12 @@ PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds"
 
 def get_args_parser():
     parser = Parser(__doc__)
-    parser.add_argument("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="split to score; default %(default)s")
-    parser.add_argument("--original_size", action="store_true", help="score at each image's original size")
+    add = parser.add_argument
+    add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
+    add("--split", choices=SPLITS, default="test", help="split to score; default %(default)s")
+    add("--original_size", action="store_true", help="score at each image's original size")
     add_threshold_flag(parser)
-    parser.add_argument("--output", type=user_path, help="write OUTPUT.json, and OUTPUT.csv with a row per image")
+    add("--output", type=user_path, help="write OUTPUT.json, and OUTPUT.csv with a row per image")
     add_data_flags(parser)
     return parser
 
@@ -59,27 +60,23 @@ def main():
         header = ["model", "name", "dice", "jaccard", "tp", "fp", "fn", "tn"]
         write_results(results, header, images, args.output)
     destroy_processes()
-    return 0
 
 
 def find_checkpoints(paths: list[Path]) -> list[Path]:
-    """Expand patterns such as '*.pth', which the shells of Windows do not.
-
-    NAME.last.pth is dropped if NAME.pth comes after it, as in '*.pth'. Raises UserError.
-    """
+    """Expand patterns (Windows shells do not), and drop NAME.last.pth before NAME.pth. Raises UserError."""
     found: list[Path] = []
     for path in paths:
         is_pattern = glob.has_magic(str(path)) and not path.exists()
         names = sorted(glob.glob(str(path))) if is_pattern else [str(path)]
         if not names:
-            raise UserError(f"--model {path} matches no file; correct the pattern")
+            raise UserError(f"--model {path} matches no file; correct it")
         found += map(Path, names)
     best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
     return [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
 
 
 def score_checkpoint(path, checkpoint, args, runtime):
-    """Score a checkpoint. Returns its row of the table, and a row of OUTPUT.csv for each image."""
+    """Return a checkpoint's row of the table, and a row of OUTPUT.csv for each image."""
     predictor = make_predictor(checkpoint, path, runtime, args.tta)
     with rank_zero_first():
         dataset = load_split(options_of_data(checkpoint, args), args.split)

@@ -1,4 +1,4 @@
-"""Flags of commands that predict, and the data that a checkpoint is scored on."""
+"""Flags of commands that predict, and the data that checkpoints are scored on."""
 
 import os
 from pathlib import Path
@@ -15,10 +15,9 @@ LIST_FLAGS = ("train_list", "valid_list", "test_list")
 
 
 def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
-    """Return the options of a checkpoint's own data, unless flags override them. Raises UserError."""
+    """Return the options of a checkpoint's data, unless flags override them. Raises UserError."""
     recorded = checkpoint.args
-    own_path = recorded.get("data_path")
-    path = args.data_path
+    own_path, path = recorded.get("data_path"), args.data_path
     if path is None and checkpoint.dataset != "shapes" and own_path and Path(own_path).is_dir():
         path = Path(own_path)
     same_path = own_path and path and os.path.realpath(path) == os.path.realpath(own_path)
@@ -38,10 +37,9 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
         options[flag] = getattr(args, flag) or options.get(flag)
     if same and not (options["train_list"] or options["valid_list"]):
         options["fold"] = recorded.get("fold")
-    options = {flag: value for flag, value in options.items() if value}
     for flag in ("foreground", "ignore", "intensity_range"):
-        if flag in options:
-            options[flag] = tuple(options[flag])
+        options[flag] = tuple(options.get(flag) or ())
+    options = {flag: value for flag, value in options.items() if value}
     size = args.image_size or checkpoint.image_size
     return DataOptions(dataset, path, size, in_channels=checkpoint.options["in_channels"], **options)
 
@@ -49,16 +47,16 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
 def add_data_flags(parser, batch_size: int = 32, precision: str = "float32"):
     add = parser.add_argument
     add_dataset_flags(add, "the checkpoint's")
-    add("--border", choices=BORDERS, help="class of trimap border pixels; default: the checkpoint's")
-    add("--limit", type=positive_int, help="use only the first LIMIT images")
+    add("--border", choices=BORDERS, help="class of trimap borders; default: the checkpoint's")
+    add("--limit", type=positive_int, help="use the first LIMIT images")
     add("--workers", type=worker_count, default=0, help="data loading processes; default %(default)s")
     add_predictor_flags(parser, batch_size, precision)
 
 
 def add_predictor_flags(parser, batch_size: int = 8, precision: str = "auto"):
     add = parser.add_argument
-    add("--image_size", type=image_side, help="size of the network's input in pixels; default: the checkpoint's")
-    add("--batch_size", "-b", type=positive_int, default=batch_size, help="images per batch; default %(default)s")
-    add("--tta", action="store_true", help="average the predictions for the image and its mirror image")
-    add("--model_type", choices=MODELS, help="name of the network, if --model is a plain state_dict")
+    add("--image_size", type=image_side, help="of the input, in pixels; default: the checkpoint's")
+    add("--batch_size", "-b", type=positive_int, default=batch_size, help="default %(default)s")
+    add("--tta", action="store_true", help="average over the image and its mirror image")
+    add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
     add_runtime_flags(parser, precision)

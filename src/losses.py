@@ -1,7 +1,7 @@
 """Losses: one number for logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255 (ignored).
 
-Every loss is a mean over images, so that a batch can be split into micro-batches. A single channel is the foreground's;
-two are the background's and the foreground's. To add a loss, add a function to LOSSES.
+Each is a mean over images, so that a batch can be split into micro-batches. One channel is the foreground's; two are
+the background's and the foreground's. To add a loss, add a function to LOSSES.
 """
 
 import math
@@ -14,7 +14,7 @@ SMOOTH = 1.0
 
 
 def targets(logits, mask):
-    """Return the target (N, C, H, W) and which pixels are known (N, 1, H, W), both float32 of 0 and 1."""
+    """Return the target (N, C, H, W) and the known pixels (N, 1, H, W), float32 of 0 and 1."""
     target = (mask == 1).float()
     if logits.shape[1] == 2:
         target = (mask == torch.arange(2, device=mask.device).view(1, 2, 1, 1)).float()
@@ -22,7 +22,7 @@ def targets(logits, mask):
 
 
 def of_channels(first, second, values):
-    """Return both weights for values (N, C, ...), swapped for the background: its false positives are misses."""
+    """Return the weights for values (N, C, ...), swapped for the background: its false positives are misses."""
     if values.shape[1] == 1:
         return first, second
     shape = (2,) + (1,) * (values.dim() - 2)
@@ -38,17 +38,17 @@ def mean_of_known(loss, known):
 
 
 def bce(logits, mask):
-    """Return the binary cross-entropy, averaged by `mean_of_known`."""
+    """Return the binary cross-entropy."""
     target, known = targets(logits, mask)
     loss = binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
     return mean_of_known(loss, known)
 
 
 def focal_loss(logits, mask, alpha=0.25, gamma=2.0):
-    """Return the focal loss (Lin et al., ICCV 2017, equation 5), averaged by `mean_of_known`."""
+    """Return the focal loss (Lin et al., ICCV 2017, equation 5)."""
     target, known = targets(logits, mask)
     loss = binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
-    probability = logits.float().sigmoid()  # torchvision's focal loss is equal, but takes seconds to import
+    probability = logits.float().sigmoid()  # torchvision's focal loss takes seconds to import
     wrong = probability + target - 2 * probability * target  # probability of the wrong class
     alpha, beta = of_channels(alpha, 1 - alpha, logits)
     weight = alpha * target + beta * (1 - target)
@@ -56,10 +56,9 @@ def focal_loss(logits, mask, alpha=0.25, gamma=2.0):
 
 
 def overlap(logits, mask):
-    """Return sums (N, C) over the pixels: of probability times target, of probability, of target."""
+    """Return sums over the pixels (N, C): of probability times target, of probability, of target."""
     target, known = targets(logits, mask)
-    probability = logits.float().sigmoid() * known
-    target = target * known
+    probability, target = logits.float().sigmoid() * known, target * known
     return (probability * target).sum((2, 3)), probability.sum((2, 3)), target.sum((2, 3))
 
 
@@ -102,7 +101,7 @@ LOSSES = {
 
 
 def build_loss(text: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the loss of --loss: a name in LOSSES, or a sum such as "bce:1,dice:0.5". Raises ValueError."""
+    """Return the loss of a name in LOSSES, or of a sum such as "bce:1,dice:0.5". Raises ValueError."""
     if text in LOSSES:
         return LOSSES[text]
     weights = {}

@@ -18,7 +18,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Device, precision and memory layout of a network's computation."""
+    """Where and how a network computes."""
 
     device: torch.device = torch.device("cpu")
     dtype: torch.dtype = torch.float32  # of convolutions and matrix products
@@ -39,14 +39,13 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def suited_to(self, network: torch.nn.Module) -> "Runtime":
-        """Return the runtime with the faster memory layout: channels last, but not for wide U-Nets in float32 on CPUs.
+        """Return the runtime with the faster memory layout: channels last, but not for wide float32 U-Nets on CPUs.
 
         There, 64 channels were 1.3 times as fast in the default layout, 16 channels 1.2 times as slow.
         """
         memory_format = torch.channels_last
         if self.device.type == "cpu" and self.dtype == torch.float32:
-            convolutions = (module for module in network.modules() if isinstance(module, torch.nn.Conv2d))
-            first = next(convolutions, None)
+            first = next((module for module in network.modules() if isinstance(module, torch.nn.Conv2d)), None)
             if first and first.out_channels >= 64 and first.stride == (1, 1):
                 memory_format = torch.contiguous_format
         return replace(self, memory_format=memory_format)
@@ -55,7 +54,7 @@ class Runtime:
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
     def move(self, batch: torch.Tensor) -> torch.Tensor:
-        """Move a batch to the device, without waiting if it is in pinned memory."""
+        """Move a batch to the device, without waiting if its memory is pinned."""
         return batch.to(self.device, non_blocking=True)
 
     def layout(self, images: torch.Tensor) -> torch.Tensor:
@@ -64,11 +63,11 @@ class Runtime:
 
 
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
-    """Return the runtime for --device and --precision. Raises UserError if the device cannot be used."""
+    """Return the runtime for --device and --precision. Raises UserError."""
     chosen = pick_device(device)
     if chosen.type == "cuda":
         if chosen.index is not None:
-            torch.cuda.set_device(chosen)  # else pinning memory uses some of the first GPU's
+            torch.cuda.set_device(chosen)  # else pinned memory takes some of the first GPU's
         torch.backends.cudnn.allow_tf32 = False  # full float32, except in training
     if precision != "auto":
         return Runtime(chosen, getattr(torch, precision))
@@ -78,19 +77,19 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     if chosen.type != "cpu":
         return Runtime(chosen)
     speeds = convolution_speeds()
-    faster = speeds["bfloat16"] >= 1.2 * speeds["float32"]  # a small gain is not worth the rounding
+    faster = speeds["bfloat16"] >= 1.2 * speeds["float32"]  # less is not worth the rounding
     return Runtime(chosen, torch.bfloat16 if faster else torch.float32, speeds=speeds)
 
 
 def add_runtime_flags(parser, precision="auto"):
     add = parser.add_argument
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps, or auto (CUDA if available, else the CPU; default)")
-    text = "floating-point precision; auto: the fastest on this device; default %(default)s"
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps or (default) auto: CUDA if available, else the CPU")
+    text = "auto: the fastest on this device; default %(default)s"
     add("--precision", default=precision, choices=PRECISIONS, help=text)
 
 
 def pick_device(name: str) -> torch.device:
-    """Convert --device to a torch.device. Raises UserError if it cannot be used."""
+    """Return the device for --device. Raises UserError if it cannot be used."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU for each process of torchrun
@@ -110,9 +109,9 @@ def pick_device(name: str) -> torch.device:
 @lru_cache
 @torch.inference_mode(False)  # gradients also for a caller without them
 def convolution_speeds() -> dict[str, float]:
-    """Measure the GFLOP/s of a convolution, forward and backward, by precision.
+    """Measure a convolution's GFLOP/s, forward and backward, by precision.
 
-    On one core, since threads would wait for busy cores. CPU flags do not tell: some have slow bfloat16 instructions.
+    On one core, since threads would wait for busy cores. CPU flags do not tell: some have slow bfloat16.
     """
     n, channels, size = 2, 64, 32
     flops = 3 * 2 * n * size**2 * 9 * channels**2
@@ -144,7 +143,7 @@ def seed_everything(seed: int):
 
 @contextmanager
 def training_backends(deterministic: bool = False):
-    """Set torch's backends in the block. deterministic: only deterministic algorithms, and no TF32."""
+    """Set torch's backends in the block. deterministic: only such algorithms, no TF32."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32
     matmul = torch.get_float32_matmul_precision()

@@ -1,6 +1,6 @@
-"""Evaluation: each image's pixel counts at one or more thresholds, and the mean loss."""
+"""Scores, from each image's pixel counts at one or more thresholds; the mean loss."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,25 +25,24 @@ def confusion(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def ratio(part: torch.Tensor, whole: torch.Tensor) -> torch.Tensor:
-    """Divide part by whole in float64; 1 if whole is 0."""
-    part, whole = part.double(), whole.double()
-    return torch.where(whole > 0, part / whole.clamp(min=1e-12), 1.0)
+    """Divide counts in float64; 1 if whole is 0."""
+    return torch.where(whole > 0, part.double() / whole.clamp(min=1), 1.0)
 
 
-def dice_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
+def dice_score(counts: torch.Tensor) -> torch.Tensor:
     """Return Dice (N,) from counts (N, 4): 2|A∩B| / (|A| + |B|), or 1 if both masks are empty."""
-    tp, fp, fn, _ = counts.double().unbind(1)
-    return ratio(2 * tp + 2 * smooth, 2 * tp + fp + fn + 2 * smooth)
+    tp, fp, fn, _ = counts.unbind(1)
+    return ratio(2 * tp, 2 * tp + fp + fn)
 
 
-def jaccard_score(counts: torch.Tensor, smooth: float = 0.0) -> torch.Tensor:
+def jaccard_score(counts: torch.Tensor) -> torch.Tensor:
     """Return Jaccard (IoU) (N,) from counts (N, 4): |A∩B| / |A∪B|, or 1 if both masks are empty."""
-    tp, fp, fn, _ = counts.double().unbind(1)
-    return ratio(tp + smooth, tp + fp + fn + smooth)
+    tp, fp, fn, _ = counts.unbind(1)
+    return ratio(tp, tp + fp + fn)
 
 
 def scores(counts: torch.Tensor) -> dict[str, float]:
-    """Return a split's scores from its counts (N, 4): means over images, and the Dice of all pixels."""
+    """Return scores from counts (N, 4): means over images, and the Dice of all pixels."""
     tp, fp, fn, tn = counts.unbind(1)
     per_image = {
         "dice": dice_score(counts),
@@ -53,22 +52,22 @@ def scores(counts: torch.Tensor) -> dict[str, float]:
         "recall": ratio(tp, tp + fn),
     }
     means = {name: values.mean().item() for name, values in per_image.items()}
-    return {**means, "pooled_dice": dice_score(counts.sum(0, keepdim=True)).item()}
+    means["pooled_dice"] = dice_score(counts.sum(0, keepdim=True)).item()
+    return means
 
 
 class DiceMeter:
     """Counts each image's pixels at several probability thresholds, and averages the loss.
 
-    criterion: a loss of losses.py, or None. original_size: resize predictions to each image's original size.
+    criterion: a loss of losses.py, or None. original_size: count at each image's original size.
     Each rank adds its shard; the results cover the whole split.
     """
 
-    def __init__(self, dataset, thresholds=THRESHOLDS, criterion: Callable | None = None, original_size=False):
+    def __init__(self, dataset, thresholds=THRESHOLDS, criterion=None, original_size=False):
         self.dataset, self.thresholds = dataset, thresholds
         self.criterion, self.original_size = criterion, original_size
-        self.histograms: list[torch.Tensor] = []
-        self.losses: list[torch.Tensor] = []
-        self.nan: list[torch.Tensor] = []  # of each batch; read at the end, since that waits for a GPU
+        self.histograms, self.losses = [], []
+        self.nan = []  # of each batch; read at the end, since that waits for a GPU
 
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions` and its logits (N, C, H, W)."""
@@ -81,10 +80,10 @@ class DiceMeter:
             self.histograms.append(histogram(logits, batch["mask"], edges))
             return
         for name, probability in zip(batch["name"], logits.sigmoid()[:, 0].cpu(), strict=True):
-            mask = self.dataset.original_mask(name)
-            height, width = mask.shape[1:]
+            mask = self.dataset.original_mask(name)[None]
+            height, width = mask.shape[2:]
             resized = to_size(probability, (width, height))[None, None]
-            self.histograms.append(histogram(resized, mask[None], self.thresholds))
+            self.histograms.append(histogram(resized, mask, self.thresholds))
 
     def counts(self) -> torch.Tensor:
         """Return counts as in `confusion`: int64 (thresholds, N, 4). Raises UserError for NaN. Collective."""
@@ -111,27 +110,26 @@ class DiceMeter:
 
 
 def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) -> torch.Tensor:
-    """Count pixels by class and by how many of the ascending edges their value reaches.
+    """Count pixels by class and by how many of the ascending edges their value reaches: int64 (N, 2, edges + 1).
 
-    values (N, 1, H, W), mask (N, 1, H, W) of 0, 1 and 255 (ignored). Returns int64 (N, 2, edges + 1).
+    values: (N, 1, H, W). mask: (N, 1, H, W) of 0, 1 and 255 (ignored).
     """
     n, bins = len(values), len(edges) + 1
-    boundaries = values.new_tensor(edges)
-    reached = torch.bucketize(values.contiguous(), boundaries, right=True, out_int32=True)
+    reached = torch.bucketize(values.contiguous(), values.new_tensor(edges), right=True, out_int32=True)
     images = torch.arange(n, device=mask.device, dtype=torch.int32).view(-1, 1, 1, 1)
     cell = (2 * images + (mask == 1)) * bins + reached
     return torch.bincount(cell[mask != 255], minlength=2 * bins * n).view(n, 2, bins)
 
 
 def best_threshold(counts: torch.Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """Return the threshold with the highest mean Dice; ties go to the one nearest 0.5. counts: (thresholds, N, 4)."""
+    """Return the threshold with the highest mean Dice, of several the nearest to 0.5. counts: (thresholds, N, 4)."""
     means = [dice_score(part).mean().item() for part in counts]
     best = [value for value, mean in zip(thresholds, means, strict=True) if mean == max(means)]
     return min(best, key=lambda value: abs(value - 0.5))
 
 
 def evaluate(predictor: Predictor, loader: DataLoader, meter: DiceMeter, title: str = "evaluate") -> DiceMeter:
-    """Add the prediction of every image of `loader` to `meter`, and return `meter`."""
+    """Add the predictions for a loader's images to the meter, and return it."""
     for batch, logits in predictions(predictor, loader, title):
         meter.add(batch, logits)
     return meter
@@ -145,12 +143,12 @@ def threshold(text: str) -> float | str:
 
 
 def add_threshold_flag(parser):
-    text = "foreground's lowest probability; chosen: the one with the highest validation Dice; default 0.5"
+    text = "lowest probability of the foreground; chosen: with the highest validation Dice; default 0.5"
     parser.add_argument("--threshold", type=threshold, default=0.5, metavar="VALUE|chosen", help=text)
 
 
 def resolve_threshold(wanted: float | str, checkpoint: Checkpoint, path) -> float:
-    """Return the number that --threshold means for a checkpoint. Raises UserError."""
+    """Return the number that --threshold means. Raises UserError."""
     if wanted != CHOSEN:
         return float(wanted)
     if checkpoint.threshold is None:

@@ -20,7 +20,7 @@ import math
 import multiprocessing
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from runtime import Runtime, choose_runtime, seed_everything, training_backends
 from scoring import DiceMeter, best_threshold, confusion, evaluate, scores
 from training.args import data_options, parse_args
 from training.augmentation import BatchAugmentation, seed_of
-from training.distributed import destroy_processes, init_processes, rank, world_size, wrap_ddp
+from training.distributed import destroy_processes, init_processes, rank, shard, world_size, wrap_ddp
 from training.ema import EMA, refresh_batch_norm
 from training.optimizers import build_optimizer
 from training.preparation import build, checkpoint_template, describe_run, mean_and_std, opening, resume_run
@@ -49,10 +49,10 @@ SHOWN = 16  # augmented training images in NAME.batch.png
 
 @dataclass
 class Learner:
-    """The network, its optimizer, scheduler, scaler and EMA.
+    """The network and what trains it.
 
     train_model: `model`, or its wrapper that is compiled or averages gradients over processes.
-    scaler: of the loss in float16. ema: average of the weights. runtime: device, precision, memory layout.
+    scaler: of the loss in float16. ema: average of the weights.
     """
 
     model: torch.nn.Module
@@ -70,13 +70,15 @@ class Learner:
         return self.ema.module if self.ema else self.model
 
     def state_dict(self) -> dict:
-        names = ["model", "ema", "optimizer", "scheduler", "scaler"]
-        kept = {name: getattr(self, name).state_dict() for name in names if name != "ema" or self.ema}
+        names = ["model", "optimizer", "scheduler", "scaler"]
+        if self.ema:
+            names.insert(1, "ema")
+        kept = {name: getattr(self, name).state_dict() for name in names}
         kept["scheduler"].pop("lr_lambdas", None)  # follow from the arguments
         return kept
 
     def load_state_dict(self, kept: dict):
-        """Load what `state_dict` returned, except the scheduler's state."""
+        """Load all but the scheduler's state."""
         self.model.load_state_dict(kept["model"])
         if self.ema:
             self.ema.load_state_dict(kept["ema"])
@@ -90,7 +92,7 @@ class Learner:
 
 
 def main(argv=None) -> int:
-    """Train according to the command line; return the exit status."""
+    """Train, and return the exit status."""
     args, checkpoint = parse_args(__doc__, argv)
     runtime = init_processes(choose_runtime(args.device, args.precision))
     seed_everything(args.seed)
@@ -130,17 +132,13 @@ def main(argv=None) -> int:
 
 
 def train(learner, data, augmentation, args, state, meter, progress, files) -> None:
-    """Train until the end or until asked to stop; validate, save and draw after each epoch.
-
-    state: how far the run is, and its history. meter: the epoch's mean loss and Dice.
-    progress: logs, and decides when to save and stop.
-    """
+    """Train until the end or a signal; validate, save and draw after each epoch."""
     size, device = 0, learner.runtime.device
     images_hash = hash_of_set(data.train, data.indices)
 
     def save():
         training = learner.state_dict()
-        training.update(state=state.state_dict(), meter=meter.state_dict(), images=images_hash)
+        training.update(state=asdict(state), meter=meter.state_dict(), images=images_hash)
         files.save(".last.pth", learner.eval_model.state_dict(), state, training)
 
     while not progress.finished() and not progress.stop_requested():
@@ -178,7 +176,7 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
 
 
 def train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save) -> bool:
-    """Train to the end of the epoch. Return False if a signal stops the run before it."""
+    """Train to the end of the epoch, and return True, or False if a signal stops it."""
     learner.train_model.train()
     progress.begin_epoch()
     on_cpu = learner.runtime.device.type == "cpu"
@@ -202,15 +200,14 @@ def train_step(batch, learner, augmentation, args, step) -> list[tuple]:
     """Take one optimizer step on this process's part of a batch, in --accumulation_steps micro-batches.
 
     batch: uint8 "image" (n, C, H, W) and "mask" (n, 1, H, W) of 0, 1 and 255 (ignored).
-    Returns each micro-batch's mean loss and its images' pixel counts (N, 4), on the device.
+    Returns each micro-batch's mean loss and pixel counts (images, 4), on the device.
     """
     torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # of dropout; 0 would be augmentation's
     learner.optimizer.zero_grad()
     results = []
     n, parts = len(batch["mask"]), args.accumulation_steps
     for part in range(parts):
-        rows = slice(part * n // parts, (part + 1) * n // parts)
-        image, mask = augmentation(batch, step, rows)  # on the device, augmented and normalized
+        image, mask = augmentation(batch, step, shard(n, part, parts))
         accumulate = part + 1 < parts and world_size() > 1
         with learner.train_model.no_sync() if accumulate else nullcontext():
             with learner.runtime.autocast():
@@ -222,8 +219,8 @@ def train_step(batch, learner, augmentation, args, step) -> list[tuple]:
     scale = learner.scaler.get_scale()
     learner.scaler.step(learner.optimizer)  # optimizer.step(), unless float16 gradients overflow
     learner.scaler.update()
-    skipped = learner.scaler.get_scale() < scale
-    if args.schedule != "plateau" and not skipped:  # plateau steps per epoch
+    overflowed = learner.scaler.get_scale() < scale
+    if args.schedule != "plateau" and not overflowed:
         learner.scheduler.step()
     if learner.ema:
         learner.ema.update()

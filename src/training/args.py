@@ -52,27 +52,27 @@ MAY_CHANGE = {  # on --resume
 def get_args_parser(doc) -> Parser:
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    add("--dataset", choices=DATASETS, help="default: detected from --data_path, else pets if present, else shapes")
+    add("--dataset", choices=DATASETS, help="default: that of --data_path, else pets if present, else shapes")
     add_dataset_flags(add)
-    add("--image_size", type=image_side, help="of the input, in pixels; default 256, for shapes 64")
+    add("--image_size", type=image_side, help="of the input, in pixels; default 256, shapes 64")
     add("--start_size", type=non_negative_int, help="to grow from; 0: no growth; default 64 for pets, else 0")
-    add("--border", choices=BORDERS, default="foreground", help="class of trimap border pixels; default foreground")
-    add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in augment.py; default scale_jitter")
+    add("--border", choices=BORDERS, default="foreground", help="class of trimap borders; default foreground")
+    add("--augment", choices=AUGMENTS, default="scale_jitter", help="see augment.py; default scale_jitter")
     kinds = ("fixed", "train", "unit", "imagenet", "weights")
-    pixels = "pixels' mean and std: 0.5, the training set's, 0 and 1, ImageNet's or --weights'; default fixed"
-    add("--normalize", choices=kinds, default="fixed", help=pixels)
-    add("--limit", type=positive_int, help="only the first LIMIT images of each split")
+    values = "mean and std of pixels: 0.5, the training set's, 0 and 1, ImageNet's, --weights'; default fixed"
+    add("--normalize", choices=kinds, default="fixed", help=values)
+    add("--limit", type=positive_int, help="use the first LIMIT images of each split")
     add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=MODELS, default="unet", help="network; default unet")
-    add("--width", type=positive_int, help="only for U-Nets: channels of the first level; default 64")
-    add("--depth", type=positive_int, help="only for unet: how often the size is halved; default 4")
-    add("--norm", choices=("batch", "none"), help="only for U-Nets: normalization; default batch")
-    add("--dropout", type=fraction, help="only for U-Nets: dropout at the bottleneck; default 0")
-    add("--decoder", choices=DECODERS, help="only for resnet34_unet: kind of decoder; default nearest")
-    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's resnet34 weights, for the encoder")
-    add("--weights", type=user_path, metavar="FILE", help="checkpoint whose network and weights to start from")
+    add("--model", choices=MODELS, default="unet", help="default unet")
+    add("--width", type=positive_int, help="U-Nets: channels of the first level; default 64")
+    add("--depth", type=positive_int, help="unet: how often the size is halved; default 4")
+    add("--norm", choices=("batch", "none"), help="U-Nets: normalization; default batch")
+    add("--dropout", type=fraction, help="U-Nets: dropout at the bottleneck; default 0")
+    add("--decoder", choices=DECODERS, help="resnet34_unet: kind of decoder; default nearest")
+    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's resnet34 weights")
+    add("--weights", type=user_path, metavar="FILE", help="checkpoint whose network to fine-tune")
     add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="2 adds the background; default 1")
     add_training_flags(parser)
@@ -84,32 +84,32 @@ def add_training_flags(parser):
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive_int, help="default 40 for pets, 50 for folder, 4 for shapes")
     add("--hours", type=hours, help="time budget, instead of --epochs")
-    add("--steps", type=positive_int, help="per epoch; default: each image once, for shapes 6")
-    images = "per step, over all processes; default 16 for pets, 4 for folder, 8 for shapes"
+    add("--steps", type=positive_int, help="per epoch; default: each image once, shapes 6")
+    images = "over all processes; default 16 for pets, 4 for folder, 8 for shapes"
     add("--batch_size", "-b", type=positive_int, help=images)
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
-    add("--learning_rate", "-lr", type=non_negative_float, help="peak; default depends on the optimizer")
+    add("--learning_rate", "-lr", type=non_negative_float, help="peak; default: the optimizer's")
     add("--weight_decay", type=non_negative_float, help="default 0.05 for muon, 0.01 for adamw, else 0")
-    add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)}, or a sum such as bce:1,dice:0.5")
+    add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)} or e.g. bce:1,dice:0.5")
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="default muon")
-    add("--schedule", choices=SCHEDULES, default="wsd", help="of the learning rate; default wsd")
-    add("--ema", type=fraction, default=0.999, help="decay of the averaged weights; 0: off; default 0.999")
+    add("--schedule", choices=SCHEDULES, default="wsd", help="default wsd")
+    add("--ema", type=fraction, default=0.999, help="decay of averaged weights; 0: off; default 0.999")
 
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=seed, default=0, help="random seed; default 0")
+    add("--seed", type=seed, default=0, help="default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
     add("--compile", nargs="?", const="default", choices=modes, help="mode of torch.compile")
     add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
-    add("--name", type=file_name, help="name of the run's files; default: the network's name")
-    add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
-    often = "minutes between saves within an epoch, or steps such as 500steps; default 10"
+    add("--name", type=file_name, help="of the run's files; default: the network's")
+    add("--save_dir", type=user_path, default=Path("saved_models"), help="default saved_models")
+    often = "minutes between saves within an epoch, or e.g. 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)
     add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its arguments")
 
 
 def loss(text):
-    """Check --loss and return its text, which checkpoints record."""
+    """Check --loss, and return its text for the checkpoints."""
     try:
         build_loss(text)
     except ValueError as error:
@@ -150,10 +150,10 @@ def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None
 
 def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
     """Return the flags of the network in --weights. Raises UserError if given ones differ."""
-    defaults = {name: parameter.default for name, parameter in options_of_network(start.name).items()}
+    defaults = {name: option.default for name, option in options_of_network(start.name).items()}
     flags = {"model": start.name, "out_channels": 1, "encoder_weights": None, **start.options}
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
-        if flag in given and given[flag] != {**defaults, **flags}.get(flag):
+        if flag in given and given[flag] != flags.get(flag, defaults.get(flag)):
             raise UserError(f"--{flag} {given[flag]} differs from the network in --weights {path}; omit it")
     if flags["out_channels"] > 2:  # of another repo's network
         flags["out_channels"] = 1
@@ -169,7 +169,7 @@ def check_args(args: Namespace):
     if args.hours and args.epochs:
         raise UserError("--hours and --epochs exclude each other; omit one")
     if args.hours and args.schedule == "onecycle":
-        raise UserError("--schedule onecycle needs a number of steps; use --epochs instead of --hours")
+        raise UserError("--schedule onecycle needs --epochs instead of --hours")
     micro_batches = world_size() * args.accumulation_steps
     if args.batch_size < micro_batches:
         raise UserError(f"--batch_size {args.batch_size} is too small for {micro_batches} micro-batches; raise it")
@@ -190,8 +190,8 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
     for flag, value in values.items():
         if value and flag.endswith(("_path", "_dir", "_list", "weights")):
             values[flag] = Path(value)
-    values.update(resume=path, save_dir=path.parent, name=path.name.removesuffix(".last.pth"))
-    values["precision"] = checkpoint.precision or values["precision"]  # to continue exactly
+    name = path.name.removesuffix(".last.pth")
+    values.update(resume=path, save_dir=path.parent, name=name, precision=checkpoint.precision)
     for flag, value in given.items():
         if str(value) == str(values[flag]):
             continue
@@ -206,7 +206,7 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
 
 
 def data_options(args: Namespace) -> DataOptions:
-    """Return the dataset's options. Raises UserError for options that exclude each other."""
+    """Return the dataset's options. Raises UserError if they exclude each other."""
     options = {"path": args.data_path}
     for entry in fields(DataOptions):
         value = getattr(args, entry.name, None)
@@ -216,7 +216,7 @@ def data_options(args: Namespace) -> DataOptions:
 
 
 def network_options(args: Namespace) -> dict:
-    """Return the options of `build_model` besides the name, from the flags that were given."""
+    """Return the options of `build_model` besides the name, from the given flags."""
     options = {"in_channels": args.in_channels, "out_channels": args.out_channels}
     names = {option for name in MODELS for option in options_of_network(name)}
     for name in sorted(names):

@@ -13,7 +13,7 @@ from training.distributed import rank, shard, world_size
 
 
 class BatchAugmentation:
-    """Turns batches into network input. images: size of the training set. normalization: mean and std per channel."""
+    """Turns batches into network input. images: size of the training set. normalization: mean, std."""
 
     def __init__(self, args: Namespace, images: int, normalization: tuple, runtime: Runtime):
         self.args, self.images, self.runtime = args, images, runtime
@@ -23,14 +23,14 @@ class BatchAugmentation:
     def __call__(self, batch: dict, step: int, rows: slice | None = None, strength: Strength | None = None):
         """Return images float (n, C, H, W) and masks uint8 (n, 1, H, W), on the device.
 
-        batch: this rank's part of the step's. rows: only these of it. strength: default the step's.
+        batch: this rank's part of the step's. rows: only these of it. strength: by default the step's.
         """
         n, rows = self.args.batch_size, rows or slice(None)
         generator = torch.Generator().manual_seed(seed_of(self.args.seed, step))
         mine = shard(n, rank(), world_size())
         params = {name: values[mine][rows] for name, values in random_params(n, generator).items()}
         image, mask = (self.runtime.move(batch[name][rows]) for name in ("image", "mask"))
-        if strength is None:  # it grows over the first epochs
+        if strength is None:
             strength = self.strength.after(step * n / self.images)
         with torch.autocast(self.runtime.device.type, enabled=False):
             image, mask = augment(image, mask, strength, params)
@@ -46,7 +46,7 @@ class BatchAugmentation:
         """Return the next images (number, C, H, W) in 0 to 1 and masks, fully augmented, on the CPU."""
         steps = range(step, step + math.ceil(number * world_size() / self.args.batch_size))
         images, masks = zip(*self.batches(dataset, indices, steps, self.strength), strict=True)
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.mean, self.std))
+        mean, std = torch.tensor([self.mean, self.std])[..., None, None]
         return torch.cat(images)[:number].cpu() * std + mean, torch.cat(masks)[:number].cpu()
 
 

@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, that share every batch. Only process 0 prints and writes.
+"""Several processes, started by torchrun, that share every batch. Only rank 0 prints and writes.
 
 A function whose docstring says "Collective" must be called on all ranks.
 """
@@ -19,7 +19,6 @@ from runtime import Runtime
 from utils import UserError
 
 SMALL_SHARD = 16  # images; below this, batch norm uses the statistics of all processes
-PATIENCE = timedelta(days=7)  # for rank 0's first decoding of the images
 waiting = None  # the process group of `rank_zero_first`
 
 
@@ -34,13 +33,13 @@ def world_size() -> int:
 
 
 def init_processes(runtime: Runtime) -> Runtime:
-    """Join the other processes, and silence all but process 0. Return the runtime in its precision."""
+    """Join the other processes, and silence all but rank 0. Return the runtime in its precision."""
     global waiting
     if world_size() == 1 or dist.is_initialized():
         return runtime
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo")
-        waiting = dist.new_group(backend="gloo", timeout=PATIENCE)
+        waiting = dist.new_group(backend="gloo", timeout=timedelta(days=7))  # to decode many images
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the processes cannot connect ({reason}); start them with torchrun") from None
@@ -58,20 +57,20 @@ def on_rank_zero(function: Callable):
     """Call a function on rank 0. Every rank gets its result or its UserError. Collective."""
     if world_size() == 1:
         return function()
-    outcome: list = [None, None]
+    outcome: list = [None]
     if rank() == 0:
         try:
-            outcome = [function(), None]
+            outcome = [function()]
         except UserError as error:
-            outcome = [None, str(error)]
+            outcome = [error]
     dist.broadcast_object_list(outcome, device=torch.device("cpu"))
-    if outcome[1]:
-        raise UserError(outcome[1])
+    if isinstance(outcome[0], UserError):
+        raise outcome[0]
     return outcome[0]
 
 
 def all_gather(value) -> list:
-    """Return every rank's value, in the order of ranks; it must be picklable. Collective."""
+    """Return every rank's picklable value, in their order. Collective."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -81,7 +80,7 @@ def all_gather(value) -> list:
 
 @contextmanager
 def rank_zero_first():
-    """Let one process of each machine run the block first, so that the others find its files."""
+    """Let one process of each machine run the block first, for others to find its files."""
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if waits:
         dist.barrier(waiting)
@@ -112,7 +111,7 @@ def agree(*values: int) -> tuple[int, ...]:
 
 
 def gather(values: torch.Tensor) -> torch.Tensor:
-    """Stack every rank's tensor as (ranks, ...), on the CPU. Their shapes are equal. Collective."""
+    """Stack every rank's tensor, of equal shapes, on the CPU: (ranks, ...). Collective."""
     values = values.detach().cpu()
     if world_size() == 1:
         return values[None]
@@ -122,7 +121,7 @@ def gather(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
-    """Gather rows of every world_size-th of `total` items, from item `rank`, as rows of all items. Collective."""
+    """Gather rows of `total` items, of which each rank has every world_size-th, in order. Collective."""
     length = -(-total // world_size())
     padded = torch.zeros(length, *rows.shape[1:], dtype=rows.dtype)
     padded[: len(rows)] = rows

@@ -14,21 +14,19 @@ from training.distributed import mean_over_ranks
 class EMA:
     """Exponential moving average of a network's weights and running statistics, in `module`.
 
-    After n updates the decay is (1 + n) / (10 + n), first 0 and at most `decay`, so that a short run forgets its first
-    weights. `torch.optim.swa_utils.AveragedModel` would wait for the GPU at every step.
+    After n updates the decay is (1 + n) / (10 + n), first 0 and at most `decay`: a short run forgets its first weights.
+    torch's AveragedModel would wait for the GPU at every step.
     """
 
     def __init__(self, network: nn.Module, decay: float):
         self.module = deepcopy(network).requires_grad_(False)
         self.decay, self.count = decay, 0
-        self.averages, self.values = (
-            [value for value in each.state_dict().values() if value.is_floating_point()]  # not the counters
-            for each in (self.module, network)
-        )
+        self.averages = [value for value in self.module.state_dict().values() if value.is_floating_point()]
+        self.values = [value for value in network.state_dict().values() if value.is_floating_point()]
 
     @torch.no_grad()
     def update(self):
-        """Move the average toward the network's current weights."""
+        """Move the average toward the network's weights."""
         decay = min(self.decay, (1 + self.count) / (10 + self.count)) if self.count else 0.0
         torch._foreach_lerp_(self.averages, self.values, 1 - decay)
         self.count += 1
@@ -42,9 +40,9 @@ class EMA:
 
 
 def refresh_batch_norm(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
-    """Recompute running statistics, which averaged weights lack, from training images (N, C, H, W). Collective.
+    """Recompute running statistics for averaged weights from training images (N, C, H, W). Collective.
 
-    Wu and Johnson, "Rethinking 'Batch' in BatchNorm", 2021 (arXiv 2105.07576), section 3.
+    Wu and Johnson, 2021 (arXiv 2105.07576), section 3.
     """
     with runtime.autocast():
         update_bn(images, network)

@@ -1,11 +1,10 @@
 """The optimizers of --optimizer.
 
-Muon: Jordan et al., "Muon: An optimizer for hidden layers in neural networks", 2024
-(kellerjordan.github.io/posts/muon), with the step length of Liu et al., "Muon is Scalable for LLM Training", 2025
-(arXiv 2502.16982), section 2.2: all parameters share one learning rate. `torch.optim.Muon` takes only matrices.
+Muon: Jordan et al., 2024 (kellerjordan.github.io/posts/muon), with the step length of Liu et al., 2025 (arXiv
+2502.16982), section 2.2: all parameters share one learning rate. `torch.optim.Muon` takes only matrices.
 
-A matrix of more than WHOLE rows is orthogonalized in separate blocks of BLOCK rows: ResNet34-U-Net's update takes a
-sixth of the time, at the same Dice (benchmarks/README.md).
+Large matrices are orthogonalized in blocks of rows: ResNet34-U-Net's update takes a sixth of the time, at the same
+Dice (benchmarks/README.md).
 """
 
 import torch
@@ -26,10 +25,9 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
         return Muon(*split_parameters(model), lr, weight_decay)
     parameters = list(model.parameters())
     if name == "adamw":
-        decayed = [parameter for parameter in parameters if parameter.ndim > 1]
-        others = [parameter for parameter in parameters if parameter.ndim <= 1]
-        groups: list[dict] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        return AdamW(groups, lr, weight_decay=weight_decay, fused=True)
+        decayed: dict = {"params": [value for value in parameters if value.ndim > 1]}
+        others: dict = {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0}
+        return AdamW([decayed, others], lr, weight_decay=weight_decay, fused=True)
     if name == "sgd":  # fused, it would start with a first step that overflowed
         return SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay)
     if name == "radam":
@@ -38,10 +36,9 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
 
 
 class Muon(Optimizer):
-    """Momentum whose update is orthogonalized for `matrices`, PyTorch's AdamW for `others` and `decayed`.
+    """Momentum with orthogonalized updates for `matrices`, PyTorch's AdamW for `others` (not decayed) and `decayed`.
 
-    matrices: parameters of two dimensions or more, with a row for each entry of the first. others: not decayed.
-    lr: the root mean square of an update is about RMS * lr.
+    matrices: of two dimensions or more; the first gives the rows. The root mean square of an update is about RMS * lr.
     """
 
     def __init__(self, matrices, others, decayed, lr, weight_decay=0.0):
@@ -55,7 +52,7 @@ class Muon(Optimizer):
         self._share()
 
     def _share(self):
-        """Have both optimizers use one state and the same parameter groups."""
+        """Let both optimizers use the same state and parameter groups."""
         if self.adamw:
             self.adamw.state, self.adamw.param_groups = self.state, self.param_groups[1:]
 
@@ -65,7 +62,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self):  # type: ignore[override]
-        """Update every parameter that has a gradient. Gradients of matrices are overwritten."""
+        """Update every parameter with a gradient. Matrices' gradients are overwritten."""
         if self.adamw:
             self.adamw.step()
         group = self.param_groups[0]
@@ -91,7 +88,7 @@ class Muon(Optimizer):
 
 
 def split_parameters(model: nn.Module) -> tuple[list, list, list]:
-    """Split a network's parameters into Muon's, those that AdamW does not decay, and those that it does.
+    """Return Muon's parameters, those that AdamW does not decay, and those that it does.
 
     Muon takes convolutions, but not depthwise ones, nor a head of one or two channels.
     AdamW does not decay norms, biases and the head.
@@ -110,7 +107,7 @@ def split_parameters(model: nn.Module) -> tuple[list, list, list]:
 
 
 def as_matrix(parameter):
-    """View (rows, ...) as (rows, columns), in the order of the memory."""
+    """View (rows, ...) as (rows, columns), in the memory's order."""
     if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
         parameter = parameter.permute(0, 2, 3, 1)
     return parameter.flatten(1)
@@ -131,9 +128,8 @@ def in_blocks(matrix):
 def newton_schulz(matrices):
     """Return a polynomial (N, rows, rows) of each x, float32 (N, rows, columns): its product with x is near orthogonal.
 
-    rows <= columns. Most of the product's singular values are in 0.68 to 1.21. Polynomials of x xᵀ commute:
-    multiplied with each other first and with x last they take a third of the multiplications.
-    Blocks with equal rows are computed together. The trace of x xᵀ is the squared norm of x.
+    rows <= columns. Most of the product's singular values are in 0.68 to 1.21. Polynomials of x xᵀ commute: multiplied
+    with each other first and with x last they take a third of the multiplications. x xᵀ has the trace |x|².
     """
     a, b, c = NEWTON_SCHULZ
     found = [None] * len(matrices)

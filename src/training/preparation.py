@@ -26,7 +26,7 @@ MEAN_STD = {
 
 
 def build(args: Namespace, start: Checkpoint | None) -> nn.Module:
-    """Build the network with its first weights. start: the checkpoint of --weights."""
+    """Build the network. start: the checkpoint of --weights."""
     try:
         model = build_model(args.model, **network_options(args))
     except ValueError as error:
@@ -37,37 +37,36 @@ def build(args: Namespace, start: Checkpoint | None) -> nn.Module:
         load_encoder(model, args.encoder_weights)
     if start:
         weights = dict(start.model)
-        expected = model.state_dict()
-        head = [name for name in expected if name.startswith("head.")]
-        if any(weights[name].shape != expected[name].shape for name in head):
+        head = {name: value for name, value in model.state_dict().items() if name.startswith("head.")}
+        if any(weights[name].shape != value.shape for name, value in head.items()):
             print(f"--weights {args.weights}: initializing the head again, for other --out_channels")
-            weights.update({name: expected[name] for name in head})
+            weights.update(head)
         model.load_state_dict(weights)
     return model
 
 
 def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tuple[list, list]:
-    """Return mean and std of each channel, for pixels in [0, 1]."""
+    """Return each channel's mean and std, for pixels in [0, 1]."""
     if checkpoint and (args.resume or args.normalize == "weights"):
         return checkpoint.mean, checkpoint.std
     if args.normalize != "train":
         mean, std = MEAN_STD[args.normalize]
         return mean[: args.in_channels], std[: args.in_channels]
     total, squares, number = torch.zeros(3, args.in_channels, dtype=torch.float64)
-    for first in range(0, len(dataset), 64):
-        pixels = dataset[list(range(first, min(first + 64, len(dataset))))]["image"].double() / 255
+    for indices in torch.arange(len(dataset)).split(64):
+        pixels = dataset[indices.tolist()]["image"].double() / 255
         total += pixels.sum((0, 2, 3))
         squares += (pixels**2).sum((0, 2, 3))
         number += pixels[:, 0].numel()
-    means = total / number
-    stds = (squares / number - means**2).clamp(min=0).sqrt()
-    stds[stds < 1e-6] = 1  # of a channel that is constant
-    return means.tolist(), stds.tolist()
+    mean = total / number
+    std = (squares / number - mean**2).clamp(min=0).sqrt()
+    std[std < 1e-6] = 1  # of a constant channel
+    return mean.tolist(), std.tolist()
 
 
 def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
-    """Return the fields that stay the same during a run. checkpoint: its start, if any."""
-    former = checkpoint.trained_on if checkpoint else None
+    """Return the constant fields of a run's checkpoints. checkpoint: its start, if any."""
+    former = checkpoint.trained_on or [] if checkpoint else []
     deep = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     return Checkpoint(
         model={},
@@ -82,26 +81,26 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
         precision=runtime.precision,
         speeds=runtime.speeds,
         intensity_range=list(deep) if deep else None,
-        trained_on=list(dict.fromkeys([*(former or []), *hashes(data.train, data.indices)])),
+        trained_on=list(dict.fromkeys(former + hashes(data.train, data.indices))),
         validated_on=hash_of_set(data.valid),
         **provenance(runtime.device),
     )
 
 
 def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -> dict:
-    """Load the state of the run in --resume, and return its scheduler's. Raises UserError."""
+    """Load the state of --resume, and return its scheduler's. Raises UserError."""
     kept = checkpoint.training
     if kept["images"] != hash_of_set(data.train, data.indices):
         hint = "pass their folder with --data_path, or start a new run with --weights"
         raise UserError(f"--resume {args.resume} was trained on different images; {hint}")
     try:
         learner.load_state_dict(kept)
-        state.load_state_dict(kept["state"])
+        vars(state).update(kept["state"])
         meter.load_state_dict(kept["meter"])
         former = kept["scheduler"]
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--resume {args.resume} is damaged ({reason}); use an earlier copy, or train again") from None
+        raise UserError(f"--resume {args.resume} is damaged ({reason}); use a copy, or train again") from None
     adopted = on_rank_zero(lambda: files.adopt_best(args.resume))
     if state.history and not adopted or checkpoint.validated_on != hash_of_set(data.valid):
         state.first_epoch = len(state.history)
@@ -115,24 +114,25 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
 
 
 def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
-    """Return the first line of a run."""
+    """Return a run's first line."""
     if args.dataset == "shapes":
         note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
-    size, source = sum(value.numel() for value in model.parameters()), args.data_path or "synthetic shapes"
-    return f"{args.model}, {size:,} parameters, on {runtime.describe()}; data: {source}"
+    size = sum(value.numel() for value in model.parameters())
+    data = args.data_path or "synthetic shapes"
+    return f"{args.model}, {size:,} parameters, on {runtime.describe()}; data: {data}"
 
 
 def describe_run(args: Namespace, data: TrainingData, steps_per_epoch: int) -> str:
     """Return a line about images, sizes, epochs and steps."""
-    images = count_of(len(data.indices), "training image")
-    if len(data.indices) < len(data.train):
-        images += f" ({len(data.train) - len(data.indices)} without foreground left out)"
+    number = len(data.indices)
+    images = count_of(number, "training image")
+    if number < len(data.train):
+        images += f" ({len(data.train) - number} without foreground left out)"
     growth = ", then ".join(f"{size}x{size}" for size in sizes(args.start_size, args.image_size))
     epochs = f"{args.hours:g} hours of epochs" if args.hours else count_of(args.epochs, "epoch")
     steps = f"{count_of(steps_per_epoch, 'step')} of {count_of(args.batch_size, 'image')}"
     if world_size() > 1:
         steps += f" on {world_size()} processes"
     if args.steps:
-        full = count_of(-(-len(data.indices) // args.batch_size), "step")
-        steps += f" (a full epoch would be {full}; see --steps)"
+        steps += f" (a full epoch would be {count_of(-(-number // args.batch_size), 'step')}; see --steps)"
     return f"{images}, {len(data.valid):,} for validation, {growth}; {epochs} of {steps}"

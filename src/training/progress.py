@@ -21,11 +21,11 @@ from training.state import TrainMeter, TrainState
 from utils import UserError, command, note, when_memory_runs_out
 
 EXPLODED = 1e4  # a loss above this has diverged; an untrained network's is near 1
-SKIPPED, MEASURED = 3, 20  # steps at a size that are not timed, and before the time left is shown
+SKIPPED, MEASURED = 3, 20  # steps that are not timed, and before the time left is shown
 
 
 class Progress:
-    """Shows how far a run is, and decides when it saves and stops. Only logging and saving wait for a GPU."""
+    """Shows how far a run is; decides when it saves and stops. Only logging and saving wait for a GPU."""
 
     def __init__(self, args: Namespace, state: TrainState, steps_per_epoch: int, stop: SimpleNamespace):
         self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop
@@ -34,17 +34,17 @@ class Progress:
         self.begun, self.size = self.last_save - state.elapsed, 0
 
     def finished(self) -> bool:
-        """Check whether the last epoch is done, or the time budget spent."""
+        """Check whether the last epoch is done, or the time spent."""
         epochs = len(self.state.history)
         if self.args.hours:
             return self.state.elapsed >= 3600 * self.args.hours and epochs > 0
         return epochs >= self.args.epochs
 
     def stop_requested(self) -> bool:
-        """Check whether a process got a signal to stop. Collective."""
-        [stop] = agree(self.stop.signal)
-        self.stop.signal = stop or self.stop.signal  # a signal may have arrived meanwhile
-        return stop > 0
+        """Check whether a process got a stop signal. Collective."""
+        [signal] = agree(self.stop.signal)
+        self.stop.signal = signal or self.stop.signal  # one may have arrived meanwhile
+        return signal > 0
 
     def begin_epoch(self):
         """Show a bar for the rest of the epoch."""
@@ -60,7 +60,7 @@ class Progress:
         self.last_log = self.last_step = time.perf_counter()
 
     def after_step(self, meter: TrainMeter) -> tuple[bool, bool, bool]:
-        """Count a step. Return whether the epoch ends, whether to save, whether to stop. Collective."""
+        """Count a step. Return whether the epoch ends, to save and to stop. Collective."""
         state, now = self.state, time.perf_counter()
         state.seconds += now - self.last_step
         self.timed_steps += 1
@@ -75,7 +75,7 @@ class Progress:
             clock = [0, 0, 0]
         signal, save, log, milliseconds = agree(self.stop.signal, *clock)
         state.elapsed = milliseconds / 1000
-        self.stop.signal = signal or self.stop.signal  # a signal may have arrived meanwhile
+        self.stop.signal = signal or self.stop.signal
         ended = state.step % self.steps_per_epoch == 0
         if self.args.hours and state.elapsed >= 3600 * self.args.hours:
             ended = True
@@ -88,7 +88,7 @@ class Progress:
         return ended, bool(save), bool(signal)
 
     def log_step(self, meter: TrainMeter, as_line: bool):
-        """Check the loss, and show it in the bar or as a line."""
+        """Check and show the loss."""
         loss, dice = meter.means()
         check_loss(meter, loss, f"in epoch {len(self.state.history) + 1}, by step {self.state.step}")
         self.bar.n = done = (self.state.step - 1) % self.steps_per_epoch + 1
@@ -99,7 +99,7 @@ class Progress:
             print(f"{self.title}, step {done}/{self.steps_per_epoch}: {figures}", flush=True)
 
     def log_epoch(self, counts: torch.Tensor, batch_figure):
-        """Print the epoch's line; * marks the best so far. counts: (N, 4) of the validation images."""
+        """Print the epoch's line; * marks the best so far. counts: of the validation images (N, 4)."""
         row, state = self.state.history[-1], self.state
         self.timed += time.perf_counter() - self.last_step  # validation, saving, drawing
         best = "*" if state.is_best() else " "
@@ -118,7 +118,7 @@ class Progress:
         warn_about_one_class(counts, batch_figure)
 
     def describe_left(self) -> str:
-        """Return ", 1:12:03 left, until Fri 14:05", with later sizes scaled by area; "" before enough steps."""
+        """Return ", 1:12:03 left, until Fri 14:05", assuming times in proportion to area; "" at first."""
         args, state = self.args, self.state
         if args.hours:
             seconds = 3600 * args.hours - state.elapsed
@@ -130,7 +130,7 @@ class Progress:
                 area += max(size_at(epoch / args.epochs, args.start_size, args.image_size), self.size) ** 2
             steps = self.steps_per_epoch * (area / self.size**2 + done) - state.step
             seconds = steps * self.timed / self.timed_steps
-        seconds = min(max(seconds, 0), 1e8)
+        seconds = max(seconds, 0)
         end = datetime.now() + timedelta(seconds=seconds)
         return f", {tqdm.format_interval(seconds)} left, until {end:%a %H:%M}"
 
@@ -146,7 +146,7 @@ def check_loss(meter: TrainMeter, loss: float, when: str):
 
 
 def warn_about_one_class(counts: torch.Tensor, batch_figure):
-    """Print a note if all validation pixels are predicted as one class, and the masks have both."""
+    """Print a note if all pixels are predicted as one class, and the masks have both."""
     tp, fp, fn, tn = counts.sum(0).tolist()
     if (tp + fp and fn + tn) or tp + fn == 0 or fp + tn == 0:
         return
@@ -159,34 +159,31 @@ def warn_about_one_class(counts: torch.Tensor, batch_figure):
 
 def gpu_memory() -> str:
     """Return the GPU's peak memory as text, or ""."""
-    used = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else 0
+    used = torch.cuda.max_memory_allocated()  # 0 without a GPU
     return f", GPU {used / 2**30:.1f} GiB" if used else ""
 
 
 def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bool, signal: int) -> int:
-    """Print how the run ended and the next command; return the exit status."""
+    """Print how the run ended and the next command. Return the exit status."""
     if not finished:
         resume = command("src/train.py", "--resume", files.path(".last.pth"), processes=world_size())
         print(f"stopped after step {state.step}; resume with: {resume}")
         return 128 + signal
-    words = ["src/evaluate.py", "--model", files.path(".pth")]
+    flags = ["--model", files.path(".pth")]
     for flag in ("data_path", "cache_dir"):
         if getattr(args, flag):
-            words += [f"--{flag}", getattr(args, flag)]
+            flags += [f"--{flag}", getattr(args, flag)]
     print(
         f"best validation Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
         f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
-        f"next: {command(*map(str, words))}"
+        f"next: {command('src/evaluate.py', *flags)}"
     )
     return 0
 
 
 @contextmanager
 def stop_on_signals():
-    """Yield an object whose `signal` the first stop signal sets; a second one ends the process.
-
-    A signal that is ignored, such as SIGHUP under nohup, stays ignored.
-    """
+    """Yield an object whose `signal` the first stop signal sets; a second one ends the process."""
     request, before = SimpleNamespace(signal=0), {}
 
     def note_signal(number, frame):
@@ -198,7 +195,7 @@ def stop_on_signals():
 
     if threading.current_thread() is threading.main_thread():  # Python allows no handlers in others
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
                 before[number] = signal.signal(number, note_signal)
     try:
         yield request
@@ -209,7 +206,7 @@ def stop_on_signals():
 
 @contextmanager
 def explain_failures(args: Namespace):
-    """Turn a lack of memory and a batch too small for batch norm into a UserError."""
+    """Turn lack of memory, and batches too small for batch norm, into a UserError."""
     with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
         try:
             yield
@@ -217,12 +214,12 @@ def explain_failures(args: Namespace):
             if "more than 1 value per channel" not in str(error):
                 raise
             advice = "use larger images or batches, or fewer --accumulation_steps"
-            raise UserError(f"--batch_size: batch norm gets a single value per channel; {advice}") from None
+            raise UserError(f"--batch_size: batch norm gets one value per channel; {advice}") from None
 
 
 @contextmanager
 def save_if_workers_die(save):
-    """Call save() and raise a UserError if a data loading process is killed or lacks shared memory."""
+    """Call save() and raise UserError if a data loading process is killed or lacks shared memory."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:

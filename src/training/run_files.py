@@ -1,6 +1,5 @@
 """The files of a run, and its name."""
 
-import itertools
 import time
 from argparse import Namespace
 from contextlib import contextmanager, suppress
@@ -19,7 +18,7 @@ DRAW_EVERY = 30  # seconds between figures, which take as long as a short epoch
 
 
 class RunFiles:
-    """Files that a run writes into `folder` under `name`. template: the checkpoint's constant fields."""
+    """Files that a run writes into `folder`. template: the checkpoints' constant fields."""
 
     def __init__(self, folder: Path, name: str, template: Checkpoint):
         self.folder, self.name, self.template = folder, name, template
@@ -29,7 +28,7 @@ class RunFiles:
         return self.folder / f"{self.name}{ending}"
 
     def adopt_best(self, resumed: Path) -> bool:
-        """Copy the resumed run's best checkpoint; return False if there is none."""
+        """Copy the resumed run's best checkpoint. Return False if there is none."""
         best = resumed.with_name(resumed.name.removesuffix(".last.pth") + ".pth")
         if not best.is_file():
             return False
@@ -38,7 +37,7 @@ class RunFiles:
         return True
 
     def save(self, ending: str, weights: dict, state: TrainState, training: dict | None = None):
-        """Write a checkpoint. training: for NAME.last.pth, all that --resume needs."""
+        """Write a checkpoint. training: all that --resume needs, or None."""
         if rank():
             return
         found = replace(self.template, model=weights, scores=state.scores, threshold=state.threshold)
@@ -51,7 +50,7 @@ class RunFiles:
             write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
 
     def draw_batch(self, images, masks):
-        """Show augmented training images (N, C, H, W) in 0 to 1 and masks (N, 1, H, W)."""
+        """Show augmented training images (N, C, H, W) in 0 to 1, and masks (N, 1, H, W)."""
         from reports.plots import plot_batch
 
         if rank() == 0:
@@ -73,12 +72,12 @@ class RunFiles:
 
 @contextmanager
 def reserve_name(args: Namespace):
-    """Yield the run's name, and free it if nothing was written under it. Raises UserError. Collective."""
+    """Yield the run's name, and free it if nothing was written. Raises UserError. Collective."""
     name = on_rank_zero(lambda: choose_name(args.save_dir, args.name, args.model, args.resume))
     try:
         yield name
     finally:
-        history, last = (args.save_dir / f"{name}{ending}" for ending in (".csv", ".last.pth"))
+        history, last = args.save_dir / f"{name}.csv", args.save_dir / f"{name}.last.pth"
         with suppress(OSError):
             if rank() == 0 and history.stat().st_size == 0 and not last.exists():
                 history.unlink()
@@ -89,11 +88,11 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
     last = folder / f"{name}.last.pth"
     if resumed and resumed.resolve() == last.resolve():
         return str(name)
-    numbered = (f"{model}-{number}" if number > 1 else model for number in itertools.count(1))
+    candidates = [name] if name else [model, *(f"{model}-{number}" for number in range(2, 10_000))]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for candidate in [name] if name else numbered:
-            if any((folder / f"{candidate}{ending}").exists() for ending in (".pth", ".last.pth")):
+        for candidate in candidates:
+            if (folder / f"{candidate}.pth").exists() or (folder / f"{candidate}.last.pth").exists():
                 continue
             with suppress(FileExistsError):
                 open(folder / f"{candidate}.csv", "x").close()  # fails if another run takes it
@@ -101,4 +100,4 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot be written ({error.strerror}); choose another") from None
     hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
-    raise UserError(f"--name {name} is taken: {folder / str(name)}.csv or .pth exists; {hint}")
+    raise UserError(f"--name {name} is taken: {folder}/{name}.csv or .pth exists; {hint}")

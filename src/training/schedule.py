@@ -14,9 +14,9 @@ COOLDOWN = 1 / 3  # fraction of a run in which wsd falls
 
 
 def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup: int, former: dict | None):
-    """Build a scheduler that steps after each step, or, `plateau`, after each epoch on the validation loss.
+    """Build a scheduler. `plateau` steps on each epoch's validation loss, the others after each step.
 
-    position: of `position_of`. warmup: steps in which `wsd` rises. former: the resumed run's state.
+    position: see `position_of`. warmup: steps in which `wsd` rises. former: the resumed run's state.
     """
 
     def factor(step: int) -> float:
@@ -35,28 +35,27 @@ def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup:
     done = former["last_epoch"] if former else 0
     if name == "onecycle":
         _, steps = position(done)
-        done = min(done, steps)  # OneCycleLR raises an error beyond its end
+        done = min(done, steps)  # OneCycleLR fails beyond its end
         return OneCycleLR(optimizer, optimizer.defaults["lr"], steps, cycle_momentum=False, last_epoch=done - 1)
     return LambdaLR(optimizer, factor, last_epoch=done - 1)
 
 
 def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable:
-    """Return a function of the step: how far the run is, and its length, in steps or (as floats) seconds."""
+    """Return a function of the step: how far the run is, and its length, in steps or (floats) seconds."""
     if args.hours:
         return lambda step: (state.elapsed, 3600.0 * args.hours)
     return lambda step: (step, args.epochs * steps_per_epoch)
 
 
 def warmup_steps(args: Namespace, steps_per_epoch: int) -> int:
-    """Return the length of the warm-up of `wsd`."""
+    """Return the length of wsd's warm-up."""
     return WARMUP_STEPS if args.hours else min(WARMUP_STEPS, args.epochs * steps_per_epoch // 10)
 
 
 def warmup_stable_decay(now: float, end: float, step: int, warmup: int) -> float:
-    """Return the fraction of the peak learning rate: a short linear rise, constant, linear to 0 over the last third.
+    """Return the fraction of the peak learning rate: a short linear rise, constant, a linear fall to 0.
 
-    Hägele et al., "Scaling Laws and Compute-Optimal Training Beyond Fixed Training Durations", NeurIPS 2024 (arXiv
-    2405.18392), section 3.
+    Hägele et al., NeurIPS 2024 (arXiv 2405.18392), section 3.
     """
     rise = (step + 1) / (warmup + 1)
     if isinstance(end, float):  # of a short time budget, the rise takes a tenth
@@ -66,7 +65,7 @@ def warmup_stable_decay(now: float, end: float, step: int, warmup: int) -> float
 
 
 def sizes(start_size: int, image_size: int) -> list[int]:
-    """Return the growing image sizes, about sqrt(2) apart: multiples of 32, then image_size."""
+    """Return the image sizes, about sqrt(2) apart: multiples of 32, then image_size."""
     if not 0 < start_size < image_size:
         return [image_size]
     steps = range(round(2 * math.log2(image_size / start_size)))
@@ -75,10 +74,9 @@ def sizes(start_size: int, image_size: int) -> list[int]:
 
 
 def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
-    """Return the image size at a fraction of the run.
+    """Return the image size at a fraction of the run; each gets epochs in proportion to 1/sqrt(size).
 
-    Each size gets epochs in proportion to 1/sqrt(size).
-    progress: of the epochs, at the epoch's end, or of a time budget (timed), of which an epoch takes size².
+    progress: of the epochs, at an epoch's end, or (timed) of the time, of which an epoch takes size².
     """
     steps = sizes(start_size, image_size)
     ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])
@@ -87,11 +85,14 @@ def size_at(progress: float, start_size: int, image_size: int, timed: bool = Fal
 
 def image_size_of(args: Namespace, state) -> int:
     """Return the image size of the next epoch; it never shrinks."""
-    done = state.elapsed / (3600 * args.hours) if args.hours else (len(state.history) + 1) / args.epochs
-    return max(size_at(done, args.start_size, args.image_size, timed=bool(args.hours)), state.max_size)
+    if args.hours:
+        size = size_at(state.elapsed / (3600 * args.hours), args.start_size, args.image_size, timed=True)
+    else:
+        size = size_at((len(state.history) + 1) / args.epochs, args.start_size, args.image_size)
+    return max(size, state.max_size)
 
 
 def at_largest_size(history: list[dict]) -> list[dict]:
     """Return the epochs with the largest images so far: "best" is one of them."""
-    largest = max((int(row.get("image_size") or 0) for row in history), default=0)
-    return [row for row in history if int(row.get("image_size") or 0) == largest]
+    largest = max((int(row["image_size"]) for row in history), default=0)
+    return [row for row in history if int(row["image_size"]) == largest]

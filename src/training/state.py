@@ -1,7 +1,7 @@
 """How far a run is, its history, and the scores of the epoch in progress."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 import torch
 
@@ -14,10 +14,10 @@ from training.schedule import at_largest_size
 class TrainState:
     """How far a run is, and its history.
 
-    step: optimizer steps taken. seconds: of training only. elapsed: seconds of the whole run, for --hours.
+    step: optimizer steps taken. seconds: of training. elapsed: seconds of the whole run, for --hours.
     max_size: the largest image size so far. warmup: steps in which the learning rate rises.
     first_epoch: the first one considered for "best"; checkpoints of earlier epochs are gone.
-    threshold, scores: of the last epoch, on the validation split. history: a row of NAME.csv per epoch.
+    threshold, scores: of the last epoch's validation. history: a row of NAME.csv per epoch.
     """
 
     step: int = 0
@@ -38,7 +38,7 @@ class TrainState:
         return max((row["valid_dice"] for row in rows), default=0.0)
 
     def is_best(self) -> bool:
-        """Check that the last epoch has the largest images, and the highest Dice of all such epochs."""
+        """Check that the last epoch has the largest images and, among such epochs, the highest Dice."""
         *before, last = at_largest_size(self.history[self.first_epoch :])
         return last is self.history[-1] and all(row["valid_dice"] < last["valid_dice"] for row in before)
 
@@ -58,19 +58,13 @@ class TrainState:
         }
         self.history.append(row)
 
-    def state_dict(self) -> dict:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict):
-        vars(self).update(state)
-
 
 class TrainMeter:
-    """The mean loss and Dice of an epoch, added up without waiting for the GPU."""
+    """An epoch's mean loss and Dice, added up without waiting for the GPU."""
 
     def __init__(self):
         self.epoch_sums = torch.zeros(3, dtype=torch.float64)  # loss, Dice, images
-        self.pending: list[tuple] = []  # losses and pixel counts on the device
+        self.pending = []  # losses and pixel counts on the device
         self.highest = -math.inf  # loss since the process began
 
     def add(self, loss: torch.Tensor, counts: torch.Tensor):
@@ -78,11 +72,11 @@ class TrainMeter:
         self.pending.append((loss, counts))
 
     def flush(self):
-        """Bring pending values from the device into the sums."""
+        """Add the pending values to the sums."""
         for loss, counts in self.pending:
             scores, value = dice_score(counts.cpu()), loss.cpu().double()
             self.epoch_sums += torch.stack([value * len(scores), scores.sum(), scores.new_tensor(len(scores))])
-            self.highest = max(self.highest, value.item())  # NaN compares as False, and is left out
+            self.highest = max(self.highest, value.item())  # of which NaN is left out
         self.pending.clear()
 
     def means(self) -> tuple[float, float]:
