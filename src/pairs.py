@@ -117,9 +117,6 @@ def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair], list[str]]:
     """Return the pairs in a folder by name, in order, and notes on ignored files. Raises UserError."""
-    if pattern == fill_in(pattern or "", ""):
-        advice = "use {name}, {id} or {number}, e.g. '{name}_gt.png'"
-        raise UserError(f"--mask_pattern {pattern} has no placeholder; {advice}")
     pairs: dict[str, Pair] = {}
     faults: list[str] = []
     ignored: dict[str, list[Path]] = defaultdict(list)  # by the reason
@@ -155,8 +152,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
         for path, files in users.items():
             if len(files) > 1:
                 faults.append(f"{relative([path], root)} is the mask of {relative(files, root, ' and ')}")
-        for files in labels.values():
-            ignored["no image"] += [path for path in files if path not in users]
+        ignored["no image"] += [path for files in labels.values() for path in files if path not in users]
     if faults:
         raise UserError(f"{root}: {first_few(faults, '; ')}; keep only one")
     notes = [f"ignored ({reason}): {relative(paths, root)}" for reason, paths in ignored.items() if paths]
@@ -172,11 +168,14 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
 
 
 def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str, list[Path]]:
-    """Return the masks of each image's name. images, labels: of `files_below`."""
-    if len(images) == len(labels) == 1 and not pattern:  # e.g. the two stacks of the ISBI challenge
+    """Return the masks of each image's name. images, labels: of `files_below`. Raises UserError."""
+    if len(images) == len(labels) == 1 and pattern is None:  # e.g. the two stacks of the ISBI challenge
         return {name: files for name in images for files in labels.values()}
     found: dict[str, list[Path]] = defaultdict(list)
-    if pattern:
+    if pattern is not None:
+        if fill_in(pattern, "") == pattern:
+            advice = "use {name}, {id} or {number}, e.g. '{name}_gt.png'"
+            raise UserError(f"--mask_pattern {pattern} has no placeholder; {advice}")
         for name in images:
             parent, slash, stem = name.rpartition("/")
             file = fill_in(pattern, stem)

@@ -65,10 +65,9 @@ def main():
         results.append(result)
         if history := read_history(path):
             histories[label] = history
-        dice = result.scores["dice"]
+        dice, size = result.scores["dice"], option.image_size
         print(f"{label}: {args.split} Dice {dice:.4f}, {result.seconds:.0f} s", flush=True)
-        size = f"{option.image_size}×{option.image_size} pixels"
-        notes.append(f"{label}: {size}, border {option.border}{tta}.")
+        notes.append(f"{label}: {size}×{size} pixels, border {option.border}{tta}.")
         leak = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
         if leak.get("trained_on"):
             notes.append(f"{label}: {warning({'images': len(dataset), **leak})}.")
@@ -77,6 +76,7 @@ def main():
     def predict(indices):
         return [panel_rows(*pair, indices) for pair in zip(predictors, datasets, strict=True)]
 
+    pets = results[0].names if options[0].dataset == "pets" else []
     content = {
         "results": results,
         "split": args.split,
@@ -85,12 +85,10 @@ def main():
         "seed_rows": seed_rows(results, checkpoints),
         "comparison": statistics.compare(*results[:2]) if len(results) > 1 else None,
         "histories": histories,
-        "breeds": [],
+        "breeds": [statistics.breed(name) for name in pets],
         "sizes": statistics.in_ranges(results[0].foreground, SIZE_EDGES),
         "label_errors": statistics.possible_label_errors(results),
     }
-    if options[0].dataset == "pets":
-        content["breeds"] = [statistics.breed(name) for name in results[0].names]
     write_page(args.output, draw_figures(content, predict), content)
 
 
