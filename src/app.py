@@ -1,7 +1,7 @@
 """A local web page: drop photos, compare before and after, and download the results at full size.
 
     pip install -r requirements-app.txt
-    python src/app.py --model saved_models/unet_pets.pth        # then open http://127.0.0.1:7860
+    python src/app.py --model unet.pth  # then open http://127.0.0.1:7860
 
 Only this machine can open the page, unless --host or --share is set.
 """
@@ -20,7 +20,7 @@ from PIL import ImageColor
 from photos.colors import on_white
 from photos.decode import ImageError, read_image
 from photos.outputs import KINDS, Style, render, save_image
-from photos.prediction import load_model, probability_of, to_input
+from photos.prediction import load_model, probability_of, read_any, to_input
 from predictor import to_size
 from runtime import add_runtime_flags
 from utils import Parser, UserError, positive_int, run, user_path
@@ -32,7 +32,7 @@ ONE_AT_A_TIME = {"concurrency_id": "photo", "concurrency_limit": 1}  # over all 
 
 def make(model, path, max_size, kind, threshold, fill, color):
     """Return a photo, reduced to max_size if it is not None, and its output."""
-    photo = read_image(path, keep_alpha=True)
+    photo = read_any(model, path, keep_alpha=True)
     probability = probability_of(model, [to_input(model, photo)])[0]
     if max_size:
         photo.thumbnail((max_size, max_size))
@@ -110,7 +110,8 @@ def import_gradio():
     try:
         import gradio
     except ImportError as error:
-        raise UserError(f"{error}; pip install -r requirements-app.txt, or unset the proxy variables") from None
+        advice = "pip install -r requirements-app.txt, or unset the proxy variables"
+        raise UserError(f"{error}; {advice}") from None
     return gradio
 
 
@@ -120,20 +121,22 @@ def main():
     add("--model", type=user_path, required=True, help="checkpoint")
     add("--host", default="127.0.0.1", help="0.0.0.0 serves the whole network; default %(default)s")
     add("--port", type=positive_int, default=7860, help="default %(default)s")
-    add("--share", action="store_true", help="serve the page to anyone, at an address of Gradio's, for 72 hours")
+    add("--share", action="store_true", help="serve the page to anyone, through Gradio, for 72 hours")
     add_runtime_flags(parser)
     args = parser.parse_args()
     gradio = import_gradio()
     model = load_model(args.model, args.device, args.precision)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # no photo outlives the page
-        theme = gradio.themes.Default(font=["system-ui", "sans-serif"], font_mono=["monospace"])  # no download
-        options = {"theme": theme, "max_file_size": "30mb", "footer_links": [], "show_error": True}
+        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # no download
+        options = {"max_file_size": "30mb", "footer_links": [], "show_error": True}
+        options |= {"server_name": args.host, "server_port": args.port, "share": args.share}
         page = build_page(gradio, model)
         try:
-            page.launch(server_name=args.host, server_port=args.port, share=args.share, **options)
+            page.launch(theme=gradio.themes.Default(**fonts), **options)
         except OSError as error:
-            raise UserError(f"--host {args.host} --port {args.port} cannot be used ({error}); choose another") from None
+            where = f"--host {args.host} --port {args.port}"
+            raise UserError(f"{where} cannot be used ({error}); choose another") from None
 
 
 if __name__ == "__main__":

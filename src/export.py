@@ -1,11 +1,12 @@
 """Export a checkpoint to a format that runs without this repo, or takes half the space.
 
-    python src/export.py --model saved_models/unet.pth --format onnx       # saved_models/unet.onnx
-    python src/export.py --model saved_models/unet.pth --format pt2 half   # unet.pt2 (torch.export), unet.half.pth
+    python src/export.py --model unet.pth --format onnx      # unet.onnx
+    python src/export.py --model unet.pth --format pt2 half  # unet.pt2, unet.half.pth
 
-onnx (pip install -r requirements-export.txt) and pt2 map `image`, float32 (N, C, H, W), RGB in [0, 1], of any size
-(pt2: above 32 pixels a side), to `probability` of foreground, float32 (N, 1, H, W). half is a checkpoint for this repo,
-with the convolutions' weights in float16. A file is written only if its output matches the checkpoint's.
+onnx (pip install -r requirements-export.txt) and pt2 (torch.export) map `image`, float32 (N, C, H, W),
+RGB in [0, 1], of any size (pt2: above 32 pixels a side), to `probability` of foreground, float32
+(N, 1, H, W). half is a checkpoint for this repo, with the convolutions' weights in float16. A file is
+written only if its output matches the checkpoint's.
 """
 
 if __name__ == "__main__":
@@ -73,7 +74,7 @@ READERS = {"onnx": read_onnx, "pt2": lambda path: torch.export.load(path).module
 
 @torch.no_grad()
 def export(checkpoint, path, kind, source="the checkpoint"):
-    """Export a checkpoint. Returns the largest difference, or None if unchecked. Raises UserError."""
+    """Export a checkpoint. Returns the largest difference, None if unchecked. Raises UserError."""
     model = Exported(restore_model(checkpoint, source), checkpoint.mean, checkpoint.std).eval()
     channels = checkpoint.options["in_channels"]
     generator = torch.Generator().manual_seed(0)
@@ -97,27 +98,29 @@ def export(checkpoint, path, kind, source="the checkpoint"):
             differences = [(run_exported(image) - model(image)).abs().max() for image in images]
             difference = max(differences).item()
             if not difference <= TOLERANCE[kind]:
-                raise UserError(f"{path} was not written: its output differs from {source}'s by {difference:.1e}")
+                reason = f"its output differs from {source}'s by {difference:.1e}"
+                raise UserError(f"{path} was not written: {reason}")
         write_atomically(path, lambda file: file.write(made.read_bytes()))
     return difference
 
 
 def main():
     parser = Parser(__doc__)
-    parser.add_argument("--model", type=user_path, required=True, help="checkpoint")
-    parser.add_argument("--format", nargs="+", choices=FORMATS, required=True, help="output formats")
-    parser.add_argument("--output", type=user_path, help="folder, or path without suffix; default: next to --model")
+    add = parser.add_argument
+    add("--model", type=user_path, required=True, help="checkpoint")
+    add("--format", nargs="+", choices=FORMATS, required=True, help="output formats")
+    add("--output", type=user_path, help="folder, or path without suffix; default: next to --model")
     args = parser.parse_args()
     checkpoint = load(args.model)
     output = args.output or args.model.with_suffix("")
     if args.output and output.is_dir():
         output = output / args.model.stem
     if not output.parent.is_dir():
-        raise UserError(f"--output {output}: {output.parent} is not a folder; create it or choose another")
+        raise UserError(f"--output {output}: {output.parent} is not a folder; create it")
     for kind in args.format:
         path = output.with_name(output.name + FORMATS[kind])
         difference = export(checkpoint, path, kind, args.model)
-        result = "not checked: onnxruntime is not installed (pip install -r requirements-export.txt)"
+        result = "not checked: onnxruntime is missing (requirements-export.txt)"
         if difference is not None:
             result = f"largest difference {difference:.1e} on images of several sizes"
         print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB; {result}")

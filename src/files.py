@@ -18,14 +18,14 @@ class CannotWrite(UserError):
     def __init__(self, path: Path, error: OSError):
         self.errno = error.errno
         reason = error.strerror or error
-        super().__init__(f"{path} cannot be written ({reason}); free some space or choose another folder")
+        advice = "free some space or choose another folder"
+        super().__init__(f"{path} cannot be written ({reason}); {advice}")
 
 
 def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsync: bool = True):
     """Call write(binary file) on a temporary file next to `path`, then rename it to `path`.
 
-    Whatever happens, `path` is the old file or the new one. fsync: wait until the file survives a power failure, which
-    takes seconds on a busy disk. Raises CannotWrite.
+    fsync: wait until the file survives a power failure: seconds on a busy disk. Raises CannotWrite.
     """
     path, temporary = Path(path), None
     try:

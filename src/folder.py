@@ -1,8 +1,8 @@
 """Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
 
-Splits are taken from the --*_list flags, else from DIR/train.txt, DIR/valid.txt and DIR/test.txt, else from split
-folders. Other images are divided 80:10:10 by a hash of their name, so adding images never moves others. A split that
-stays empty gets the training image whose hash is closest.
+Splits are taken from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
+split folders. Other images are divided 80:10:10 by a hash of their name, so adding images never moves
+others. A split that stays empty gets the training image whose hash is closest.
 """
 
 import hashlib
@@ -19,14 +19,14 @@ import torch
 
 from cache import PackedDataset, pack, remember
 from mask_values import MaskRule, add_counts, choose_rule, count_values, describe_values
-from pairs import IMAGES, SPLIT_FOLDERS, Pair, decode_page, find_pairs, has_both, parts_of, read_pair
-from photos.decode import ImageError, open_image
+from pairs import IMAGES, SPLIT_FOLDERS, Pair, find_pairs, has_both, parts_of, read_pair
+from photos.decode import ImageError, decode, open_image
 from splits import SPLITS, DataOptions, names_of_split, read_list
 from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images of a split whose score is mostly chance
-CLIPPED = 0.1  # percent of an image's pixels at either end, such as hot and dead ones
+CLIPPED = 0.1  # percent of an image's pixels at either end
 note_once = cache(note)
 
 
@@ -58,13 +58,14 @@ def describe(options: DataOptions) -> list[str]:
             sizes[split] = len(folder.names(split))
     parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     by_folder = " by its split folders" if folder.split_folders else ""
-    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}", describe_values(*folder.masks)]
+    lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}"]
+    lines.append(describe_values(*folder.masks))
     if folder.intensity_range:
         low, high = folder.intensity_range
         lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white")
     with suppress(ImageError), open_image(next(iter(folder.pairs.values())).image) as header:
         if header.mode == "RGB" and ";16" in str(header.tile):
-            lines.append("note: only the upper 8 bits of 16-bit color images are read; scale them to 8 bits yourself")
+            lines.append("note: only the upper 8 bits of 16-bit color images are read; scale them to 8 bits")
     if min(sizes.values()) < FEW:
         lines.append("note: scores on a few images are unreliable; use --fold for cross-validation")
     unused = len(folder.pairs) - sum(sizes.values())
@@ -91,7 +92,7 @@ class Folder:
         return names_of_split(self.options, split, self.own_names, self.find)
 
     def own_names(self, split: str, lists: dict) -> list[str]:
-        """Return a split's names from the lists in the folder, split folders and the hash."""
+        """Return a split's names by the folder's lists, split folders and the hash."""
         for each in SPLITS:
             path = self.path / f"{each}.txt"
             if each not in lists and path.is_file():
@@ -121,8 +122,12 @@ class Folder:
     @cached_property
     def split_folders(self) -> dict[str, str]:
         """The split of each name by its first folder; {} unless there are two splits."""
-        first = {name: name.partition("/")[0].lower().rstrip("0123456789") for name in self.pairs if "/" in name}
-        found = {name: SPLIT_FOLDERS[part] for name, part in first.items() if part in SPLIT_FOLDERS}
+        found = {}
+        for name in self.pairs:
+            first, slash, _ = name.partition("/")
+            split = SPLIT_FOLDERS.get(first.lower().rstrip("0123456789"))
+            if slash and split:
+                found[name] = split
         return found if len(set(found.values())) > 1 else {}
 
     @cached_property
@@ -147,10 +152,10 @@ class Folder:
 
 
 def measure_range(pair: Pair) -> list[float]:
-    """Return the [low, high] values of an image of more than 8 bits (modes I, I;16, F), [] for others."""
+    """Return the [low, high] values of an image of more than 8 bits, [] for others."""
     with suppress(ImageError), open_image(pair.image) as header:
         if header.mode.startswith(("I", "F")):
-            values = np.asarray(decode_page(pair.image, pair.page))
+            values = np.asarray(decode(pair.image, pair.page))
             values = values[np.isfinite(values)]
             if values.size:
                 return np.percentile(values, (CLIPPED, 100 - CLIPPED)).tolist()

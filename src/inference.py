@@ -1,11 +1,11 @@
-"""Predict a split of the dataset (by default test): write its masks and panels.png, and print its scores.
+"""Predict a split of the dataset: write its masks and panels.png, and print its scores.
 
-    python src/inference.py --model saved_models/unet.pth
-    python src/inference.py --model saved_models/unet.pth --split valid --output masks --rle submission.csv
-    torchrun --nproc_per_node 2 src/inference.py --model saved_models/unet.pth
+    python src/inference.py --model unet.pth
+    python src/inference.py --model unet.pth --split valid --output masks --rle submission.csv
+    torchrun --nproc_per_node 2 src/inference.py --model unet.pth
 
-Masks are PNGs of 0 and 255 at original size. panels.png shows the best, the median and the worst images. Your own
-photos: see predict.py.
+Masks are PNGs of 0 and 255 at original size. panels.png shows the best, median and worst images.
+For your own photos, use predict.py.
 """
 
 if __name__ == "__main__":
@@ -31,7 +31,7 @@ def predict_split(predictor, args):
     threshold = resolve_threshold(args.threshold, predictor.checkpoint, args.model)
     options = options_of_data(predictor.checkpoint, args)
     if options.path and args.output.resolve().is_relative_to(options.path.resolve()):
-        raise UserError(f"--output {args.output} is inside the dataset's folder; choose another")
+        raise UserError(f"--output {args.output} is in the dataset's folder; choose another")
     with rank_zero_first():
         dataset = load_split(options, args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, predictor.runtime.device)
@@ -50,13 +50,15 @@ def predict_split(predictor, args):
     if rank() > 0:
         return
     dice = dice_score(counts)
-    row = {"model": str(args.model), **describe(predictor, dataset, args, counts), "scored_at": threshold}
-    print_table([row | scores_apart(predictor.checkpoint, dataset, dice)])
+    row = describe(predictor, dataset, args, counts) | scores_apart(predictor.checkpoint, dataset, dice)
+    print_table([{"model": str(args.model), "scored_at": threshold, **row}])
     at_threshold = "" if threshold == 0.5 else f" at threshold {threshold:.3g}"
     title = f"{args.model.name} on the {args.split} split{at_threshold}"
-    plot_panels(example_rows(predictor, dataset, dice, threshold), title, args.output / "panels.png")
+    examples = example_rows(predictor, dataset, dice, threshold)
+    plot_panels(examples, title, args.output / "panels.png")
     if args.rle:
-        write_csv(args.rle, ["image_id", "encoded_mask"], [(name, runs[name]) for name in dataset.names])
+        rows = [(name, runs[name]) for name in dataset.names]
+        write_csv(args.rle, ["image_id", "encoded_mask"], rows)
     print(f"wrote {len(dataset):,} masks{at_threshold} and panels.png into {args.output}")
 
 
@@ -67,7 +69,7 @@ def get_args_parser():
     add("--split", choices=SPLITS, default="test", help="split to predict; default %(default)s")
     add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths by column, from 1")
+    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: runs by column, from 1")
     add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 
@@ -79,7 +81,8 @@ def main():
     make_folder(args.output, "--output")
     if args.rle:
         make_folder(args.rle.parent, "--rle")
-    with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size"):
+    advice = f"use a --batch_size below {args.batch_size}, or a smaller --image_size"
+    with when_memory_runs_out(advice):
         predict_split(predictor, args)
     destroy_processes()
 

@@ -6,10 +6,10 @@
 | palette | the index; as RGB if the palette is gray, or if black is not at index 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
-| JPEG, AVIF, lossy WebP | the gray level; if the masks are colored, the nearest of their few true colors |
+| JPEG, AVIF, lossy WebP | the gray level; if colored, the nearest of the masks' few true colors |
 
-By default all values but 0 are foreground (in lossy gray masks those above half the maximum), and 255 is ignored if the
-masks also contain class indices.
+By default all values but 0 are foreground (in lossy gray masks those above half the maximum), and
+255 is ignored if the masks also contain class indices.
 """
 
 import re
@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pairs import Pair, decode_page
-from photos.decode import ImageError, image_errors
+from pairs import Pair
+from photos.decode import ImageError, decode, image_errors
 from utils import UserError
 
 COLOR = 1 << 40  # + 65536 red + 256 green + blue
 MOST = COLOR << 1
 MOST_VALUES = 2**16  # images with more distinct values are not masks
 NEAR = 64  # RGB distance within which two colors of lossy masks are one
-RARE = 0.03  # a true color of lossy masks has this fraction of the pixels that are not background
+RARE = 0.03  # a true color of lossy masks has this fraction of the pixels outside the background
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class MaskRule:
 
     def read(self, path: Path, page: int = 0) -> Image.Image:
         """Read a mask as a PIL image of mode L, of `labels`. Raises ImageError."""
-        image = decode_page(path, page)
-        with image_errors():  # broken palettes raise whatever their parser does
+        image = decode(path, page)
+        with image_errors():  # such as broken palettes
             if not is_lossy(image, path):
                 values = values_of(image)
             elif self.colors:
@@ -94,12 +94,15 @@ def values_of(mask: Image.Image) -> np.ndarray:
 def codes_of(colors: np.ndarray) -> np.ndarray:
     """Convert uint8 (..., 3) to values (...): the gray level, or a number above COLOR."""
     red, green, blue = np.moveaxis(colors.astype(np.int64), -1, 0)
-    return np.where((red == green) & (green == blue), red, COLOR + (red << 16) + (green << 8) + blue)
+    is_gray = (red == green) & (green == blue)
+    return np.where(is_gray, red, COLOR + (red << 16) + (green << 8) + blue)
 
 
 def color_of(value: int) -> tuple[int, int, int]:
     """Convert a value to its (red, green, blue)."""
-    return (value >> 16 & 255, value >> 8 & 255, value & 255) if value >= COLOR else (value, value, value)
+    if value < COLOR:
+        return value, value, value
+    return value >> 16 & 255, value >> 8 & 255, value & 255
 
 
 def distance(colors: np.ndarray, color: tuple) -> np.ndarray:
@@ -115,9 +118,9 @@ def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
 
 
 def count_values(pair: Pair) -> list[dict[int, int]]:
-    """Count pixels by value in one of three dicts: exact values; lossy gray levels; lossy colors, of 5 bits."""
+    """Count pixels by value in one of three dicts: exact; lossy gray; lossy colors, of 5 bits."""
     with suppress(ImageError), image_errors():  # reported when the split is loaded
-        mask = decode_page(pair.label, pair.page)
+        mask = decode(pair.label, pair.page)
         if not is_lossy(mask, pair.label):
             return [count(values_of(mask)), {}, {}]
         pixels = np.asarray(mask.convert("RGB"))
@@ -189,12 +192,13 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         elif 0 in values:
             given = [(others[-1] // 2 + 1 if gray else 1, MOST)]
         else:
-            raise UserError(f"{found}, but no 0 for background; pass e.g. --foreground {text_of(others[0])}")
+            advice = f"pass e.g. --foreground {text_of(others[0])}"
+            raise UserError(f"{found}, but no 0 for background; {advice}")
     return MaskRule(tuple(given), tuple(ignored), colors), dict(values)
 
 
 def is_void(values: dict[int, int]) -> bool:
-    """Check whether 255 means void: others look like classes (below 100, or many below 200)."""
+    """Check whether 255 means void: others are like classes (below 100, or many below 200)."""
     between = [value for value in values if 0 < value < 255]
     limit = 200 if len(between) > 8 else 100
     return max(values, default=0) == 255 and 0 < max(between, default=0) < limit
@@ -212,7 +216,7 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
 
 
 def snap(ends: tuple[int, int], colors: tuple) -> tuple[int, int]:
-    """Return the value of the nearest true color, if a flag gives a single value close to one."""
+    """Return the nearest true color's value, if a flag gives a single value close to one."""
     far = distance(np.array(colors), color_of(ends[0]))
     if ends[0] != ends[1] or far.min() > 1.5 * NEAR:
         return ends
@@ -240,9 +244,12 @@ def listed(values: dict[int, int]) -> str:
 def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
     """Return a line on the values, their meaning and percentage of the pixels."""
     parts = [f"the masks have {listed(values)}"]
-    labels, pixels = rule.labels(np.array(list(values))), np.array(list(values.values()))
+    labels = rule.labels(np.array(list(values)))
+    pixels = np.array(list(values.values()))
     for meaning, ranges, label in (("foreground", rule.foreground, 1), ("ignored", rule.ignored, 255)):
-        texts = [text_of(low) if low == high else f"{text_of(low)} to {text_of(high)}" for low, high in ranges]
+        texts = []
+        for low, high in ranges:
+            texts.append(text_of(low) if low == high else f"{text_of(low)} to {text_of(high)}")
         if ranges and ranges[0][1] == MOST:
             texts = [f"all values >= {ranges[0][0]}"]
         if texts and values:

@@ -1,7 +1,7 @@
 """Oxford-IIIT Pet (Parkhi, Vedaldi, Zisserman, Jawahar: "Cats and Dogs", CVPR 2012).
 
-python src/oxford_pet.py                       # download into dataset/oxford-iiit-pet (about 800 MB)
-python src/oxford_pet.py --data_path ~/pets    # ... or elsewhere
+python src/oxford_pet.py                     # download into dataset/oxford-iiit-pet (800 MB)
+python src/oxford_pet.py --data_path ~/pets  # ... or elsewhere
 """
 
 if __name__ == "__main__":
@@ -44,7 +44,8 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
         return name if "/" not in name and image_path(path, name).is_file() else None
 
     names = names_of_split(options, split, lambda part, lists: split_names(path, part), find)
-    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names[: options.limit]]
+    names = names[: options.limit]
+    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names]
     read = partial(read_pair, read_label=read_trimap, root=path)
     packed = pack(pairs, read, split, options)
     mask_of = partial(trimap_to_mask, border=options.border)
@@ -52,15 +53,12 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
 
 
 def split_names(data_path: Path, split: str) -> list[str]:
-    """Return a split's official names. Raises UserError.
-
-    Every tenth name of "trainval" (0, 10, ...) is in "valid", the rest in "train".
-    """
+    """Return a split's official names: "valid" is every tenth of "trainval". Raises UserError."""
     listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
     try:
         names = [line.split()[0] for line in read_lines(listing)]
     except (OSError, UnicodeDecodeError):
-        advice = "run python src/oxford_pet.py to download the dataset, or pass its folder with --data_path"
+        advice = "run python src/oxford_pet.py to download the pets, or pass --data_path"
         raise UserError(f"{listing} is missing or not a text file; {advice}") from None
     times = Counter(names)
     unusable = [name for name in names if name != Path(name).name or times[name] > 1]
@@ -108,11 +106,8 @@ def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
 
 
 def download(data_path: Path):
-    """Download the official archives, verify their checksums, and extract them. Raises UserError.
-
-    A rerun keeps complete archives. Before Python 3.14 torchvision's download_and_extract_archive would extract links
-    and paths outside the folder.
-    """
+    """Download the official archives, verify their checksums, and extract them. Raises UserError."""
+    # Before Python 3.14 torchvision's download_and_extract_archive extracts paths outside the folder.
     from torchvision.datasets import OxfordIIITPet
     from torchvision.datasets.utils import download_url
 
@@ -121,12 +116,12 @@ def download(data_path: Path):
         try:
             download_url(url, data_path, md5=md5)
             with tarfile.open(data_path / Path(url).name) as archive:
-                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # from Python 3.10.12 and 3.11.4 on
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.10.11
                 files = [(member, Path(member.name)) for member in archive if member.isfile()]
                 inside = [member for member, path in files if not path.is_absolute() and ".." not in path.parts]
                 archive.extractall(data_path, inside)
         except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
-            advice = f"run the command again, or put images.tar.gz and annotations.tar.gz into {data_path} first"
+            advice = f"run the command again, or put images.tar.gz and annotations.tar.gz into {data_path}"
             raise UserError(f"downloading or extracting {url} failed ({error!r}); {advice}") from None
 
 

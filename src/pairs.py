@@ -5,9 +5,10 @@
     DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val2017, test (SPLIT_FOLDERS) are splits
     DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way round
 
-A mask has the name of its image, without or with its extension (a.jpg.png), or with one of AFFIXES (a_gt.png,
-Mask-a.png). --mask_pattern describes other names; one image and one mask need no common name. An image and a mask with
-equally many pages (TIFF stacks, animations) are pairs a#0, a#1, ...; of others the first page is used.
+A mask has the name of its image, without or with its extension (a.jpg.png), or with one of AFFIXES
+(a_gt.png, Mask-a.png). --mask_pattern describes other names; one image and one mask need no common
+name. An image and a mask with equally many pages (TIFF stacks, animations) are pairs a#0, a#1, ...;
+of others the first page is used.
 """
 
 import os
@@ -23,7 +24,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from photos.colors import to_rgb
-from photos.decode import ImageError, open_image, page_count
+from photos.decode import ImageError, decode, open_image, page_count
 from splits import first_few
 from utils import UserError
 
@@ -52,33 +53,23 @@ class Pair:
 def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None):
     """Read an image (RGB) and its label, PIL images of one size. Raises ImageError.
 
-    A label is for the pixels as stored, without EXIF orientation, unless only the transposed image fits.
-    read_label: callable(path, page) that returns a PIL image of mode L. root: of paths in messages.
-    intensity_range: for more than 8 bits; default: the range of their type.
+    EXIF orientation is ignored, unless the label fits only the transposed image. read_label(path, page):
+    returns a PIL image of mode L. root: of paths in messages. intensity_range: as in `to_srgb`.
     """
     path = pair.image
     try:
-        stored = decode_page(path, pair.page)
+        stored = decode(path, pair.page)
         image = to_rgb(stored, intensity_range)
         path = pair.label
         label = read_label(path, pair.page)
         if label.size != image.size:
-            with suppress(Exception):  # broken EXIF raises whatever its parser does
+            with suppress(Exception):  # broken EXIF raises many kinds of errors
                 image = to_rgb(ImageOps.exif_transpose(stored), intensity_range)
         if label.size != image.size:
             raise ImageError(f"is {label.width}x{label.height}, but its image {image.width}x{image.height}")
     except ImageError as error:
         raise ImageError(f"{relative([path], root)} {error}") from None
     return image, label
-
-
-def decode_page(path: Path, page: int) -> Image.Image:
-    """Decode one page of a file. Raises ImageError."""
-    with open_image(path) as image:
-        if page:
-            image.seek(page)
-        image.load()
-        return image
 
 
 def folders_called(path: Path, names) -> list[Path]:
@@ -110,13 +101,11 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
 
 
 def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Return image files by relative path without extension, and other files and links to folders.
-
-    Links to folders are not followed, since an image could then be in two splits.
-    """
+    """Return image files by relative path without extension, and other files and links to folders."""
     images: dict[str, list[Path]] = defaultdict(list)
     others = []
     for path, folders, files in os.walk(folder):
+        # Links are not followed, since an image could then be in two splits.
         others += [Path(path, name) for name in folders if Path(path, name).is_symlink()]
         for file in sorted(Path(path, name) for name in files if not name.startswith(".")):
             if file.suffix.lower() in Image.registered_extensions() and file.is_file():
@@ -128,8 +117,6 @@ def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair], list[str]]:
     """Return the pairs in a folder by name, in order, and notes on ignored files. Raises UserError."""
-    if pattern == fill_in(pattern or "", ""):
-        raise UserError(f"--mask_pattern {pattern} needs {{name}}, {{id}} or {{number}}; use e.g. '{{name}}_gt.png'")
     pairs: dict[str, Pair] = {}
     faults: list[str] = []
     ignored: dict[str, list[Path]] = defaultdict(list)  # by the reason
@@ -171,7 +158,8 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     notes = [f"ignored ({reason}): {relative(paths, root)}" for reason, paths in ignored.items() if paths]
     if endings:
         counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items()))
-        notes.append(f"ignored (not images): {counts}; convert volumes and arrays to PNG or TIFF, boxes to masks")
+        advice = "convert volumes and arrays to PNG or TIFF, boxes to masks"
+        notes.append(f"ignored (not images): {counts}; {advice}")
     if not pairs:
         if ignored["no mask"] and ignored["no image"]:
             notes.append(hint(ignored["no mask"], ignored["no image"]))
@@ -180,11 +168,14 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
 
 
 def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str, list[Path]]:
-    """Return the masks that belong to the name of each image. images, labels: of `files_below`."""
-    if len(images) == len(labels) == 1 and not pattern:  # e.g. the two stacks of the ISBI challenge
+    """Return the masks of each image's name. images, labels: of `files_below`. Raises UserError."""
+    if len(images) == len(labels) == 1 and pattern is None:  # e.g. the two stacks of the ISBI challenge
         return {name: files for name in images for files in labels.values()}
     found: dict[str, list[Path]] = defaultdict(list)
-    if pattern:
+    if pattern is not None:
+        if fill_in(pattern, "") == pattern:
+            advice = "use {name}, {id} or {number}, e.g. '{name}_gt.png'"
+            raise UserError(f"--mask_pattern {pattern} has no placeholder; {advice}")
         for name in images:
             parent, slash, stem = name.rpartition("/")
             file = fill_in(pattern, stem)
@@ -195,7 +186,7 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
     for name, files in labels.items():
         parent, slash, stem = name.rpartition("/")
         stems = {stem}
-        if name not in images:  # otherwise it is the mask of the image with exactly this name
+        if name not in images:  # else it is the mask of the image with this name
             stems |= {ENDING.sub("", stem), BEGINNING.sub("", stem)}
             if Path(stem).suffix.lower() in Image.registered_extensions():
                 stems.add(Path(stem).stem)
@@ -205,12 +196,11 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
 
 
 def fill_in(pattern: str, stem: str) -> str:
-    """Return the name of an image's mask.
-
-    {name}: the image's, without extension. {id}: its part before the first _. {number}: its last number.
-    """
-    number = re.findall(r"\d+", stem)[-1:]
-    return pattern.replace("{name}", stem).replace("{id}", stem.split("_")[0]).replace("{number}", "".join(number))
+    """Return the name of an image's mask: {id} ends at the first _, {number} is the last one."""
+    number = (re.findall(r"\d+", stem) or [""])[-1]
+    for key, value in (("{name}", stem), ("{id}", stem.split("_")[0]), ("{number}", number)):
+        pattern = pattern.replace(key, value)
+    return pattern
 
 
 def hint(images: list[Path], masks: list[Path]) -> str:
@@ -229,7 +219,7 @@ def hint(images: list[Path], masks: list[Path]) -> str:
 
 
 def pair_pages(name: str, image: Path, label: Path) -> list[Pair]:
-    """Return a pair for each page, if both have equally many, else one pair of the first pages."""
+    """Return a pair for each page if both have equally many, else one of the first pages."""
     pages = pages_of(image)
     if pages == pages_of(label) > 1:
         return [Pair(f"{name}#{page}", image, label, page) for page in range(pages)]

@@ -1,15 +1,16 @@
-"""Segment photos: write masks, probabilities, overlays, cutouts or panels at each photo's original size.
+"""Segment photos: write masks, probabilities, overlays, cutouts or panels at original size.
 
-    python src/predict.py cat.jpg --model saved_models/unet_pets.pth --output cat.png
-    python src/predict.py photos --model saved_models/unet_pets.pth --output out --save mask overlay --csv numbers.csv
-    python src/predict.py photos --recursive --model saved_models/unet_pets.pth --save cutout --crop --skip_existing
-    python src/predict.py - --model saved_models/unet_pets.pth < cat.jpg > mask.png
+    python src/predict.py cat.jpg --model unet.pth --output cat.png
+    python src/predict.py photos --model unet.pth --output out --save mask overlay --csv numbers.csv
+    python src/predict.py photos --recursive --model unet.pth --save cutout --crop --skip_existing
+    python src/predict.py - --model unet.pth < cat.jpg > mask.png
 
-Outputs are named NAME.png (overlays and panels: NAME.jpg), in a folder per kind if there are several. In a notebook:
+Outputs are named NAME.png (overlays and panels: NAME.jpg), in a folder per kind if there are several.
+In a notebook:
 
-    from petseg import load_model, predict       # after: pip install -e .
-    model = load_model("saved_models/unet_pets.pth")
-    probability = predict(model, "cat.jpg")      # float32 (H, W); a list of images gives a list
+    from petseg import load_model, predict   # after: pip install -e .
+    model = load_model("unet.pth")
+    probability = predict(model, "cat.jpg")  # float32 (H, W); a list of images gives a list
 """
 
 if __name__ == "__main__":
@@ -50,16 +51,15 @@ class Table:
 
     def __init__(self, flag, path, header, args):
         make_folder(path.parent, flag)
-        mode = "x"
-        if args.skip_existing:
-            mode = "a"
+        mode = "a" if args.skip_existing else "x"
         if args.overwrite:
             mode = "w"
         text = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
         try:
             self.file = open(path, mode, buffering=1, **text)  # noqa: SIM115  # a line at a time
         except FileExistsError:
-            raise UserError(f"{flag} {path} exists; --overwrite replaces it, --skip_existing appends to it") from None
+            advice = "--overwrite replaces it, --skip_existing appends to it"
+            raise UserError(f"{flag} {path} exists; {advice}") from None
         except OSError as error:
             raise CannotWrite(path, error) from None
         if not self.file.tell():
@@ -73,7 +73,7 @@ class Table:
 
 
 def predict_files(args):
-    """Write the outputs of every image that can be read. Raises UserError that lists the others."""
+    """Write the outputs of the images. Raises UserError that lists those that cannot be used."""
     jobs, unused = find_jobs(args)
     todo = jobs_to_do(jobs, args.overwrite, args.skip_existing)
     predictor, style = prepare(args)
@@ -103,7 +103,8 @@ def predict_files(args):
             print(f"stopped after {count_of(written, 'image')}; rerun with --skip_existing", file=sys.stderr)
             raise
     speed = written / (time.perf_counter() - began)
-    print(f"wrote {', '.join(args.save)} for {count_of(written, 'image')} into {args.output}: {speed:.1f} images/s")
+    images = count_of(written, "image")
+    print(f"wrote {', '.join(args.save)} for {images} into {args.output}: {speed:.1f} images/s")
     if args.skip_existing:
         print(f"skipped {count_of(len(jobs) - len(todo), 'image')} whose outputs exist")
     if unused:
@@ -111,7 +112,8 @@ def predict_files(args):
     for note in notes:
         print("note:", note.message)
     if problems:
-        raise UserError(f"{len(problems):,} of {count_of(len(todo), 'image')} failed: {'; '.join(problems)}")
+        images = count_of(len(todo), "image")
+        raise UserError(f"{len(problems):,} of {images} failed: {'; '.join(problems)}")
 
 
 def find_jobs(args):
@@ -120,7 +122,7 @@ def find_jobs(args):
     images, unused = find_images(args.images, args.recursive, output)
     if is_image_name(output):
         if len(images) > 1 or len(args.save) > 1 or args.each:
-            raise UserError(f"--output {output} is one file; choose a folder for several outputs")
+            raise UserError(f"--output {output} is a file; choose a folder for several outputs")
         make_folder(output.parent, "--output")
         [path] = images
         return [Job(path, {args.save[0]: output}, path.name, path.stem)], unused
@@ -173,17 +175,17 @@ def get_args_parser():
     add("--recursive", action="store_true", help="search subfolders too, and mirror them in --output")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--overwrite", action="store_true", help="replace existing outputs and tables")
-    existing("--skip_existing", action="store_true", help="skip images whose outputs exist; append to tables")
+    existing("--skip_existing", action="store_true", help="skip finished images; append to tables")
     add_threshold_flag(parser)
     add("--largest", action="store_true", help="keep only the largest connected component")
     add("--crop", action="store_true", help="crop cutouts to the foreground")
-    each = f"write a folder of cutouts per image: one per component above {100 * SMALL:g}%% of the image"
+    each = f"write a cutout per component above {100 * SMALL:g}%% of the image, in a folder per image"
     add("--each", action="store_true", help=each)
     add("--background", metavar="COLOR|FILE", help="background of cutouts: a color or an image")
-    add("--matting", action="store_true", help="closed-form matting: slower; see requirements-matting.txt")
-    add("--tile", type=image_side, help="predict large photos in overlapping tiles of this size, in pixels")
-    add("--csv", type=user_path, help="CSV file of each image's size, foreground fraction and bounding box")
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths by column, from 1")
+    add("--matting", action="store_true", help="slower matting; see requirements-matting.txt")
+    add("--tile", type=image_side, help="predict large photos in tiles of this size, in pixels")
+    add("--csv", type=user_path, help="CSV file of sizes, foreground fractions and bounding boxes")
+    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: runs by column, from 1")
     add_predictor_flags(parser)
     return parser
 
@@ -196,7 +198,7 @@ def check_flags(args):
     wrong = [f"--{flag}" for flag in FOR_FILES if getattr(args, flag)]
     if "-" in args.images and (wrong or len(args.images) > 1 or len(args.save) > 1):
         rest = f"; not supported: {', '.join(wrong)}" if wrong else ""
-        raise UserError(f"with - (standard input and output), give exactly one image and one kind of --save{rest}")
+        raise UserError(f"with - (stdin and stdout), give one image and one kind of --save{rest}")
     for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
         if path and is_image_name(path):
             raise UserError(f"{flag} {path} is not a CSV file; choose a .csv file")
@@ -210,7 +212,8 @@ def main():
     check_flags(args)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
-    with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size or --tile"):
+    advice = f"use a --batch_size below {args.batch_size}, or a smaller --image_size or --tile"
+    with when_memory_runs_out(advice):
         work = predict_stream if args.images == ["-"] else predict_files
         work(args)
 

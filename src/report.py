@@ -1,11 +1,11 @@
 """Compare checkpoints on one HTML page: which is better, by how much, and on which images.
 
-    python src/report.py --model saved_models/unet.pth saved_models/resnet34_unet.pth
-    python src/report.py --model saved_models/seed*.pth        # several seeds: mean and deviation
+    python src/report.py --model unet.pth resnet34_unet.pth
+    python src/report.py --model seed*.pth  # several seeds: mean and deviation
 
-Writes report/index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv next to each
-checkpoint. The first two checkpoints are compared. Masks with which no checkpoint agrees, though they agree with one
-another, are shown as possible errors.
+Writes report/index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv
+next to each checkpoint. The first two checkpoints are compared. Masks that agreeing checkpoints
+contradict are shown as possible errors.
 """
 
 if __name__ == "__main__":
@@ -40,31 +40,34 @@ NOT_RECIPE = {"seed", "name", "save_dir", "save_every", "resume", "data_path", "
 
 
 @when_memory_runs_out("use a smaller --batch_size or --image_size")
-def main() -> int:
+def main():
     args = get_args_parser().parse_args()
     paths = find_checkpoints(args.model)
     runtime = choose_runtime(args.device, args.precision)
     checkpoints = [load(path, args.model_type) for path in paths]
-    datasets = [load_split(options_of_data(checkpoint, args), args.split) for checkpoint in checkpoints]
+    options = [options_of_data(checkpoint, args) for checkpoint in checkpoints]
+    datasets = [load_split(each, args.split) for each in options]
     if any(dataset.identities != datasets[0].identities for dataset in datasets):
         raise UserError("the checkpoints have different datasets; choose one with --data_path")
-    if len({args.border or checkpoint.border for checkpoint in checkpoints}) > 1:
+    if len({each.border for each in options}) > 1:
         raise UserError("the checkpoints have different border rules; choose one with --border")
     make_folder(args.output, "--output")
-
-    predictors, results, notes = [], [], []
+    predictors, results, notes, histories = [], [], [], {}
     stems = [path.stem for path in paths]
-    for path, checkpoint, dataset in zip(paths, checkpoints, datasets, strict=True):
+    tta = ", with --tta" if args.tta else ""
+    for path, checkpoint, dataset, option in zip(paths, checkpoints, datasets, options, strict=True):
         label = path.stem if stems.count(path.stem) == 1 else str(path)
         predictor = make_predictor(checkpoint, path, runtime, args.tta)
         loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
-        result = statistics.collect(label, checkpoint, predictor, loader, datasets[0][0]["mask"].shape[-1])
+        result = statistics.collect(label, checkpoint, predictor, loader, options[0].image_size)
         result.megabytes = path.stat().st_size / 1e6
         predictors.append(predictor)
         results.append(result)
-        print(f"{label}: {args.split} Dice {result.scores['dice']:.4f}, {result.seconds:.0f} s", flush=True)
-        size, tta = args.image_size or checkpoint.image_size, ", with --tta" if args.tta else ""
-        notes.append(f"{label}: {size}×{size} pixels, border {args.border or checkpoint.border}{tta}.")
+        if history := read_history(path):
+            histories[label] = history
+        dice, size = result.scores["dice"], option.image_size
+        print(f"{label}: {args.split} Dice {dice:.4f}, {result.seconds:.0f} s", flush=True)
+        notes.append(f"{label}: {size}×{size} pixels, border {option.border}{tta}.")
         leak = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
         if leak.get("trained_on"):
             notes.append(f"{label}: {warning({'images': len(dataset), **leak})}.")
@@ -73,7 +76,7 @@ def main() -> int:
     def predict(indices):
         return [panel_rows(*pair, indices) for pair in zip(predictors, datasets, strict=True)]
 
-    histories = {result.label: read_history(path) for result, path in zip(results, paths, strict=True)}
+    pets = results[0].names if options[0].dataset == "pets" else []
     content = {
         "results": results,
         "split": args.split,
@@ -81,22 +84,20 @@ def main() -> int:
         "notes": notes,
         "seed_rows": seed_rows(results, checkpoints),
         "comparison": statistics.compare(*results[:2]) if len(results) > 1 else None,
-        "histories": {label: rows for label, rows in histories.items() if rows},
-        "breeds": [],
+        "histories": histories,
+        "breeds": [statistics.breed(name) for name in pets],
         "sizes": statistics.in_ranges(results[0].foreground, SIZE_EDGES),
         "label_errors": statistics.possible_label_errors(results),
     }
-    if options_of_data(checkpoints[0], args).dataset == "pets":
-        content["breeds"] = [statistics.breed(name) for name in results[0].names]
     write_page(args.output, draw_figures(content, predict), content)
-    return 0
 
 
 def draw_figures(content: dict, predict) -> dict:
-    """Draw the page's figures. predict: callable that returns each checkpoint's `panel_rows` of images."""
+    """Draw the page's figures. predict(indices): each checkpoint's `panel_rows` of the images."""
     results = content["results"]
     mean_dice = np.mean([result.dice for result in results], axis=0)
-    groups, chosen = zip(*statistics.best_median_worst(mean_dice, best=2, median=2, worst=4), strict=True)
+    examples = statistics.best_median_worst(mean_dice, best=2, median=2, worst=4)
+    groups, chosen = zip(*examples, strict=True)
     figures = {
         "histogram": charts.histogram(results),
         "sizes": charts.sizes(results, content["sizes"]),
@@ -122,13 +123,13 @@ def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list
         runs = [results[index] for index in group.values()]
         values = np.array([list(run.scores.values()) for run in runs])
         means, deviations = values.mean(0), values.std(0, ddof=1)
-        cells = [f"{mean:.4f} ± {deviation:.4f}" for mean, deviation in zip(means, deviations, strict=True)]
+        cells = [f"{mean:.4f} ± {spread:.4f}" for mean, spread in zip(means, deviations, strict=True)]
         rows.append([", ".join(run.label for run in runs), ", ".join(map(str, group)), *cells])
     return rows
 
 
 def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
-    """Return groups of two or more checkpoints that differ only in the seed: {seed: index of its first}."""
+    """Group checkpoints that differ only in the seed: {seed: index of its first} of each group."""
     groups: dict[str, dict] = {}
     for index, checkpoint in enumerate(checkpoints):
         flags = checkpoint.args
@@ -168,9 +169,10 @@ def read_history(path: Path) -> list[dict]:
 
 def get_args_parser() -> Parser:
     parser = Parser(__doc__)
-    parser.add_argument("--model", type=user_path, nargs="+", required=True, help="checkpoints to compare")
-    parser.add_argument("--split", choices=SPLITS, default="valid", help="split to score; default %(default)s")
-    parser.add_argument("--output", type=user_path, default=Path("report"), help="folder; default %(default)s")
+    add = parser.add_argument
+    add("--model", type=user_path, nargs="+", required=True, help="checkpoints to compare")
+    add("--split", choices=SPLITS, default="valid", help="split to score; default %(default)s")
+    add("--output", type=user_path, default="report", help="folder; default %(default)s")
     add_data_flags(parser)
     return parser
 

@@ -1,7 +1,7 @@
 """Synthetic shapes: images of discs with their masks, generated from a seed.
 
-Discs of random position, radius and level are drawn one over another, Gaussian noise is added to every pixel, and the
-result is scaled to the full range. The mask is the union of the discs.
+Discs of random position, radius and level are drawn one over another, Gaussian noise is added, and
+the result is scaled to the full range. The mask is the union of the discs.
 """
 
 import numpy as np
@@ -16,8 +16,8 @@ LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 def draw(rng, height, width, count=12, sigma=20, gray=False):
     """Draw one image from a NumPy Generator.
 
-    sigma: standard deviation of the noise, in gray levels. Radii (5 to 50) are for a size of 128 pixels.
-    Returns image uint8, (H, W) if gray else (H, W, 3), and mask uint8 (H, W) of 0 and 1.
+    sigma: of the noise, in gray levels. Radii (5 to 50) are for a size of 128 pixels. Returns image
+    uint8, (H, W) if gray else (H, W, 3), and mask uint8 (H, W) of 0 and 1.
     """
     scale = min(height, width) / 128
     margin = round(12 * scale)
@@ -39,7 +39,7 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
 
 
 class Shapes(Dataset):
-    """Synthetic images by name: a name always gives the same image. Items are as in cache.PackedDataset."""
+    """Synthetic images: a name always gives the same. Items are as in cache.PackedDataset."""
 
     def __init__(self, names, size=64, gray=False, seed=0):
         self.names, self.size, self.gray, self.seed = names, size, gray, seed
@@ -71,13 +71,15 @@ class Shapes(Dataset):
         return self.size, self.size
 
     def original_mask(self, name: str) -> torch.Tensor:
-        """Return the mask of an image, which is drawn at its original size."""
+        """Return the mask of an image."""
         return self[self.names.index(name)]["mask"]
 
 
 def load_dataset(options: DataOptions, split: str) -> Shapes:
     """Load a split; path, border and cache_dir have no effect."""
-    names = {part: [f"{part}_{index}" for index in range(length)] for part, length in LENGTHS.items()}
+    names = {}
+    for part, length in LENGTHS.items():
+        names[part] = [f"{part}_{index}" for index in range(length)]
     names["trainval"] = names["train"] + names["valid"]
     every = {name: name for name in names["trainval"] + names["test"]}
     found = names_of_split(options, split, lambda part, lists: names[part], every.get)

@@ -32,7 +32,7 @@ class DataOptions:
     foreground: tuple[str, ...] = ()  # mask values, as in --foreground
     ignore: tuple[str, ...] = ()  # mask values, as in --ignore
     mask_pattern: str | None = None  # see pairs.py
-    intensity_range: tuple[float, float] | None = None  # values that become black and white; default: measured
+    intensity_range: tuple[float, float] | None = None  # become black and white; default: measured
     train_list: Path | None = None  # file that lists the images of the split
     valid_list: Path | None = None
     test_list: Path | None = None
@@ -74,7 +74,7 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
-    """Return the names in a split's list, or without one the dataset's own that no other list contains.
+    """Return the names in a split's list, else the dataset's own that are in no other list.
 
     own(split, lists): own names of "train", "valid", "test" or "trainval", given the flags' lists.
     find(text): the name that an entry of a list refers to, or None. Raises UserError.
@@ -105,15 +105,14 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
 def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     """Return the names in a text file, one per line. Raises UserError.
 
-    A name is the longest start of a line that `find` knows, with or without an image's extension, up to a blank, comma,
-    semicolon or the end.
+    A name is the longest start of a line, up to a blank, comma, semicolon or the end, that `find` knows.
     """
     label = f"{flag} {path}".strip()
     try:
         lines = read_lines(path, lambda line: find_entry(line, find) is not None)
     except (OSError, UnicodeDecodeError) as error:
         reason = "not found" if isinstance(error, FileNotFoundError) else "is not a UTF-8 text file"
-        raise UserError(f"{label} {reason}; it must contain one image name per line") from None
+        raise UserError(f"{label} {reason}; list one image name per line") from None
     entries = [(line, find_entry(line, find)) for line in lines]
     names = [name for _, name in entries if name]
     unknown = [repr(line) for line, name in entries if not name]
@@ -154,13 +153,14 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
         return f"; default: {recorded or text}"
 
     own = "only with --dataset folder: "
-    values = "mask values of the foreground: numbers (3), ranges (128-255) or colors (255,0,0)"
-    pattern = "file name of a mask, e.g. '{name}_gt.png', with {name}, {id} (up to the first _) or {number}"
+    values = "mask values of the foreground, e.g. 3, 128-255 or 255,0,0"
+    ignore = "mask values to ignore"
+    pattern = "name of a mask, with {name}, {id} (up to the first _) or {number}, e.g. '{name}_gt.png'"
     folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
-    add("--cache_dir", type=user_path, help="folder of decoded images; default: cache/ in --data_path")
+    add("--cache_dir", type=user_path, help="of decoded images; default: cache/ in --data_path")
     add("--foreground", nargs="+", help=own + values + default("all above 0"))
-    add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 next to class indices"))
+    add("--ignore", nargs="+", help=own + ignore + default("255 next to class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
         text = f"text file that lists the images of the {SPLIT_NAMES[split]} split"

@@ -66,7 +66,8 @@ def when_memory_runs_out(advice: str):
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
             advice = "use --workers 0, or more shared memory (docker run --shm-size 8g)"
-            raise UserError(f"a data loading process was killed, perhaps for lack of memory; {advice}") from None
+            reason = "a data loading process was killed, perhaps for lack of memory"
+            raise UserError(f"{reason}; {advice}") from None
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(f"the machine ran out of memory; {advice}") from None
@@ -91,7 +92,8 @@ def count_of(n: int, noun: str) -> str:
 
 def run(main: Callable[[], int | None]):
     """Exit with the status of `main`, or with 2 and one line on stderr for a UserError."""
-    sys.stdout, sys.stderr = (each or open(os.devnull, "w") for each in (sys.stdout, sys.stderr))  # noqa: SIM115
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -108,4 +110,4 @@ def run(main: Callable[[], int | None]):
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python takes seconds to exit if it holds a lot of memory
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with much memory, exiting takes seconds

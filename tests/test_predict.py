@@ -507,7 +507,7 @@ def test_predict_refuses_anything_else_in_a_sentence(model, images, options):
 
 
 def test_predict_asks_for_the_model_first():
-    with pytest.raises(ValueError, match="model must be what load_model returns, and it comes first"):
+    with pytest.raises(ValueError, match="model must be what load_model returns"):
         predict("cat.jpg", None)
 
 

@@ -4,13 +4,13 @@ import threading
 
 
 class PixelBudget:
-    """Limits the total pixels in memory across threads; an image above the limit is processed alone."""
+    """Limits the pixels in memory across threads; a larger image is processed alone."""
 
     def __init__(self, pixels: int):
         self.pixels, self.taken, self.changed = pixels, 0, threading.Condition()
 
     def spend(self, pixels: int, work, *arguments):
-        """Call work(*arguments) once `pixels` more pixels fit into the budget, and return its result."""
+        """Return work(*arguments), called once `pixels` more pixels fit into the budget."""
         with self.changed:
             self.changed.wait_for(lambda: self.taken == 0 or self.taken + pixels <= self.pixels)
             self.taken += pixels

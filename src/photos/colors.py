@@ -7,8 +7,7 @@
 | I | 0 to 65535 (PNG, PPM); in TIFF 0 to the largest number of its type |
 | F | 0 to 1 in TIFF and PFM, by their convention; elsewhere 0 to 255 |
 
-The range depends on the type, never on one image's values. Values outside it are clipped and NaN is
-black. A TIFF whose zero is white is inverted. Transparent colors and palettes with alpha count as alpha.
+Values outside the range are clipped, and NaN is black. A TIFF whose zero is white is inverted.
 """
 
 from contextlib import suppress
@@ -34,8 +33,8 @@ def to_rgb(image: Image.Image, intensity_range=None) -> Image.Image:
 def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -> Image.Image:
     """Convert a decoded image to sRGB, oriented by EXIF, without metadata.
 
-    keep_alpha: return RGBA if the image has transparency; else put it on white. intensity_range: the values (low, high)
-    of an image of more than 8 bits that map to black and white; default: the range of its type.
+    keep_alpha: return RGBA if the image has transparency; else put it on white. intensity_range:
+    values of an image of more than 8 bits that become black and white; default: as in the table.
     """
     try:
         upright = ImageOps.exif_transpose(image)
@@ -57,10 +56,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def split_alpha(image, original, intensity_range=None):
-    """Return an image's colors (mode L, RGB, CMYK or LAB) and its alpha (mode L) or None.
-
-    original: the image as it was opened, with the file's tags.
-    """
+    """Return colors (mode L, RGB, CMYK or LAB) and alpha (mode L) or None. original: has the file's tags."""
     if image.mode.startswith(DEEP):
         values, alpha = np.asarray(image), None
         key = image.info.get("transparency")
@@ -72,8 +68,6 @@ def split_alpha(image, original, intensity_range=None):
             return image.convert("LA").split()
         image = image.convert("RGBA")
         return image.convert("RGB"), image.getchannel("A")
-    if image.mode == "1":
-        return image.convert("L"), None
     if image.mode in SPACES.values():
         return image, None
     return image.convert("RGB"), None

@@ -1,31 +1,25 @@
 """Connected components of a mask: drop small ones, fill holes, keep the largest.
 
-A mask is a bool tensor (H, W) on the CPU. Pixels that touch by a side or a corner belong to one component.
+A mask is a bool tensor (H, W) on the CPU. Pixels that touch by a side or a corner are connected.
 """
 
 import numpy as np
 import scipy  # loads scipy.ndimage lazily
 import torch
 
-# Components below this fraction of the image are dropped (effect on validation Dice: benchmarks/README.md).
-SMALL = 0.005
+SMALL = 0.005  # components below this fraction of the image are dropped (benchmarks/README.md)
 
 
 def label(mask):
-    """Return int labels (H, W) of a mask (0: background), and the area of each label (0 for the background)."""
+    """Return int labels (H, W) of a mask (0: background), and each label's area (background: 0)."""
     labels, _ = scipy.ndimage.label(mask.numpy(), structure=np.ones((3, 3)))
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     return labels, areas
 
 
-def select(labels, chosen):
-    """Return the mask, bool (H, W), of the labels that are True in `chosen`."""
-    return torch.from_numpy(np.asarray(chosen)[labels])
-
-
 def is_large(areas, labels, fraction=SMALL):
-    """Return a bool array of the labels that cover at least `fraction` of the image, or are the largest."""
+    """Check which labels cover at least `fraction` of the image, or are the largest."""
     large = areas >= max(1, fraction * labels.size)
     if areas.any():
         large[areas.argmax()] = True
@@ -35,7 +29,7 @@ def is_large(areas, labels, fraction=SMALL):
 def drop_small(mask, fraction=SMALL):
     """Drop the components smaller than `fraction` of the image, but never the largest."""
     labels, areas = label(mask)
-    return select(labels, is_large(areas, labels, fraction))
+    return torch.from_numpy(is_large(areas, labels, fraction)[labels])
 
 
 def fill_holes(mask, pixels):
@@ -44,7 +38,7 @@ def fill_holes(mask, pixels):
     small = (areas > 0) & (areas < pixels)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
         small[edge] = False
-    return mask | select(labels, small)
+    return mask | torch.from_numpy(small[labels])
 
 
 def attached(mask, core):
@@ -52,4 +46,4 @@ def attached(mask, core):
     labels, areas = label(mask)
     holds = np.bincount(labels.ravel(), weights=core.numpy().ravel(), minlength=len(areas)) > 0
     holds[0] = False
-    return select(labels, holds)
+    return torch.from_numpy(holds[labels])

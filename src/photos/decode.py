@@ -92,9 +92,11 @@ def page_count(image) -> int:
     return getattr(image, "n_frames", 1) if image.format in PAGED else 1
 
 
-def decode(file) -> Image.Image:
-    """Decode the first frame of a file in its own mode. Raises ImageError."""
+def decode(file, page: int = 0) -> Image.Image:
+    """Decode a page of a file in its own mode. Raises ImageError."""
     with open_image(file) as image:
+        if page:
+            image.seek(page)
         image.load()
         return image
 
@@ -104,6 +106,7 @@ def read_image(file, keep_alpha: bool = False, intensity_range=None) -> Image.Im
     with open_image(file) as image:
         if page_count(image) > 1:
             name = getattr(image.fp, "name", "image")
-            warnings.warn(f"{name}: only the first of {page_count(image)} pages is used", stacklevel=1)
+            text = f"{name}: only the first of {page_count(image)} pages is used"
+            warnings.warn(text, stacklevel=1)
         image.load()
         return to_srgb(image, keep_alpha, intensity_range)

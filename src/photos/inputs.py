@@ -12,20 +12,19 @@ from utils import UserError, count_of
 
 @dataclass(frozen=True)
 class Job:
-    """An image file and the output file of each kind. name, image_id: its name in --csv and in --rle."""
+    """An image file and its outputs."""
 
     path: Path
-    files: dict[str, Path]
-    name: str = ""
-    image_id: str = ""
+    files: dict[str, Path]  # by kind
+    name: str = ""  # in --csv
+    image_id: str = ""  # in --rle
 
 
 def find_images(inputs, recursive: bool = False, output: Path | None = None) -> tuple[dict[Path, PurePath], Counter]:
     """Resolve files, folders and globs to images, each once.
 
-    From a folder, take the files with an image suffix; with `recursive`, also from subfolders, except hidden ones,
-    links, and `output`. Returns the images with their paths relative to the folder, and the number of other files by
-    suffix. Raises UserError.
+    recursive: search subfolders too, except hidden ones, links, and `output`. Returns the images
+    with their paths relative to the folder, and the number of other files by suffix. Raises UserError.
     """
     images: dict[str, tuple[Path, PurePath]] = {}
     unused: Counter = Counter()
@@ -49,7 +48,8 @@ def images_in(top, recursive, output, unused):
     """Return the images in a folder, and count its other files in `unused`."""
 
     def fail(error):
-        raise UserError(f"{error.filename} cannot be opened ({error.strerror}); correct its permissions") from None
+        reason = f"cannot be opened ({error.strerror})"
+        raise UserError(f"{error.filename} {reason}; correct its permissions") from None
 
     images = []
     for folder, subfolders, names in os.walk(top, onerror=fail):
@@ -78,10 +78,7 @@ def describe_unused(unused: Counter) -> str:
 
 
 def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[str, str]) -> list[Job]:
-    """Choose the outputs of each image: a.png for a.jpg; a.jpg.png if several images share the name a.
-
-    folders, endings: by kind of output. Raises UserError if two images have the same relative path.
-    """
+    """Choose each image's outputs: a.png for a.jpg, or a.jpg.png if several are called a. Raises UserError."""
     jobs: dict[str, Job] = {}  # by name in lower case, since some file systems ignore case
     stems = Counter(name.with_suffix("").as_posix().casefold() for name in images.values())
     for path, name in images.items():
@@ -90,18 +87,18 @@ def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[s
             stem = name.as_posix()
         key = stem.casefold()
         if key in jobs:
-            raise UserError(f"{jobs[key].path} and {path} would have the same outputs; predict them in separate runs")
+            raise UserError(f"{jobs[key].path} and {path} have the same outputs; predict them separately")
         files = {kind: folder / (stem + endings[kind]) for kind, folder in folders.items()}
         jobs[key] = Job(path, files, name.as_posix(), stem)
     return list(jobs.values())
 
 
 def jobs_to_do(jobs: list[Job], overwrite: bool, skip_existing: bool) -> list[Job]:
-    """Drop the finished jobs, if skip_existing. Raises UserError if outputs exist and no flag allows it."""
+    """Drop finished jobs, if skip_existing. Raises UserError for outputs that no flag allows."""
     if skip_existing:
         return [job for job in jobs if not all(path.exists() for path in job.files.values())]
     existing = [path for job in jobs for path in job.files.values() if path.exists()]
     if existing and not overwrite:
         more = f" (and {count_of(len(existing) - 1, 'more output')})" if len(existing) > 1 else ""
-        raise UserError(f"{existing[0]} already exists{more}; use --overwrite to replace or --skip_existing to keep it")
+        raise UserError(f"{existing[0]} already exists{more}; use --overwrite or --skip_existing")
     return jobs

@@ -1,19 +1,19 @@
 """Estimate alpha and the foreground's colors at the photo's original size.
 
-The network's mask is smooth, because its input is small, and too wide, because trimaps count the border as pet. The
-edge is located again in the photo, within a band:
+The network's mask is smooth, because its input is small, and too wide, because trimaps count
+the border as pet. The edge is located again in the photo, within a band:
 
-1. Band. The edge lies half a border inside the mask, in the middle of the trimap's border. More than a border away
-   from it, everything is pet or background (`find_band`).
-2. Alpha. The colors of the pet and of the background near a pixel are two clouds. Alpha is the linear function of
-   color that separates them best (Fisher's discriminant). The closer they are, the more the distance to the edge
-   counts (`separate_colors`). A guided filter makes alpha follow the photo (He, Sun, Tang: "Guided Image Filtering",
-   ECCV 2010).
-3. Colors. Blur fusion removes the old background that shines through (Forte: "Approximate Fast Foreground Colour
-   Estimation", ICIP 2021).
+1. The edge lies half a border inside the mask, in the middle of the trimap's border. Everything
+   more than a border away from it is pet or background.
+2. Near a pixel, the colors of pet and background are two clouds. Alpha is the linear function of
+   color that separates them best (Fisher's discriminant). The closer they are, the more the
+   distance to the edge counts. A guided filter makes alpha follow the photo (He, Sun, Tang:
+   "Guided Image Filtering", ECCV 2010).
+3. Blur fusion removes the old background from the colors (Forte: "Approximate Fast Foreground
+   Colour Estimation", ICIP 2021).
 
-This is done on a reduced photo. As in "Fast Guided Filter" (He, Sun, 2015), the linear function of color is enlarged
-instead of alpha, so single hairs reappear at full size.
+The photo is reduced first. As in "Fast Guided Filter" (He, Sun, 2015), the linear function of
+color is enlarged instead of alpha, so single hairs reappear at full size.
 """
 
 import math
@@ -29,26 +29,24 @@ WORK_SIZE = 768  # longest side of the reduced photo
 TILE = 32  # side of what is enlarged at once, in pixels of the reduced photo
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric 3x3 matrix
 
-# Width of a trimap's border / geometric mean of the photo's longer side and the square root of the pet's area (border
-# included): the median of 612 training trimaps; 5% are below 0.028 and 5% above 0.060.
+# Width of a trimap's border / geometric mean of the photo's longer side and the square root of the
+# pet's area with its border: the median of 612 training trimaps.
 BORDER = 0.0425
 EDGE = 0.5  # depth of the pet's edge inside the mask, in border widths
 REACH = 1.0  # half the band's width, in border widths; networks are off by half of one
 
 
 def matte(photo, probability, threshold=0.5, closed_form=False):
-    """Estimate the pet's alpha and its own colors.
+    """Estimate the pet's alpha, float32 (H, W) in [0, 1], and its own colors, uint8 (H, W, 3).
 
-    photo: PIL image of mode RGB. probability: float32 tensor (H, W), from a network that learned the border as
-    foreground. closed_form: solve alpha with PyMatting (Levin, Lischinski, Weiss, PAMI 2008).
-
-    Returns alpha, float32 (H, W) in [0, 1], and colors, uint8 (H, W, 3): the photo's outside the band.
+    photo: PIL image of mode RGB. probability: float32 tensor (H, W), from a network that learned
+    the border as foreground. closed_form: use PyMatting (Levin, Lischinski, Weiss, PAMI 2008).
     """
     pixels = torch.from_numpy(np.array(photo))
     factor = math.ceil(max(photo.size) / WORK_SIZE)
     mask = drop_small(reduce(probability[None], factor)[0] >= threshold)
     border = border_width(mask)
-    # Smaller holes are noise: the border would have closed a real one.
+    # Smaller holes are noise: the border closes real ones.
     depth = depth_in_mask(fill_holes(mask, border**2), border)
     known, band = find_band(depth, border)
     alpha = enlarge(known[None], factor, photo.size[::-1])[0].clone()
@@ -74,7 +72,7 @@ def matte(photo, probability, threshold=0.5, closed_form=False):
 
 
 def border_width(mask):
-    """Return the width in pixels of a trimap's border around a pet with a mask, bool (H, W)."""
+    """Estimate the width in pixels of the border of a trimap from its mask, bool (H, W)."""
     return max(2.0, BORDER * (mask.sum().item() ** 0.5 * max(mask.shape)) ** 0.5)
 
 
@@ -93,19 +91,16 @@ def depth_in_mask(mask, border):
 
 
 def find_band(depth, border):
-    """Return alpha by depth only, float32 (H, W), a ramp across the band, and the band, bool (H, W)."""
+    """Return alpha by depth, float32 (H, W), a ramp across the band, and the band, bool (H, W)."""
     inside = depth / border - EDGE
     return (inside / (2 * REACH) + 0.5).clamp(0, 1), inside.abs() < REACH
 
 
 def solve_guided(image, known, band, depth, border):
-    """Solve alpha, float32 (H, W), from the colors on both sides.
-
-    Examples of both sides: in the first round pixels far from the edge, in the second those of certain alpha.
-    """
+    """Solve alpha, float32 (H, W), from pixels far from the edge, then from those of certain alpha."""
     inside = depth / border - EDGE
     prior = (2 * inside + 0.5).clamp(0, 1)
-    # Colors mislead far from the edge: a pale ear before a pale wall, gray grass next to a gray coat.
+    # Colors mislead far from the edge: a pale ear before a pale wall.
     prior_weight = 2 * (1 + (inside / 0.45).square().square())
     pet = (2 * inside - 0.5).clamp(0, 1)
     background = (-2 * inside - 0.5).clamp(0, 1)
@@ -115,16 +110,16 @@ def solve_guided(image, known, band, depth, border):
     pet = (2 * alpha - 1).clamp(min=0).square()
     background = (1 - 2 * alpha).clamp(min=0).square()
     alpha = separate_colors(image, prior, prior_weight, pet, background, radius=0.6 * border)
-    alpha = (1.25 * alpha - 0.125).clamp(0, 1)  # a tenth of alpha is noise: colors vary within a cloud
+    alpha = (1.25 * alpha - 0.125).clamp(0, 1)  # a tenth is noise: colors vary within a cloud
     alpha = torch.where(band, alpha, known)
     return alpha * attached(alpha > 0.1, inside > 0)  # fur is attached to the pet
 
 
 def separate_colors(image, prior, prior_weight, pet, background, radius):
-    """Apply Fisher's linear discriminant to the colors within about 2 `radius` pixels of each pixel.
+    """Apply Fisher's linear discriminant to the colors within about 2 `radius` pixels.
 
-    image (3, H, W). prior (H, W): alpha if colors say nothing. prior_weight (H, W): how far apart, in squared standard
-    deviations, the clouds must be to count as much. pet, background (H, W): the weight of each pixel as an example.
+    image (3, H, W), others (H, W). prior: alpha without colors. prior_weight: how far apart, in squared
+    standard deviations, clouds must be to count as much. pet, background: weights of examples.
     """
     noise = 4e-4  # the least variance of a cloud: 5 levels of 255
     step = max(1, int(radius))
@@ -149,21 +144,20 @@ def separate_colors(image, prior, prior_weight, pet, background, radius):
 
 
 def solve3(matrix, right, ridge):
-    """Solve a symmetric 3x3 system per pixel. matrix (6, H, W) as in PAIRS, right (3, H, W) to (3, H, W)."""
+    """Solve symmetric 3x3 systems: matrix (6, H, W) as in PAIRS, right (3, H, W) to (3, H, W)."""
     a, b, c, d, e, f = matrix
     a, d, f = a + ridge, d + ridge, f + ridge
-    cofactors = (d * f - e * e, c * e - b * f, b * e - c * d, a * f - c * c, b * c - a * e, a * d - b * b)
-    determinant = a * cofactors[0] + b * cofactors[1] + c * cofactors[2]
-    p, q, r, s, t, u = (value / determinant for value in cofactors)
+    p, q, r = d * f - e * e, c * e - b * f, b * e - c * d
+    s, t, u = a * f - c * c, b * c - a * e, a * d - b * b
+    determinant = a * p + b * q + c * r
+    p, q, r, s, t, u = (cofactor / determinant for cofactor in (p, q, r, s, t, u))
     x, y, z = right
-    return torch.stack([p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z])
+    rows = [p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z]
+    return torch.stack(rows)
 
 
 def guided_filter(image, alpha, radius, eps=1e-4):
-    """Fit alpha to the colors of each window, and average over windows (He et al. 2010, section 3.4).
-
-    Returns (4, H, W): alpha is the dot product of the first three with the color, plus the fourth.
-    """
+    """Fit a linear function of color to alpha: 3 factors and an offset, (4, H, W) (He et al. 2010)."""
     products = torch.stack([image[i] * image[j] for i, j in PAIRS])
     means = box(torch.cat([image, alpha[None], image * alpha, products]), radius)
     mean, level = means[:3], means[3]
@@ -187,8 +181,8 @@ def solve_closed_form(image, known, band):
 
 
 def blur_fusion(image, alpha, border):
-    """Estimate foreground and background, (3, H, W) each, by Forte 2021, section 3: wide, then narrow."""
-    little = 1e-4  # if one side is not nearby, its estimate is the photo's color
+    """Estimate foreground and background, (3, H, W) each (Forte 2021, section 3)."""
+    little = 1e-4  # weight of the photo's color, if one side is not nearby
     foreground = background = image
     for radius in (border, border / 4):
         colors = true_colors(image, alpha, foreground, background)
@@ -202,24 +196,22 @@ def blur_fusion(image, alpha, border):
 
 
 def true_colors(image, alpha, foreground, background):
-    """Return the foreground after the least change of both estimates that makes them mix to the photo.
-
-    All are (3, H, W), alpha (H, W). Forte adds alpha times the residual; this is 7% better in benchmarks/matting.py.
-    """
+    """Return the foreground, (3, H, W), after the least change of both that mixes to the photo."""
+    # Forte adds alpha * residual, which is 7% worse in benchmarks/matting.py.
     residual = image - alpha * foreground - (1 - alpha) * background
     step = alpha / (alpha.square() + (1 - alpha).square()) * residual
     return (foreground + step).clamp(0, 1)
 
 
 def fill_band(alpha, pixels, fields, band, factor):
-    """Write alpha (H, W) and colors, uint8 (H, W, 3), into the band at the photo's original size.
+    """Fill the band of alpha (H, W) and the photo, uint8 (H, W, 3), by tiles to save memory.
 
-    fields (11, h, w): alpha's linear function (4), foreground (3), background (3) and band, bool (h, w).
+    fields (11, h, w): alpha's linear function (4), foreground (3), background (3) and the band.
     """
     height, width = band.shape
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
-            # One more pixel on each side, so that tiles are enlarged as the whole image would be.
+            # With one more pixel on each side, tiles are enlarged as the whole image would be.
             above, before = max(0, top - 1), max(0, left - 1)
             rows, columns = slice(above, top + TILE + 1), slice(before, left + TILE + 1)
             if not band[rows, columns].any():
@@ -227,9 +219,9 @@ def fill_band(alpha, pixels, fields, band, factor):
             bottom, right = (top + TILE) * factor, (left + TILE) * factor
             tile = (slice(top * factor, bottom), slice(left * factor, right))
             image = pixels[tile].permute(2, 0, 1).float().div_(255)
-            extra = ((top - above) * factor, (left - before) * factor)
-            size = (extra[0] + image.shape[1], extra[1] + image.shape[2])
-            values = enlarge(fields[:, rows, columns], factor, size)[:, extra[0] :, extra[1] :]
+            y, x = (top - above) * factor, (left - before) * factor
+            size = (y + image.shape[1], x + image.shape[2])
+            values = enlarge(fields[:, rows, columns], factor, size)[:, y:, x:]
             linear, foreground, background, inside = values.split((4, 3, 3, 1))
             inside = inside[0] > 0.5
             solved = ((linear[:3] * image).sum(0) + linear[3]).clamp_(0, 1)
@@ -261,8 +253,9 @@ def smooth(values, radius):
 
 
 def box(values, radius):
-    """Return the means (C, H, W) over windows of 2 radius + 1 pixels, of the pixels inside the image."""
+    """Return the means (C, H, W) over windows of 2 radius + 1 pixels, inside the image."""
     size = 2 * radius + 1
-    covered = scipy.ndimage.uniform_filter(np.ones(values.shape[1:]), size, mode="constant")
-    means = scipy.ndimage.uniform_filter(values.double().numpy(), (1, size, size), mode="constant")
+    mean = scipy.ndimage.uniform_filter
+    covered = mean(np.ones(values.shape[1:]), size, mode="constant")
+    means = mean(values.double().numpy(), (1, size, size), mode="constant")
     return torch.from_numpy(means / covered).float()

@@ -1,7 +1,7 @@
 """From a photo and its probability of foreground to mask, overlay, cutout, panel and run lengths.
 
-photo: PIL image of mode RGB or RGBA. probability: float32 tensor (H, W) on the CPU, of the photo's original size.
-Outputs are sRGB without metadata.
+photo: PIL image of mode RGB or RGBA. probability: float32 tensor (H, W) on the CPU, of the photo's
+size. Outputs are sRGB without metadata.
 """
 
 from contextlib import suppress
@@ -29,19 +29,14 @@ PANEL_SIZE = 480  # longer side of each of a panel's three images, in pixels
 
 @dataclass(frozen=True)
 class Style:
-    """Options for drawing outputs.
+    """Options for drawing outputs."""
 
-    threshold: lowest probability of foreground. largest: keep only the largest component. crop: crop
-    cutouts to the foreground. closed_form: see `matte`. background: of cutouts, a color that Pillow knows, or an image
-    of mode RGB, scaled and cropped about its center to the photo's size. each: write one cutout per animal.
-    """
-
-    threshold: float = 0.5
-    largest: bool = False
-    crop: bool = False
-    closed_form: bool = False
-    background: tuple | str | Image.Image | None = None
-    each: bool = False
+    threshold: float = 0.5  # lowest probability of foreground
+    largest: bool = False  # keep only the largest component
+    crop: bool = False  # crop cutouts to the foreground
+    closed_form: bool = False  # see `matte`
+    background: tuple | str | Image.Image | None = None  # of cutouts: a color or an RGB image
+    each: bool = False  # write one cutout per animal
 
 
 def mask_of(probability, threshold=0.5):
@@ -66,14 +61,11 @@ def overlay(photo, probability, threshold=0.5):
 
 
 def cut_out(photo, probability, style=Style()):  # noqa: B008  # it is frozen
-    """Return the foreground in mode RGBA, or on style.background in mode RGB, with alpha and colors from `matte`.
-
-    Alpha never exceeds the photo's. Fully transparent pixels are black, so the old background is not in the file.
-    """
+    """Return the foreground in mode RGBA, or on style.background in mode RGB."""
     opaque, opacity = photo, None
     if photo.mode == "RGBA":
         opacity = photo.getchannel("A")
-        opaque = Image.new("RGB", photo.size, "white")  # transparent pixels are no background samples
+        opaque = Image.new("RGB", photo.size, "white")  # transparent pixels may have any color
         opaque.paste(photo.convert("RGB"), mask=opacity.point(lambda value: 255 if value else 0))
     alpha, colors = matte(opaque, probability, style.threshold, style.closed_form)
     shade = to_gray(alpha)
@@ -81,7 +73,7 @@ def cut_out(photo, probability, style=Style()):  # noqa: B008  # it is frozen
         shade = ImageChops.darker(shade, opacity)
     if style.background is None:
         hidden = torch.from_numpy(np.array(shade)) == 0
-        colors.masked_fill_(hidden[..., None], 0)
+        colors.masked_fill_(hidden[..., None], 0)  # the old background is not in the file
         image = Image.fromarray(colors.numpy())
         image.putalpha(shade)
     else:
@@ -100,11 +92,11 @@ def read_background(text):
     try:
         return read_image(Path(text).expanduser())
     except ImageError as error:
-        raise UserError(f"--background {text} {error}; choose an image or a color, such as #00ff00") from None
+        raise UserError(f"--background {text} {error}; choose an image or a color") from None
 
 
 def panel(photo, probability, threshold=0.5):
-    """Put photo, probability and overlay side by side, each at most PANEL_SIZE pixels long."""
+    """Put photo, probability and overlay side by side."""
     small = photo.copy()
     small.thumbnail((PANEL_SIZE, PANEL_SIZE))
     small = on_white(small)
@@ -130,7 +122,7 @@ def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is froz
 
 
 def save_each(photo, probability, style, path):
-    """Write one cutout per animal by decreasing size: 1.png (= `path`), which is written last, 2.png, ..."""
+    """Write cutouts by decreasing area: 1.png (`path`, written last), 2.png, ..."""
     for former in path.parent.glob("[0-9]*.png"):
         former.unlink()
     mask = probability >= style.threshold
@@ -151,7 +143,7 @@ def save_image(image, path):
 
 
 def run_lengths(mask):
-    """Convert a mask (PIL, mode L) to run lengths "start length start length ...": column-major, 1-based."""
+    """Convert a mask (PIL, mode L) to "start length start length ...": by column, from 1."""
     flat = np.asarray(mask).T.reshape(-1) > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]

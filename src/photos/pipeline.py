@@ -1,7 +1,4 @@
-"""Predict many image files: threads read ahead and write behind, so the network waits for neither.
-
-An error in one file is reported in its Result. The limit of pixels in flight bounds the memory.
-"""
+"""Predict many image files: threads read ahead and write behind, so the network waits for neither."""
 
 import errno
 import warnings
@@ -33,12 +30,12 @@ FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other wr
 
 @dataclass(frozen=True)
 class Result:
-    """Outcome of a job. numbers: --csv's columns after the name. runs: for --rle. problem: the error."""
+    """Outcome of a job."""
 
     job: Job
-    numbers: tuple = ()
-    runs: str = ""
-    problem: str = ""
+    numbers: tuple = ()  # columns of --csv after the name
+    runs: str = ""  # for --rle
+    problem: str = ""  # why there are no outputs
 
 
 @dataclass
@@ -53,11 +50,7 @@ class Pipeline:
     budget: PixelBudget = field(default_factory=lambda: PixelBudget(PIXELS_IN_FLIGHT))
 
     def run(self, jobs: list[Job], done: Callable[[Result], None]):
-        """Call `done` with the result of each job, in this thread.
-
-        Before an exception such as KeyboardInterrupt is raised, the images being written are finished and passed to
-        `done`. Raises CannotWrite if the disk is full.
-        """
+        """Call `done` with each job's result, in this thread. Raises CannotWrite if the disk is full."""
         # One thread per image if there are many: small operations are slower on several threads.
         threads = max(1, torch.get_num_threads() // max(1, len(jobs)))
         make_pool = partial(ThreadPoolExecutor, available_cores(), "", torch.set_num_threads, (threads,))
@@ -77,7 +70,7 @@ class Pipeline:
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
-            for future in writing:
+            for future in writing:  # finish what was begun
                 if not future.cancelled():
                     with suppress(UserError):  # the first error is raised
                         done(future.result())
@@ -103,12 +96,9 @@ class Pipeline:
                     yield job, size, probability
 
     def read(self, job):
-        """Return the job, its photo's (width, height) and the network's input, or a Result with a problem.
+        """Return the job, its photo's (width, height) and the network's input, or a Result."""
 
-        `write` reads the photo again, since many large ones do not fit in memory.
-        """
-
-        def read_input():
+        def read_input():  # `write` reads the photo again: many do not fit in memory
             photo = read_any(self.predictor, job.path)
             return job, photo.size, to_input(self.predictor, photo)
 

@@ -19,10 +19,10 @@ BATCH = 8  # images of a list that are predicted at once
 
 
 def load_model(path, device="auto", precision="auto", model_type=None) -> Predictor:
-    """Load a checkpoint of train.py, or a plain state_dict of the network `model_type`, for `predict`.
+    """Load a checkpoint of train.py, or a plain state_dict of the network `model_type`.
 
-    device: "auto", "cpu", "cuda", "cuda:1", ... precision: "auto", "float32", "bfloat16" or "float16". Raises UserError
-    for a file or a device that cannot be used.
+    device: "auto", "cpu", "cuda", "cuda:1", ... precision: "auto", "float32", "bfloat16" or
+    "float16". Raises UserError for a file or a device that cannot be used.
     """
     check("precision", precision, precision in PRECISIONS, f"one of {', '.join(PRECISIONS)}")
     return load_predictor(os.path.expanduser(path), choose_runtime(str(device), precision), model_type)
@@ -35,23 +35,22 @@ def check(name, value, fits, wanted):
 
 
 def predict(model: Predictor, images, image_size: int | None = None, tile: int | None = None, tta: bool = False):
-    """Predict the probability of foreground for each pixel of one or several images.
+    """Predict each pixel's probability of foreground.
 
     | images | read as |
     |---|---|
-    | path (str or pathlib.Path), open binary file | first page, EXIF orientation applied, sRGB |
-    | PIL image of any mode | the same |
+    | path, open binary file, PIL image | first page, EXIF orientation applied, sRGB |
     | array uint8 (H, W) | gray |
     | array uint8 (H, W, 3) or (H, W, 4) | RGB or RGBA |
     | list or tuple of these, of any sizes | in batches |
 
-    Transparency is put on white. image_size: of the network's input; default: the checkpoint's. tile: see
-    `tile_probability`. tta: average the predictions for the image and its mirror image.
+    Transparency is put on white. image_size: of the network's input; default: the checkpoint's.
+    tile: see `tile_probability`. tta: average the predictions for the image and its mirror image.
 
-    Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises ImageError for a file that
-    cannot be read, ValueError for other arguments.
+    Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises
+    ImageError for a file that cannot be read, ValueError for other arguments.
     """
-    check("model", model, isinstance(model, Predictor), "what load_model returns, and it comes first")
+    check("model", model, isinstance(model, Predictor), "what load_model returns")
     for name, value in (("image_size", image_size), ("tile", tile)):
         fits = value is None or isinstance(value, Integral) and 1 <= value <= LARGEST_SIDE
         check(name, value, fits, f"a whole number from 1 to {LARGEST_SIDE:,}")
@@ -74,7 +73,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
 
 
 def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
-    """Read one image of `predict`'s table as `to_srgb` returns it, beyond 8 bits as in training."""
+    """Read an image of `predict`'s table by `to_srgb`, beyond 8 bits as in training."""
     values = model.checkpoint.intensity_range if model.checkpoint else None
     if isinstance(image, np.ndarray):
         has_shape = image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)) and image.size
@@ -86,7 +85,7 @@ def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
             image.load()
             return to_srgb(image, keep_alpha, values)
     is_file = isinstance(image, (str, os.PathLike)) or hasattr(image, "read")
-    check("an image", image, is_file, "a path, a PIL image, an array of uint8, or a list of these")
+    check("an image", image, is_file, "a path, a PIL image, a uint8 array, or a list of these")
     try:
         return read_image(image, keep_alpha, values)
     except ImageError as error:
@@ -102,7 +101,7 @@ def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
 
 
 def probability_of(model: Predictor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Predict the foreground's probability, float32 (N, S, S) on the CPU, of N inputs, uint8 (C, S, S)."""
+    """Predict the probability, float32 (N, S, S) on the CPU, of N inputs, uint8 (C, S, S)."""
     return model.probability(torch.stack(list(inputs)))[:, 0].cpu()
 
 
@@ -110,7 +109,7 @@ def tile_probability(model: Predictor, photo: Image.Image, tile: int) -> torch.T
     """Predict a large photo in half-overlapping tiles of tile x tile pixels, and blend them."""
     width, height = photo.size
     total, weight = torch.zeros(height, width), torch.zeros(height, width)
-    ramp = 1 - (torch.arange(tile) + 0.5 - tile / 2).abs() / (tile / 2)  # highest in the middle of a tile
+    ramp = 1 - (torch.arange(tile) + 0.5 - tile / 2).abs() / (tile / 2)  # highest in the middle
     window = ramp[:, None] * ramp[None, :]
     for top in starts(height, tile):
         for left in starts(width, tile):
@@ -124,6 +123,6 @@ def tile_probability(model: Predictor, photo: Image.Image, tile: int) -> torch.T
 
 
 def starts(length, tile):
-    """Return where tiles begin along a side: half a tile apart, the last one ending at the edge."""
+    """Return where tiles begin: half a tile apart, the last one ending at the edge."""
     last = max(0, length - tile)
     return [*range(0, last, max(1, tile // 2)), last]

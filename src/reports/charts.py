@@ -52,7 +52,7 @@ def histogram(results: Sequence[Result]):
 
 
 def breeds(results: Sequence[Result], groups: Sequence[str]):
-    """Plot the mean Dice by breed, the first result's hardest first. groups: each image's breed."""
+    """Plot the mean Dice by breed, from the first result's lowest. groups: each image's breed."""
     order = list(group_means(results[0].dice, groups))
     figure, axis = chart("Dice by breed", "mean Dice", "breed (images)", (8, 2 + 0.26 * len(order)))
     for result in results:
@@ -96,10 +96,7 @@ def error_map(row: dict) -> np.ndarray:
 
 
 def examples(results: Sequence[Result], notes: Sequence[str], shown: Sequence[Sequence[dict]]):
-    """Draw a row for each image: the image, its ground truth, and each result's errors.
-
-    notes: on each image. shown: for each result, the `panel_rows` of the images.
-    """
+    """Draw each image, its ground truth and each result's errors. shown: each result's `panel_rows`."""
     columns = 2 + len(results)
     figure, axes = subplots(len(notes), columns, (2.3 * columns, 2.6 * len(notes)))
     for line, note, rows in zip(axes, notes, zip(*shown, strict=True), strict=True):

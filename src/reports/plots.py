@@ -4,7 +4,6 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.utils.data import Dataset
 
 from files import write_atomically
 from predictor import Predictor, foreground
-from reports.statistics import Numbers, best_median_worst
+from reports.statistics import best_median_worst
 from scoring import confusion, dice_score
 from training.schedule import at_largest_size
 
@@ -34,10 +33,7 @@ def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.
 
 
 def save_figure(figure, path: Path) -> bytes:
-    """Write a figure as a PNG file, atomically, and return the file's bytes. Raises UserError.
-
-    All text is plain: "$" does not start a formula. Characters that no font has become boxes.
-    """
+    """Write a figure as a PNG file, and return the file's bytes. Raises UserError."""
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
 
@@ -45,7 +41,7 @@ def save_figure(figure, path: Path) -> bytes:
     family = ["DejaVu Sans", *(name for name in CJK_FONTS if name in installed)]
     for text in figure.findobj(Text):
         shown = text.get_text().encode(errors="replace").decode()
-        text.set(parse_math=False, family=family, text=shown)
+        text.set(parse_math=False, family=family, text=shown)  # "$" does not start a formula
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # not warnings about weights
     content = io.BytesIO()
     with warnings.catch_warnings():
@@ -80,11 +76,7 @@ def shorten(name: str) -> str:
 
 
 def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0):
-    """Plot losses, Dice and learning rate by epoch. history: the rows of NAME.csv.
-
-    best_from: first epoch considered for "best" (checkpoints of earlier epochs are gone).
-    Dotted lines mark larger images, across which losses and Dice are not comparable.
-    """
+    """Plot the rows of NAME.csv. best_from: first epoch that may be "best"."""
     from matplotlib.ticker import MaxNLocator
 
     figure, [[losses, dices, rates]] = subplots(1, 3, (13, 3.8))
@@ -105,7 +97,10 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     losses.set(title="Loss", ylabel="loss")
     dices.set(title=f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", ylabel="mean Dice")
     rates.set(title="Learning rate at the end of each epoch", ylabel="learning rate")
-    larger = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
+    larger = []  # losses and Dice before and after are not comparable
+    for before, row in pairwise(history):
+        if row["image_size"] != before["image_size"]:
+            larger.append(row["epoch"])
     for axis in (losses, dices, rates):
         axis.set_xlabel("epoch")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -138,8 +133,8 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
     save_figure(figure, path)
 
 
-def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], threshold: float = 0.5) -> list[dict]:
-    """Predict some images, for `plot_panels`. threshold: of the probability."""
+def panel_rows(predictor: Predictor, dataset: Dataset, indices, threshold: float = 0.5) -> list[dict]:
+    """Predict the images at `indices`, for `plot_panels`. threshold: of the probability."""
     batch = dataset[list(indices)]
     images, masks = batch["image"].cpu(), batch["mask"].cpu()
     logits = foreground(predictor.logits(batch["image"])).cpu()
@@ -150,7 +145,7 @@ def panel_rows(predictor: Predictor, dataset: Dataset, indices: Sequence[int], t
     return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, threshold: float = 0.5) -> list[dict]:
+def example_rows(predictor: Predictor, dataset: Dataset, dices, threshold: float = 0.5) -> list[dict]:
     """Predict the best, median and worst images, for `plot_panels`. dices: (N,), on the CPU."""
     groups, indices = zip(*best_median_worst(dices), strict=True)
     rows = panel_rows(predictor, dataset, indices, threshold)
@@ -160,10 +155,10 @@ def example_rows(predictor: Predictor, dataset: Dataset, dices: Numbers, thresho
 
 
 def plot_panels(rows: list[dict], title: str, path: Path):
-    """Draw a column for each image: the image, its ground truth, the probability and the prediction.
+    """Draw a column for each image: the image, its ground truth, probability and prediction.
 
-    rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability` float (H, W),
-    `predicted` bool (H, W) and `dice`; arrays or tensors on the CPU. A `note` is put above the name.
+    rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability`
+    float (H, W), `predicted` bool (H, W), `dice` and perhaps `note`; arrays or CPU tensors.
     """
     cell = min(2.0, 16 / len(rows))  # inches; nine columns fit a screen of 1600 x 900 pixels
     figure, axes = subplots(4, len(rows), (max(cell * len(rows), 6), 4 * cell + 1))
@@ -173,7 +168,8 @@ def plot_panels(rows: list[dict], title: str, path: Path):
         show_mask(truth, row["mask"])
         show(probability, np.asarray(row["probability"], dtype=np.float32), cmap="magma")
         show(prediction, np.asarray(row["predicted"]), f"Dice {row['dice']:.4f}")
-    for axis, label in zip(axes[:, 0], ("image", "ground truth", "probability", "prediction"), strict=True):
+    labels = ("image", "ground truth", "probability", "prediction")
+    for axis, label in zip(axes[:, 0], labels, strict=True):
         axis.set_ylabel(label, fontsize=9)
     figure.suptitle(title)
     save_figure(figure, path)

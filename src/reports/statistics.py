@@ -1,4 +1,4 @@
-"""Statistics of report.py: scores per image, threshold and group, intervals, possible label errors."""
+"""Statistics of report.py: scores by image, threshold and group, intervals, label errors."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,9 @@ from predictor import Predictor, foreground, predictions
 from scoring import DiceMeter, dice_score, scores
 from splits import SegmentationDataset
 
-Numbers = Sequence[float] | np.ndarray | torch.Tensor
 RESAMPLING = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # small batches save memory
 AGREED = 0.9  # minimum Dice of two predictions that agree
-CONTRADICTED = 0.8  # maximum Dice of a prediction and a mask that contradict each other
+CONTRADICTED = 0.8  # maximum Dice of a prediction that contradicts the mask
 
 
 @dataclass
@@ -39,7 +38,7 @@ class Result:
 
 
 def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: DataLoader, size: int) -> Result:
-    """Predict every image of `loader` once. size: of the predictions kept for `agreement`, in pixels."""
+    """Predict every image once. size: of the predictions kept for `agreement`, in pixels."""
     dataset: SegmentationDataset = loader.dataset  # type: ignore[assignment]
     meter, bits = DiceMeter(dataset), []
     start = time.perf_counter()
@@ -117,7 +116,7 @@ def agreement(results: Sequence[Result]) -> np.ndarray:
 
 
 def possible_label_errors(results: Sequence[Result]) -> list[int]:
-    """Return the indices of images whose mask all results contradict while they agree, the clearest first."""
+    """Return the indices of masks that agreeing results contradict, the clearest first."""
     if len(results) < 2:
         return []
     between = agreement(results)
@@ -126,11 +125,8 @@ def possible_label_errors(results: Sequence[Result]) -> list[int]:
     return found[np.argsort(with_mask[found] - between[found], kind="stable")].tolist()
 
 
-def best_median_worst(dices: Numbers, best: int = 3, median: int = 3, worst: int = 3) -> list[tuple[str, int]]:
-    """Choose examples: pairs of "best", "median" or "worst" and an image's index. dices: (N,), on the CPU.
-
-    The best come highest first, the others lowest first.
-    """
+def best_median_worst(dices, best: int = 3, median: int = 3, worst: int = 3) -> list[tuple[str, int]]:
+    """Choose pairs of "best", "median" or "worst" and an image's index. dices: (N,), on the CPU."""
     order = np.argsort(np.asarray(dices), kind="stable").tolist()
     middle = max(0, (len(order) - median) // 2)
     examples = [("best", index) for index in order[::-1][:best]]

@@ -12,7 +12,7 @@ from utils import UserError, count_of
 
 
 def describe(predictor, dataset, args, counts) -> dict:
-    """Return a row of the table without its model: the data, how it was scored, and the scores."""
+    """Return a row of the table: the data, how it was scored, and the scores."""
     empty = counts[:, 0] + counts[:, 2] == 0
     data = options_of_data(predictor.checkpoint, args)
     return {
@@ -68,7 +68,7 @@ def check_output(output):
     for suffix in (".pth", ".last.pth"):
         checkpoint = output.with_name(output.name + suffix)
         if checkpoint.exists():
-            raise UserError(f"--output {output}: {output}.csv belongs to {checkpoint}; choose another name")
+            raise UserError(f"--output {output}.csv belongs to {checkpoint}; choose another name")
 
 
 def write_results(records: list[dict], header: list[str], rows: list, output):
