@@ -257,5 +257,6 @@ def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
             parts.append(f"{meaning}: {' and '.join(texts)} ({percent:.1f}% of the pixels)")
     parts.append("the rest is background")
     if rule.ignored == ((255, 255),):
-        parts.append("--foreground 1-255 makes 255 foreground")
+        kept = [text_of(low) if low == high else f"{low}-{min(high, 254)}" for low, high in rule.foreground]
+        parts.append(f"--foreground {' '.join(kept)} 255 makes 255 foreground")
     return "; ".join(parts)

@@ -189,6 +189,14 @@ def test_lossy_gray_masks_are_cut_at_half_their_range(suffix, quality, level, tm
     assert "all values >=" in lines(data)
 
 
+@pytest.mark.parametrize("foreground, hint", [((), "1-254 255"), (("13",), "13 255"), (("13", "1-5"), "13 1-5 255")])
+def test_the_hint_on_void_keeps_the_foreground(foreground, hint, tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    stripes = np.choose(np.arange(60) // 15, [0, 2, 13, 255]).astype(np.uint8)[None].repeat(44, 0)
+    replace_masks(data, lambda mask: Image.fromarray(stripes), "png")
+    assert f"--foreground {hint} makes 255 foreground" in lines(data, foreground=foreground)
+
+
 @pytest.mark.parametrize(
     "suffix, save",
     [
