@@ -18,7 +18,8 @@ if __name__ == "__main__":
 import itertools
 import math
 import multiprocessing
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -100,7 +101,7 @@ def main(argv=None) -> int:
     try:
         with reserve_name(args) as name, training_backends(args.deterministic), explain_failures(args):
             print(opening(args, model, runtime), flush=True)
-            data = TrainingData(data_options(args))
+            data = TrainingData(data_options(args))  # at --image_size; train() loads smaller sizes
             steps_per_epoch = args.steps or math.ceil(len(data.indices) / args.batch_size)
             print(*data.describe(), describe_run(args, data, steps_per_epoch), sep="\n", flush=True)
             normalization = mean_and_std(args, data.train, checkpoint)
@@ -131,7 +132,16 @@ def main(argv=None) -> int:
         destroy_processes()
 
 
-def train(learner, data, augmentation, args, state, meter, progress, files) -> None:
+def train(
+    learner: Learner,
+    data: TrainingData,
+    augmentation: BatchAugmentation,
+    args: Namespace,
+    state: TrainState,
+    meter: TrainMeter,
+    progress: Progress,
+    files: RunFiles,
+):
     """Train until the end or a signal; validate, save and draw after each epoch."""
     size, device = 0, learner.runtime.device
     images_hash = hash_of_set(data.train, data.indices)
@@ -148,7 +158,7 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
                 learner.scheduler.best, learner.scheduler.num_bad_epochs = math.inf, 0
             state.max_size = size
             train_set, valid_set = (dataset.to(device) for dataset in data.at(size))
-            steps = itertools.count(state.step)  # progress ends epochs
+            steps = itertools.count(state.step)  # endless: progress ends epochs
             batches = iter(train_loader(train_set, data.indices, args, steps, device))
             files.draw_batch(*augmentation.sample(train_set, data.indices, state.step, SHOWN))
         if not train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save):
@@ -175,7 +185,16 @@ def train(learner, data, augmentation, args, state, meter, progress, files) -> N
         progress.log_epoch(counts, files.path(".batch.png"))
 
 
-def train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save) -> bool:
+def train_one_epoch(
+    batches: Iterator[dict],
+    learner: Learner,
+    augmentation: BatchAugmentation,
+    args: Namespace,
+    state: TrainState,
+    meter: TrainMeter,
+    progress: Progress,
+    save: Callable[[], None],
+) -> bool:
     """Train to the end of the epoch, and return True, or False if a signal stops it."""
     learner.train_model.train()
     progress.begin_epoch()
@@ -196,13 +215,13 @@ def train_one_epoch(batches, learner, augmentation, args, state, meter, progress
     return True
 
 
-def train_step(batch, learner, augmentation, args, step) -> list[tuple]:
+def train_step(batch, learner: Learner, augmentation: BatchAugmentation, args: Namespace, step: int) -> list[tuple]:
     """Take one optimizer step on this process's part of a batch, in --accumulation_steps micro-batches.
 
     batch: uint8 "image" (n, C, H, W) and "mask" (n, 1, H, W) of 0, 1 and 255 (ignored).
     Returns each micro-batch's mean loss and pixel counts (images, 4), on the device.
     """
-    torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # of dropout; 0 would be augmentation's
+    torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # of dropout; augmentation uses seed_of(seed, step)
     learner.optimizer.zero_grad()
     results = []
     n, parts = len(batch["mask"]), args.accumulation_steps
@@ -213,7 +232,7 @@ def train_step(batch, learner, augmentation, args, step) -> list[tuple]:
             with learner.runtime.autocast():
                 logits = learner.train_model(image)
             loss = learner.criterion(logits, mask)
-            weight = len(mask) * world_size() / args.batch_size  # DDP averages over processes
+            weight = len(mask) * world_size() / args.batch_size  # sums to the batch's mean; DDP averages
             learner.scaler.scale(loss * weight).backward()
         results.append((loss.detach(), confusion(foreground(logits.detach()) >= 0, mask)))
     scale = learner.scaler.get_scale()
