@@ -16,7 +16,7 @@ LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in gray (ITU-R BT.601)
 
 @dataclass
 class Strength:
-    """The range of each effect, either way, uniform; of scale and aspect log-uniform."""
+    """Range of each effect in both directions, sampled uniformly; scale and aspect log-uniformly."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False

@@ -38,7 +38,7 @@ class Checkpoint:
     std: list[float] = field(default_factory=lambda: [0.5] * 3)
     border: str = "foreground"  # what the trimaps' border counts as
     threshold: float | None = None  # with the highest validation Dice
-    intensity_range: list[float] | None = None  # that becomes black to white, beyond 8 bits
+    intensity_range: list[float] | None = None  # values that map to black and to white
     # provenance
     epoch: int = 0  # epoch, seconds and scores: of the weights
     seconds: float = 0.0

@@ -63,7 +63,7 @@ def main():
 
 
 def find_checkpoints(paths: list[Path]) -> list[Path]:
-    """Expand patterns (Windows shells do not), and drop NAME.last.pth before NAME.pth. Raises UserError."""
+    """Expand patterns (Windows shells do not), and drop NAME.last.pth next to NAME.pth. Raises UserError."""
     found: list[Path] = []
     for path in paths:
         is_pattern = glob.has_magic(str(path)) and not path.exists()

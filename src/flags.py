@@ -15,7 +15,7 @@ LIST_FLAGS = ("train_list", "valid_list", "test_list")
 
 
 def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
-    """Return the options of a checkpoint's data, unless flags override them. Raises UserError."""
+    """Return the options of a checkpoint's data; flags take precedence. Raises UserError."""
     recorded = checkpoint.args
     own_path, path = recorded.get("data_path"), args.data_path
     if path is None and checkpoint.dataset != "shapes" and own_path and Path(own_path).is_dir():

@@ -1,7 +1,7 @@
 """Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
 
 Splits are taken from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
-split folders. Other images are divided 80:10:10 by a hash of their name, so adding images never moves
+split folders. Other images are divided 80:10:10 by a hash of their name, so adding images does not move
 others. A split that stays empty gets the training image whose hash is closest.
 """
 
@@ -140,7 +140,7 @@ class Folder:
 
     @cached_property
     def intensity_range(self) -> tuple[float, float] | None:
-        """The given or measured range of the training images; None if no image is deep."""
+        """The given or measured range of the training images; None if none has more than 8 bits."""
         if self.options.intensity_range:
             return self.options.intensity_range
         names = list(self.pairs)

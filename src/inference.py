@@ -69,7 +69,7 @@ def get_args_parser():
     add("--split", choices=SPLITS, default="test", help="split to predict; default %(default)s")
     add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: runs by column, from 1")
+    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths, column-major, from 1")
     add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 

@@ -22,7 +22,7 @@ def targets(logits, mask):
 
 
 def of_channels(first, second, values):
-    """Return the weights for values (N, C, ...), swapped for the background: its false positives are misses."""
+    """Return weights for values (N, C, ...), swapped for the background: its false positives are missed foreground."""
     if values.shape[1] == 1:
         return first, second
     shape = (2,) + (1,) * (values.dim() - 2)
@@ -77,7 +77,7 @@ def jaccard_loss(logits, mask):
 def tversky_loss(logits, mask, alpha=0.3, beta=0.7):
     """Return 1 - Tversky index per image, smoothed by 1 (Salehi et al., MLMI 2017, equation 2 and section 3).
 
-    alpha weighs false positives, beta false negatives; 1/2 and 1/2 give Dice.
+    alpha weights false positives, beta false negatives; 1/2 and 1/2 give Dice.
     """
     both, predicted, target = overlap(logits, mask)
     alpha, beta = of_channels(alpha, beta, both)

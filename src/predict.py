@@ -182,16 +182,16 @@ def get_args_parser():
     each = f"write a cutout per component above {100 * SMALL:g}%% of the image, in a folder per image"
     add("--each", action="store_true", help=each)
     add("--background", metavar="COLOR|FILE", help="background of cutouts: a color or an image")
-    add("--matting", action="store_true", help="slower matting; see requirements-matting.txt")
+    add("--matting", action="store_true", help="closed-form matting (slower); see requirements-matting.txt")
     add("--tile", type=image_side, help="predict large photos in tiles of this size, in pixels")
     add("--csv", type=user_path, help="CSV file of sizes, foreground fractions and bounding boxes")
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: runs by column, from 1")
+    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths, column-major, from 1")
     add_predictor_flags(parser)
     return parser
 
 
 def check_flags(args):
-    """Raise UserError for flags that exclude each other."""
+    """Raise UserError for flags that cannot be combined."""
     wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
     if wrong and "cutout" not in args.save:
         raise UserError(f"{', '.join(wrong)}: only for cutouts; add cutout to --save")

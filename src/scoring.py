@@ -143,7 +143,7 @@ def threshold(text: str) -> float | str:
 
 
 def add_threshold_flag(parser):
-    text = "lowest probability of the foreground; chosen: with the highest validation Dice; default 0.5"
+    text = "lowest probability of foreground; chosen: that with the highest validation Dice; default 0.5"
     parser.add_argument("--threshold", type=threshold, default=0.5, metavar="VALUE|chosen", help=text)
 
 

@@ -32,14 +32,14 @@ class DataOptions:
     foreground: tuple[str, ...] = ()  # mask values, as in --foreground
     ignore: tuple[str, ...] = ()  # mask values, as in --ignore
     mask_pattern: str | None = None  # see pairs.py
-    intensity_range: tuple[float, float] | None = None  # become black and white; default: measured
+    intensity_range: tuple[float, float] | None = None  # values that map to black and to white
     train_list: Path | None = None  # file that lists the images of the split
     valid_list: Path | None = None
     test_list: Path | None = None
     fold: str | None = None  # "k/n": validate with part k of n
 
     def __post_init__(self):
-        """Raise UserError for options that exclude each other."""
+        """Raise UserError for options that cannot be combined."""
         if self.fold:
             parse_fold(self.fold)
             if self.train_list or self.valid_list:
@@ -74,7 +74,7 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
-    """Return the names in a split's list, else the dataset's own that are in no other list.
+    """Return the names in a split's list, else those of the dataset's own split that are in no other list.
 
     own(split, lists): own names of "train", "valid", "test" or "trainval", given the flags' lists.
     find(text): the name that an entry of a list refers to, or None. Raises UserError.
@@ -87,7 +87,7 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
         return lists[split]
     listed = {name for names in lists.values() for name in names}
     other = {"train": "valid", "valid": "train"}.get(split)
-    whole = other and (options.fold or other in lists)  # the rest of trainval is left
+    whole = other and (options.fold or other in lists)  # the split is what remains of trainval
     names = [name for name in own("trainval" if whole else split, lists) if name not in listed]
     if other and options.fold:
         part, parts = parse_fold(options.fold)
@@ -98,14 +98,14 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
             del names[held_out]
     if not names:
         data = options.path or options.dataset
-        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; correct the lists")
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add some, or correct the lists")
     return names
 
 
 def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     """Return the names in a text file, one per line. Raises UserError.
 
-    A name is the longest start of a line, up to a blank, comma, semicolon or the end, that `find` knows.
+    A name is the longest prefix of a line that `find` knows, up to a blank, comma, semicolon or the end.
     """
     label = f"{flag} {path}".strip()
     try:
@@ -158,9 +158,9 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     pattern = "name of a mask, with {name}, {id} (up to the first _) or {number}, e.g. '{name}_gt.png'"
     folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
-    add("--cache_dir", type=user_path, help="of decoded images; default: cache/ in --data_path")
+    add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
     add("--foreground", nargs="+", help=own + values + default("all above 0"))
-    add("--ignore", nargs="+", help=own + ignore + default("255 next to class indices"))
+    add("--ignore", nargs="+", help=own + ignore + default("255 if the other values are class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
         text = f"text file that lists the images of the {SPLIT_NAMES[split]} split"

@@ -75,7 +75,7 @@ class Learner:
         if self.ema:
             names.insert(1, "ema")
         kept = {name: getattr(self, name).state_dict() for name in names}
-        kept["scheduler"].pop("lr_lambdas", None)  # follow from the arguments
+        kept["scheduler"].pop("lr_lambdas", None)  # rebuilt from the arguments
         return kept
 
     def load_state_dict(self, kept: dict):

@@ -1,4 +1,4 @@
-"""Decode image files, whatever they contain. A file is a path or an open binary file."""
+"""Decode image files; every failure is an ImageError. A file is a path or an open binary file."""
 
 import os
 import warnings

@@ -36,11 +36,11 @@ class Style:
     crop: bool = False  # crop cutouts to the foreground
     closed_form: bool = False  # see `matte`
     background: tuple | str | Image.Image | None = None  # of cutouts: a color or an RGB image
-    each: bool = False  # write one cutout per animal
+    each: bool = False  # write one cutout per large component
 
 
 def mask_of(probability, threshold=0.5):
-    """Return a PIL image of mode L: 255 from the threshold on, else 0."""
+    """Return a PIL image of mode L: 255 at or above the threshold, else 0."""
     return Image.fromarray((probability >= threshold).to(torch.uint8).mul_(255).numpy())
 
 
@@ -73,7 +73,7 @@ def cut_out(photo, probability, style=Style()):  # noqa: B008  # it is frozen
         shade = ImageChops.darker(shade, opacity)
     if style.background is None:
         hidden = torch.from_numpy(np.array(shade)) == 0
-        colors.masked_fill_(hidden[..., None], 0)  # the old background is not in the file
+        colors.masked_fill_(hidden[..., None], 0)  # so that no hidden color of the background is saved
         image = Image.fromarray(colors.numpy())
         image.putalpha(shade)
     else:

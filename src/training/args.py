@@ -52,29 +52,31 @@ MAY_CHANGE = {  # on --resume
 def get_args_parser(doc) -> Parser:
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    add("--dataset", choices=DATASETS, help="default: that of --data_path, else pets if present, else shapes")
+    kinds = "kind of dataset; default: as in --data_path, else pets if present, else shapes"
+    add("--dataset", choices=DATASETS, help=kinds)
     add_dataset_flags(add)
-    add("--image_size", type=image_side, help="of the input, in pixels; default 256, shapes 64")
-    add("--start_size", type=non_negative_int, help="to grow from; 0: no growth; default 64 for pets, else 0")
-    add("--border", choices=BORDERS, default="foreground", help="class of trimap borders; default foreground")
-    add("--augment", choices=AUGMENTS, default="scale_jitter", help="see augment.py; default scale_jitter")
+    add("--image_size", type=image_side, help="image size in pixels; default 256, for shapes 64")
+    start = "image size of the first epochs; 0: --image_size; default 64 for pets"
+    add("--start_size", type=non_negative_int, help=start)
+    add("--border", choices=BORDERS, default="foreground", help="class of trimap border pixels; default foreground")
+    add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default scale_jitter")
     kinds = ("fixed", "train", "unit", "imagenet", "weights")
-    values = "mean and std of pixels: 0.5, the training set's, 0 and 1, ImageNet's, --weights'; default fixed"
+    values = "mean and std: fixed (0.5), train (measured), unit (0 and 1), imagenet or weights (as in --weights)"
     add("--normalize", choices=kinds, default="fixed", help=values)
     add("--limit", type=positive_int, help="use the first LIMIT images of each split")
     add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=MODELS, default="unet", help="default unet")
-    add("--width", type=positive_int, help="U-Nets: channels of the first level; default 64")
-    add("--depth", type=positive_int, help="unet: how often the size is halved; default 4")
-    add("--norm", choices=("batch", "none"), help="U-Nets: normalization; default batch")
-    add("--dropout", type=fraction, help="U-Nets: dropout at the bottleneck; default 0")
+    add("--model", choices=MODELS, default="unet", help="network; default unet")
+    add("--width", type=positive_int, help="unet, unet_shallow, unet_add: channels of the first level; default 64")
+    add("--depth", type=positive_int, help="unet: number of times the size is halved; default 4")
+    add("--norm", choices=("batch", "none"), help="unet, unet_shallow, unet_add: normalization; default batch")
+    add("--dropout", type=fraction, help="unet, unet_shallow, unet_add: dropout at the bottleneck; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: kind of decoder; default nearest")
-    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's resnet34 weights")
+    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's weights of ResNet34, as encoder")
     add("--weights", type=user_path, metavar="FILE", help="checkpoint whose network to fine-tune")
-    add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3")
-    add("--out_channels", type=int, choices=(1, 2), default=1, help="2 adds the background; default 1")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="input channels: 3 for color, 1 for gray; default 3")
+    add("--out_channels", type=int, choices=(1, 2), default=1, help="output channels; 2 adds the background; default 1")
     add_training_flags(parser)
     add_runtime_flags(parser)
     return parser
@@ -82,27 +84,27 @@ def get_args_parser(doc) -> Parser:
 
 def add_training_flags(parser):
     add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", "-e", type=positive_int, help="default 40 for pets, 50 for folder, 4 for shapes")
-    add("--hours", type=hours, help="time budget, instead of --epochs")
-    add("--steps", type=positive_int, help="per epoch; default: each image once, shapes 6")
-    images = "over all processes; default 16 for pets, 4 for folder, 8 for shapes"
+    add("--epochs", "-e", type=positive_int, help="number of epochs; default 40 for pets, 50 for folder, 4 for shapes")
+    add("--hours", type=hours, help="time budget in hours, instead of --epochs")
+    add("--steps", type=positive_int, help="steps per epoch; default: each image once, for shapes 6")
+    images = "images per step, over all processes; default 16 for pets, 4 for folder, 8 for shapes"
     add("--batch_size", "-b", type=positive_int, help=images)
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
-    add("--learning_rate", "-lr", type=non_negative_float, help="peak; default: the optimizer's")
-    add("--weight_decay", type=non_negative_float, help="default 0.05 for muon, 0.01 for adamw, else 0")
+    add("--learning_rate", "-lr", type=non_negative_float, help="peak learning rate; default: the optimizer's")
+    add("--weight_decay", type=non_negative_float, help="weight decay; default 0.05 for muon, 0.01 for adamw, else 0")
     add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)} or e.g. bce:1,dice:0.5")
-    add("--optimizer", choices=OPTIMIZERS, default="muon", help="default muon")
-    add("--schedule", choices=SCHEDULES, default="wsd", help="default wsd")
+    add("--optimizer", choices=OPTIMIZERS, default="muon", help="optimizer; default muon")
+    add("--schedule", choices=SCHEDULES, default="wsd", help="learning rate schedule; default wsd")
     add("--ema", type=fraction, default=0.999, help="decay of averaged weights; 0: off; default 0.999")
 
     add = parser.add_argument_group("run").add_argument
-    add("--seed", type=seed, default=0, help="default 0")
+    add("--seed", type=seed, default=0, help="random seed; default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
-    add("--compile", nargs="?", const="default", choices=modes, help="mode of torch.compile")
+    add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, in this mode")
     add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
-    add("--name", type=file_name, help="of the run's files; default: the network's")
-    add("--save_dir", type=user_path, default=Path("saved_models"), help="default saved_models")
+    add("--name", type=file_name, help="name of the run's files; default: the network's, numbered if taken (unet-2)")
+    add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
     often = "minutes between saves within an epoch, or e.g. 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)
     add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its arguments")
@@ -154,20 +156,20 @@ def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
     flags = {"model": start.name, "out_channels": 1, "encoder_weights": None, **start.options}
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
         if flag in given and given[flag] != flags.get(flag, defaults.get(flag)):
-            raise UserError(f"--{flag} {given[flag]} differs from the network in --weights {path}; omit it")
+            raise UserError(f"--{flag} {given[flag]} differs from the network in --weights {path}; omit --{flag}")
     if flags["out_channels"] > 2:  # of another repo's network
         flags["out_channels"] = 1
     return {flag: value for flag, value in flags.items() if flag not in given}
 
 
 def check_args(args: Namespace):
-    """Raise UserError for arguments that exclude each other."""
+    """Raise UserError for arguments that cannot be combined."""
     if args.normalize == "weights" and not args.weights:
         raise UserError("--normalize weights needs --weights")
     if args.normalize == "imagenet" and args.in_channels != 3:
         raise UserError("--normalize imagenet only applies to color images; omit --in_channels")
     if args.hours and args.epochs:
-        raise UserError("--hours and --epochs exclude each other; omit one")
+        raise UserError("--hours and --epochs cannot be combined; omit one")
     if args.hours and args.schedule == "onecycle":
         raise UserError("--schedule onecycle needs --epochs instead of --hours")
     micro_batches = world_size() * args.accumulation_steps
@@ -206,7 +208,7 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
 
 
 def data_options(args: Namespace) -> DataOptions:
-    """Return the dataset's options. Raises UserError if they exclude each other."""
+    """Return the dataset's options. Raises UserError if they cannot be combined."""
     options = {"path": args.data_path}
     for entry in fields(DataOptions):
         value = getattr(args, entry.name, None)

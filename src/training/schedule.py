@@ -41,7 +41,7 @@ def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup:
 
 
 def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable:
-    """Return a function of the step: how far the run is, and its length, in steps or (floats) seconds."""
+    """Return a function of the step: how far along the run is, and its length, in steps or (floats) seconds."""
     if args.hours:
         return lambda step: (state.elapsed, 3600.0 * args.hours)
     return lambda step: (step, args.epochs * steps_per_epoch)
@@ -58,7 +58,7 @@ def warmup_stable_decay(now: float, end: float, step: int, warmup: int) -> float
     Hägele et al., NeurIPS 2024 (arXiv 2405.18392), section 3.
     """
     rise = (step + 1) / (warmup + 1)
-    if isinstance(end, float):  # of a short time budget, the rise takes a tenth
+    if isinstance(end, float):  # with a short time budget, the rise takes at most a tenth
         rise = max(rise, 10 * now / end)
     fall = (end - now) / (end * COOLDOWN)
     return min(rise, 1, max(0.0, fall))
@@ -76,7 +76,7 @@ def sizes(start_size: int, image_size: int) -> list[int]:
 def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
     """Return the image size at a fraction of the run; each gets epochs in proportion to 1/sqrt(size).
 
-    progress: of the epochs, at an epoch's end, or (timed) of the time, of which an epoch takes size².
+    progress: fraction of the epochs at the epoch's end; if timed, of the time, of which an epoch takes size².
     """
     steps = sizes(start_size, image_size)
     ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])
