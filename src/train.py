@@ -7,9 +7,10 @@
     python src/train.py --resume saved_models/unet.last.pth  # continue exactly
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
-Writes to --save_dir, after each epoch: NAME.pth (the weights with the highest validation Dice at the largest image
-size), NAME.last.pth (for --resume), NAME.csv (the history), NAME.curve.png, NAME.panels.png. Before the first step:
-NAME.batch.png, augmented training images.
+The pets' recipe: 40 epochs in batches of 16, images growing from 64 to 256 pixels, all augmentation but flips growing
+over ten epochs; Muon at 8e-3 after 200 steps of warm-up, falling to 0 over the last third; the weights are averaged.
+Writes to --save_dir: NAME.batch.png (augmented images, before the first step) and, after every epoch, NAME.pth (highest
+validation Dice at the largest size), NAME.last.pth (for --resume), NAME.csv, NAME.curve.png and NAME.panels.png.
 """
 
 if __name__ == "__main__":
