@@ -30,7 +30,7 @@ from reports.plots import panel_rows, save_figure
 from reports.statistics import Result
 from runtime import choose_runtime
 from scoring import THRESHOLDS
-from splits import SPLITS
+from splits import SPLIT_NAMES, SPLITS
 from training.schedule import at_largest_size
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
@@ -66,7 +66,7 @@ def main():
         if history := read_history(path):
             histories[label] = history
         dice, size = result.scores["dice"], option.image_size
-        print(f"{label}: {args.split} Dice {dice:.4f}, {result.seconds:.0f} s", flush=True)
+        print(f"{label}: {SPLIT_NAMES[args.split]} Dice {dice:.4f}, {result.seconds:.0f} s", flush=True)
         notes.append(f"{label}: {size}×{size} pixels, border {option.border}{tta}.")
         leak = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
         if leak.get("trained_on"):
