@@ -52,8 +52,8 @@ MAY_CHANGE = {  # on --resume
 def get_args_parser(doc) -> Parser:
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    kinds = "kind of dataset; default: as in --data_path, else pets if present, else shapes"
-    add("--dataset", choices=DATASETS, help=kinds)
+    dataset = "kind of dataset; default: as in --data_path, else pets if present, else shapes"
+    add("--dataset", choices=DATASETS, help=dataset)
     add_dataset_flags(add)
     add("--image_size", type=image_side, help="image size in pixels; default 256, for shapes 64")
     start = "image size of the first epochs; 0: --image_size; default 64 for pets"
