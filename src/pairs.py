@@ -206,9 +206,9 @@ def fill_in(pattern: str, stem: str) -> str:
 def hint(images: list[Path], masks: list[Path]) -> str:
     """Return a --mask_pattern that pairs most of these images and masks, or other advice."""
     patterns = {}
-    for image, mask in product(images[:100], masks[:1000]):
-        for key in ("{name}", "{id}", "{number}"):
-            text = fill_in(key, image.stem)
+    for image in images[:100]:
+        texts = [(key, fill_in(key, image.stem)) for key in ("{name}", "{id}", "{number}")]
+        for mask, (key, text) in product(masks[:1000], texts):
             if text and text in mask.name:
                 patterns[mask.name.replace(text, key)] = True
     names = {mask.name for mask in masks}
