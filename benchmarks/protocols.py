@@ -37,7 +37,7 @@ from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
 TOLERANCE = 0.008  # of the image's diagonal, as in DAVIS
 PUBLISHED_SIZE = 256  # pixels, the size at which the named reports score
-# Who reports under a protocol: (border, size, average, Dice of) at threshold 0.5. Reports 1 to 5 are those of
+# Who reports under a protocol: (border, size, average, Dice of) at threshold 0.5. Reports 1 to 5: see
 # benchmarks/README.md; report 3 uses synthetic shapes. segmentation_models.pytorch's example
 # (binary_segmentation_intro.ipynb) takes trimap 2 as background, 1 and 3 as foreground, resizes to 256 x 256, and
 # prints per-image and dataset IoU of test.txt.

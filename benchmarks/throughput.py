@@ -59,8 +59,8 @@ def draw_dataset(folder, images, width=500, height=375):
         (folder / part).mkdir(parents=True)
     names = [f"Drawn_{index}" for index in range(images + images // 10 + 1)]
     for index, name in enumerate(names):
-        picture, mask = shapes.draw(np.random.default_rng(index), height, width, count=6)
-        Image.fromarray(picture).save(oxford_pet.image_path(folder, name), quality=90)
+        image, mask = shapes.draw(np.random.default_rng(index), height, width, count=6)
+        Image.fromarray(image).save(oxford_pet.image_path(folder, name), quality=90)
         Image.fromarray(2 - mask).save(oxford_pet.trimap_path(folder, name))
     for split, part in (("trainval", names[:images]), ("test", names[images:])):
         (folder / "annotations" / f"{split}.txt").write_text("".join(f"{name} 1 1 1\n" for name in part))
@@ -120,11 +120,11 @@ class PlainPets(Dataset):
         return len(self.names)
 
     def __getitem__(self, index):
-        picture = Image.open(oxford_pet.image_path(self.data_path, self.names[index])).convert("RGB")
+        photo = Image.open(oxford_pet.image_path(self.data_path, self.names[index])).convert("RGB")
         trimap = Image.open(oxford_pet.trimap_path(self.data_path, self.names[index]))
-        picture = picture.resize((self.size, self.size), Image.Resampling.BILINEAR)
+        photo = photo.resize((self.size, self.size), Image.Resampling.BILINEAR)
         trimap = trimap.resize((self.size, self.size), Image.Resampling.NEAREST)
-        image = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255
+        image = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255
         return (image - 0.5) / 0.5, torch.from_numpy(np.array(trimap) != 2).float()[None]
 
 

@@ -119,7 +119,7 @@ class Contender:
 
 
 def table(contenders):
-    """Yield lines: seconds to each Dice, and the last contender's seconds over those of the fastest other one."""
+    """Yield lines: seconds to each Dice, and how many times as long the last one takes as the fastest other."""
     theirs = contenders[-1]
     yield "Dice      " + "".join(f"{one.label:>22}" for one in contenders) + f"{'R2 / fastest':>16}"
     for goal in GOALS:

@@ -74,7 +74,7 @@ def parse_fold(text: str) -> tuple[int, int]:
 
 
 def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
-    """Return the names in a split's list, else those of the dataset's own split that are in no other list.
+    """Return the names in a split's list, else the names of its own split that are in no other list.
 
     own(split, lists): own names of "train", "valid", "test" or "trainval", given the flags' lists.
     find(text): the name that an entry of a list refers to, or None. Raises UserError.

@@ -61,8 +61,8 @@ def test_a_benchmark_runs_and_prints_all_of_its_rows(script, folder):
     noisy = "too noisy" in done.stderr  # the only reason to fail on a busy machine, after all rows are printed
     assert done.returncode == (2 if noisy else 0) and "Traceback" not in done.stderr, done.stdout + done.stderr
     assert all(name in done.stdout for name in names), done.stdout
-    pictures = [word for word in arguments.split() if word.endswith(".png")]
-    assert all(Image.open(folder / name).width > 100 for name in pictures)
+    figures = [word for word in arguments.split() if word.endswith(".png")]
+    assert all(Image.open(folder / name).width > 100 for name in figures)
 
 
 def test_the_gpu_script_parses():

@@ -216,11 +216,11 @@ def paint(*colors):
     """Encode masks: the foreground in one color on the left half of the image, in another on the right."""
 
     def encode(mask):
-        picture = np.zeros((*mask.shape, 3), np.uint8)
+        image = np.zeros((*mask.shape, 3), np.uint8)
         half = mask.shape[1] // 2
         for color, columns in zip(colors, (slice(0, half), slice(half, None)), strict=True):
-            picture[:, columns][mask[:, columns]] = color
-        return Image.fromarray(picture)
+            image[:, columns][mask[:, columns]] = color
+        return Image.fromarray(image)
 
     return encode
 

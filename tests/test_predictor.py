@@ -28,7 +28,7 @@ def test_weights_cast_once_give_the_logits_of_autocast(name, options, dtype, tmp
 
 
 def test_evaluation_covers_every_image_in_evaluation_mode(tmp_path):
-    """The counts are those of one image at a time, whatever the batch size, and the network stays as it is."""
+    """The counts equal the counts of single images, whatever the batch size, and the network stays as it is."""
     checkpoint = load(make_checkpoint(tmp_path / "a.pth"))
     network = restore_model(checkpoint, "a.pth").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -36,7 +36,7 @@ def test_contract_of_gray_and_rgb():
 
 
 def test_the_mask_is_the_union_of_the_discs():
-    picture, mask = shapes.draw(np.random.default_rng(1), 96, 128, sigma=0, gray=True)
-    assert picture.shape == mask.shape == (96, 128)
-    assert picture[mask == 0].max() == picture.min() == 0  # without noise the background is one level, the lowest
-    assert (picture[mask == 1] > 0).mean() > 0.99 and picture.max() == 255
+    image, mask = shapes.draw(np.random.default_rng(1), 96, 128, sigma=0, gray=True)
+    assert image.shape == mask.shape == (96, 128)
+    assert image[mask == 0].max() == image.min() == 0  # without noise the background is one level, the lowest
+    assert (image[mask == 1] > 0).mean() > 0.99 and image.max() == 255

@@ -101,7 +101,7 @@ def convolve_joined(layers, first, second, channels):
     """Compute layers(torch.cat([first, second], dim=1)) without the concatenation, which costs time.
 
     layers: a convolution, which is applied to `first` and `second` separately and summed, and others.
-    channels: those of `first`, an int so that tracing treats it as a constant.
+    channels: the number in `first`, an int so that tracing treats it as a constant.
     """
     conv, *others = layers
     x = F.conv2d(first, conv.weight[:, :channels], conv.bias, padding=conv.padding)

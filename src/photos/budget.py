@@ -4,7 +4,7 @@ import threading
 
 
 class PixelBudget:
-    """Limits the pixels in memory across threads; a larger image is processed alone."""
+    """Limits the pixels in memory across threads; a larger image is processed by itself."""
 
     def __init__(self, pixels: int):
         self.pixels, self.taken, self.changed = pixels, 0, threading.Condition()

@@ -97,7 +97,7 @@ def find_band(depth, border):
 
 
 def solve_guided(image, known, band, depth, border):
-    """Solve alpha, float32 (H, W), from pixels far from the edge, then from those of certain alpha."""
+    """Solve alpha, float32 (H, W), from pixels far from the edge, then from pixels of certain alpha."""
     inside = depth / border - EDGE
     prior = (2 * inside + 0.5).clamp(0, 1)
     # Colors mislead far from the edge: a pale ear before a pale wall.
