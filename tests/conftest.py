@@ -1,13 +1,15 @@
-"""Synthetic data in the layouts that commands read; commands run in tests; checkpoints and runs made once."""
+"""Helpers: synthetic data in every layout, commands run in this process, checkpoints and runs made once per session."""
 
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: pytest-xdist has a worker on every core
 
 import contextlib
+import csv
 import hashlib
 import importlib
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -35,7 +37,7 @@ from splits import DataOptions
 from utils import run
 
 ROOT = Path(__file__).parents[1]
-CACHE = "TEST_CACHE"  # environment variable: the folder of what is made once for all tests of a session
+CACHE = "TEST_CACHE"  # environment variable: the folder for what is made once per session
 measure_speeds = runtime.convolution_speeds.__wrapped__
 FAST = "bfloat16" if os.environ.get("TURN_PRECISION") else "float32"  # what --precision auto chooses in tests
 runtime.convolution_speeds = lambda: {"float32": 10.0, "bfloat16": 10.0, FAST: 50.0}
@@ -44,7 +46,7 @@ torch.set_num_threads(1)  # results then do not depend on the machine, and tiny 
 
 
 def draw_nothing(*args):
-    """Write an image of one pixel in place of a figure, which takes longer than a tiny run."""
+    """Write a one-pixel image instead of a figure, which would take longer than a tiny run."""
     path = next(value for value in args if isinstance(value, Path))
     write_atomically(path, lambda file: Image.new("L", (1, 1)).save(file, "PNG"))
 
@@ -73,7 +75,7 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_sessionfinish(session):
-    """Count a skipped test as a failure in CI, which has all that optional tests need."""
+    """Count a skipped test as a failure in CI, which has everything that optional tests need."""
     reporter = session.config.pluginmanager.get_plugin("terminalreporter")
     if reporter and os.environ.get("SKIPS_FAIL") and reporter.stats.get("skipped"):  # pytest-xdist's workers have none
         session.exitstatus = 1
@@ -107,17 +109,9 @@ def make_pets(folder, trainval=20, test=6):
 
 
 def draw_folder(
-    index,
-    width=60,
-    height=44,
-    folder=None,
-    name=None,
-    images="images",
-    masks="masks",
-    ending="",
-    encode=None,
+    index, width=60, height=44, folder=None, name=None, images="images", masks="masks", ending="", encode=None,
     suffix="png",
-):
+):  # fmt: skip
     """Draw an image (H, W, 3) and its mask (H, W) of 0 and 1; with `folder` also write them, the mask as 0 and 255."""
     pixels, mask = shapes.draw(np.random.default_rng([8, index]), height, width, count=4)
     if folder:
@@ -130,7 +124,7 @@ def draw_folder(
 
 
 def make_folder(folder, number, encode=None, images="images", masks="masks", first=0, **options):
-    """Write images 0, 1, ... and their masks in a user's own folder. first: of the drawings."""
+    """Write images 0, 1, ... and their masks in the layout of a user's dataset. first: index of the first drawing."""
     for part in (images, masks):
         (folder / part).mkdir(parents=True)
     for index in range(number):
@@ -138,7 +132,7 @@ def make_folder(folder, number, encode=None, images="images", masks="masks", fir
     return folder
 
 
-def labelled(tmp_path, *values):
+def labeled(tmp_path, *values):
     """Make a folder whose masks are vertical stripes of these values."""
     data = make_folder(tmp_path / "data", 6)
     stripes = np.array(values, dtype=np.uint8).repeat(60 // len(values))
@@ -164,6 +158,17 @@ def pets(tmp_path):
     return make_pets(tmp_path / "oxford-iiit-pet")
 
 
+def with_orientation(orientation):
+    """Return EXIF data with this orientation."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return exif
+
+
+def random_photo(width=50, height=30, seed=0):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
+
+
 # --------------------------------------------------------------------------------------- commands
 
 
@@ -185,16 +190,19 @@ def script(name, *arguments, cwd, expect=0):
     return done
 
 
-def process(name, *arguments, cwd, expect=0, launcher=(sys.executable,)):
-    """Do the same in a separate process, or in those that `launcher` starts."""
-    command = [*launcher, str(ROOT / "src" / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=600)
-    assert done.returncode == expect, done.stdout + done.stderr
-    return done
+def read_table(path):
+    """Return the rows of a CSV file as dicts."""
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def read_scores(folder, name="scores"):
+    """Return the first record of evaluate.py's JSON file."""
+    return json.loads((folder / f"{name}.json").read_text())[0]
 
 
 def error_of(done):
-    """Return the one line that a command with exit status 2 leaves on stderr."""
+    """Return the error, the last line on stderr, of a command with exit status 2."""
     lines = done.stderr.strip().splitlines()
     assert lines and lines[-1].startswith("error: "), done.stderr
     assert not any("Traceback" in line for line in lines), done.stderr
@@ -203,7 +211,7 @@ def error_of(done):
 
 @contextmanager
 def after_each_step(call):
-    """In the block, call(steps taken, learner) after each step of training in this process."""
+    """Inside the block, call `call(steps taken, learner)` after each training step in this process."""
     real = train.train_step
 
     def step(batch, learner, augmentation, args, number):
@@ -217,17 +225,17 @@ def after_each_step(call):
 
 
 def stop_after(steps, number=signal.SIGTERM):
-    """Return a context in which a run gets a signal after so many steps."""
+    """Return a context in which a run receives a signal after its step number `steps`."""
     return after_each_step(lambda taken, learner: taken == steps and os.kill(os.getpid(), number))
 
 
-# ---------------------------------------------------------------------------- what is made once
+# ------------------------------------------------------------------------------ made once
 
 
 def made_once(kind, make, /, **key):
-    """Return a folder of the session's cache that make(folder) fills when it is first asked for.
+    """Return a folder in the session's cache, which make(folder) fills on first use.
 
-    Workers share the cache. Two that make the same folder at once make it twice, and one of the two is kept.
+    Workers share the cache. If two make the same folder at the same time, one of the two is kept.
     """
     if CACHE not in os.environ:  # outside pytest
         os.environ[CACHE] = tempfile.mkdtemp(prefix="tests-")
@@ -242,7 +250,7 @@ def made_once(kind, make, /, **key):
 
 
 def make_checkpoint(path, name="unet", image_size=32, seed=0, threshold=0.5, **options):
-    """Write a checkpoint of a network that was never trained, as train.py writes it."""
+    """Write a checkpoint of an untrained network in the format of train.py."""
     options = {"in_channels": 3, "out_channels": 1, **({} if name == "resnet34_unet" else {"width": 4}), **options}
 
     def make(folder):
@@ -252,27 +260,22 @@ def make_checkpoint(path, name="unet", image_size=32, seed=0, threshold=0.5, **o
         norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = 1.0
-        with torch.no_grad():  # running statistics that keep activations, and so rounding errors, of the usual size
+        with torch.no_grad():  # running statistics that keep activations, and thus rounding errors, at their usual size
             network(torch.randn(8, channels, 96, 96))
         about = {"name": name, "options": options, "dataset": "pets", "image_size": image_size, "border": "foreground"}
         more = {"epoch": 1, "scores": {}, "threshold": threshold, "seconds": 1.0, "command": "python src/train.py"}
         torch.save({**about, **normalization, **more, "model": network.state_dict()}, folder / "a.pth")
 
-    key = {
-        "name": name,
-        "image_size": image_size,
-        "seed": seed,
-        "threshold": threshold,
-        "options": sorted(options.items()),
-    }
+    key = {"name": name, "image_size": image_size, "seed": seed, "threshold": threshold}
+    key["options"] = sorted(options.items())
     shutil.copyfile(made_once("checkpoint", make, **key) / "a.pth", path)
     return path
 
 
 def trained_run(folder, *flags, pets=False, stopped=None):
-    """Copy into `folder` what `train.py FLAGS --name a` leaves, with the pets it was trained on; return its output.
+    """Copy the files of a run `train.py FLAGS --name a` into `folder`, and return its output.
 
-    stopped: the step after which the run got SIGTERM.
+    pets: train on synthetic pets, and copy them too. stopped: the step after which the run receives SIGTERM.
     """
 
     def make(made):

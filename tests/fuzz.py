@@ -1,9 +1,9 @@
-"""Mutated pictures, checkpoints, packed arrays and split files: each must be used rightly or refused in one line.
+"""Feed mutated images, checkpoints, packed arrays and split files to their readers.
 
     python tests/fuzz.py --inputs 2000
 
-Anything but a UserError or ImageError is a traceback; an input that takes longer than HANG seconds is a hang; and
-whatever is accepted must be what its reader promises.
+Each must be read correctly or refused in one line. Any exception but UserError and ImageError counts as a traceback,
+an input that takes longer than HANG seconds as a hang, and an accepted one that breaks its reader's promise as wrong.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
 
+import conftest  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from conftest import draw_folder, draw_pet, load_folder, load_pets, make_checkpoint, make_folder, make_pets  # noqa: E402
@@ -35,46 +36,44 @@ from utils import UserError  # noqa: E402
 HANG = 20  # seconds
 
 
-def mutate(content, chance):
-    """Flip, cut, repeat, swap or overwrite bytes of a file."""
+def mutate(content, rng):
+    """Flip, delete, insert or overwrite bytes of a file."""
     content = bytearray(content)
-    for _ in range(chance.choice([1, 1, 2, 8])):
+    for _ in range(rng.choice([1, 1, 2, 8])):
         if not content:
             break
-        kind, at = chance.randrange(7), chance.randrange(len(content))
+        kind, at = rng.randrange(7), rng.randrange(len(content))
         if kind == 0:
-            content[at] ^= 1 << chance.randrange(8)
+            content[at] ^= 1 << rng.randrange(8)
         elif kind == 1:
             del content[at:]
         elif kind == 2:
-            del content[at : at + chance.randrange(1, 64)]
+            del content[at : at + rng.randrange(1, 64)]
         elif kind == 3:
-            content[at:at] = chance.randbytes(chance.randrange(1, 64))
+            content[at:at] = rng.randbytes(rng.randrange(1, 64))
         elif kind == 4:
-            content[at : at + 4] = chance.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"])
+            content[at : at + 4] = rng.choice([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff"])
         elif kind == 5:
-            content[at : at + 32] = content[: chance.randrange(1, 64)]
+            content[at : at + 32] = content[: rng.randrange(1, 64)]
         else:
-            head = chance.randrange(min(64, len(content)))  # headers matter most
-            content[head] = chance.randrange(256)
+            head = rng.randrange(min(64, len(content)))  # headers matter most
+            content[head] = rng.randrange(256)
     return bytes(content)
 
 
-def encoded(picture, kind, **options):
+def encoded(image, kind, **options):
     file = io.BytesIO()
-    picture.save(file, kind, **options)
+    image.save(file, kind, **options)
     return file.getvalue()
 
 
-def picture_files(chance):
-    """A picture of each kind that people have."""
-    rng = np.random.default_rng(chance.randrange(2**32))
-    rgb = Image.fromarray(rng.integers(0, 255, (24, 31, 3), dtype=np.uint8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    deep = Image.fromarray(rng.integers(0, 65535, (12, 9), dtype=np.uint16))
+def image_files(rng):
+    """Return an image file of each common kind."""
+    pixels = np.random.default_rng(rng.randrange(2**32))
+    rgb = Image.fromarray(pixels.integers(0, 255, (24, 31, 3), dtype=np.uint8))
+    deep = Image.fromarray(pixels.integers(0, 65535, (12, 9), dtype=np.uint16))
     return [
-        encoded(rgb, "JPEG", exif=exif),
+        encoded(rgb, "JPEG", exif=conftest.with_orientation(6)),
         encoded(rgb.convert("CMYK"), "JPEG"),
         encoded(rgb, "PNG"),
         encoded(deep, "PNG"),
@@ -89,10 +88,10 @@ def picture_files(chance):
 
 
 class Targets:
-    """One method per kind of input: write a mutated file, read it as the scripts do, check what is accepted."""
+    """One method per kind of input: write a mutated file, read it as the commands do, check what is accepted."""
 
-    def __init__(self, folder, chance):
-        self.folder, self.chance = folder, chance
+    def __init__(self, folder, rng):
+        self.folder, self.rng = folder, rng
         self.pets = make_pets(folder / "pets", 6, 3)
         self.own = make_folder(folder / "own", 6)
         make_checkpoint(folder / "good.pth")
@@ -110,19 +109,19 @@ class Targets:
         path.write_bytes(content)
         return path
 
-    def picture(self):
-        path = self.write("picture", mutate(self.chance.choice(picture_files(self.chance)), self.chance))
-        picture = read_image(path)
-        assert picture.mode == "RGB" and min(picture.size) >= 1
+    def image(self):
+        path = self.write("image", mutate(self.rng.choice(image_files(self.rng)), self.rng))
+        image = read_image(path)
+        assert image.mode == "RGB" and min(image.size) >= 1
         probability = predict(self.predictor, path)
-        assert probability.shape == picture.size[::-1] and probability.dtype == np.float32
+        assert probability.shape == image.size[::-1] and probability.dtype == np.float32
         assert np.isfinite(probability).all() and probability.min() >= 0 and probability.max() <= 1
 
     def trimap(self):
         name = "Drawn_1"
         draw_pet(self.pets, name, 1)
         path = self.pets / "annotations/trimaps" / f"{name}.png"
-        path.write_bytes(mutate(path.read_bytes(), self.chance))
+        path.write_bytes(mutate(path.read_bytes(), self.rng))
         try:
             assert set(np.unique(np.asarray(read_trimap(path)))) <= {1, 2, 3}
             dataset = load_pets(self.pets, "train", 16)
@@ -131,21 +130,21 @@ class Targets:
             draw_pet(self.pets, name, 1)
 
     def mask(self):
-        """Your own mask, of any kind, and a list of names."""
+        """A user's mask of any mode, and a list of names."""
         draw_folder(0, folder=self.own, name="0")
         path = self.own / "masks/0.png"
-        mask = Image.open(path).convert(self.chance.choice(["L", "1", "P", "RGB", "RGBA", "LA", "I", "I;16", "F"]))
-        content = encoded(mask, "TIFF" if mask.mode in ("F", "I") else self.chance.choice(["PNG", "TIFF"]))
-        path.write_bytes(mutate(content, self.chance) if self.chance.random() < 0.8 else content)
+        mask = Image.open(path).convert(self.rng.choice(["L", "1", "P", "RGB", "RGBA", "LA", "I", "I;16", "F"]))
+        content = encoded(mask, "TIFF" if mask.mode in ("F", "I") else self.rng.choice(["PNG", "TIFF"]))
+        path.write_bytes(mutate(content, self.rng) if self.rng.random() < 0.8 else content)
         listing = b"1\n2.png\n# 3\n"
-        (self.own / "test.txt").write_bytes(mutate(listing, self.chance) if self.chance.random() < 0.3 else listing)
+        (self.own / "test.txt").write_bytes(mutate(listing, self.rng) if self.rng.random() < 0.3 else listing)
         cache.remembered.clear()
         for split in ("train", "test"):
-            dataset = load_folder(self.own, split, 16, foreground=self.chance.choice([(), ("1-255",)]))
+            dataset = load_folder(self.own, split, 16, foreground=self.rng.choice([(), ("1-255",)]))
             assert set(np.unique(dataset[list(range(len(dataset)))]["mask"].numpy())) <= {0, 1, 255}
 
     def checkpoint(self):
-        path = self.write("mutated.pth", mutate(self.chance.choice(self.checkpoints), self.chance))
+        path = self.write("mutated.pth", mutate(self.rng.choice(self.checkpoints), self.rng))
         checkpoint = load(path)
         network = restore_model(checkpoint, path)
         with torch.inference_mode():
@@ -153,7 +152,7 @@ class Targets:
         assert logits.shape[-2:] == (16, 16) and logits.isfinite().all()
 
     def description(self):
-        """Values that are whole for torch and wrong for us."""
+        """Metadata that torch loads, but that a checkpoint must not have."""
         checkpoint = load(self.folder / "good.pth").to_dict()
         wrong = [
             None,
@@ -170,24 +169,24 @@ class Targets:
             torch.zeros(2),
             "unet_add",
         ]
-        key = self.chance.choice(list(checkpoint))
-        if self.chance.random() < 0.5:
-            checkpoint[key] = self.chance.choice(wrong)
-        elif self.chance.random() < 0.5:
+        key = self.rng.choice(list(checkpoint))
+        if self.rng.random() < 0.5:
+            checkpoint[key] = self.rng.choice(wrong)
+        elif self.rng.random() < 0.5:
             del checkpoint[key]
         else:
-            option = self.chance.choice(["width", "depth", "norm", "in_channels", "out_channels", "dropout", "x"])
-            checkpoint["options"] = {**checkpoint["options"], option: self.chance.choice(wrong)}
+            option = self.rng.choice(["width", "depth", "norm", "in_channels", "out_channels", "dropout", "x"])
+            checkpoint["options"] = {**checkpoint["options"], option: self.rng.choice(wrong)}
         path = self.folder / "described.pth"
         torch.save(checkpoint, path)
         predictor = load_model(path, device="cpu", precision="float32")
         predict(predictor, Image.new("RGB", (20, 10)), image_size=16)
 
     def state_dict(self):
-        """A state_dict without its description, some of its tensors gone, renamed, reshaped or not finite."""
+        """A plain state_dict with one tensor missing, renamed, reshaped, not finite, or unchanged."""
         weights = dict(torch.load(self.plain, weights_only=True))
-        key = self.chance.choice(list(weights))
-        kind = self.chance.randrange(5)
+        key = self.rng.choice(list(weights))
+        kind = self.rng.randrange(5)
         if kind == 0:
             del weights[key]
         elif kind == 1:
@@ -198,12 +197,12 @@ class Targets:
             weights[key] = torch.full_like(weights[key], float("nan"))
         path = self.folder / "weights.pth"
         torch.save(weights, path)
-        restore_model(load(path, self.chance.choice(["unet", "unet_shallow", "unet_add", "resnet34_unet"])), path)
+        restore_model(load(path, self.rng.choice(["unet", "unet_shallow", "unet_add", "resnet34_unet"])), path)
         assert kind == 4 or key not in weights or not weights[key].is_floating_point()
         assert key in weights or key.endswith("num_batches_tracked")
 
     def resume(self):
-        path = self.write("mutated.last.pth", mutate(self.chance.choice(self.checkpoints), self.chance))
+        path = self.write("mutated.last.pth", mutate(self.rng.choice(self.checkpoints), self.rng))
         parse_args(None, ["--resume", str(path)])
         raise AssertionError("a checkpoint without training state was resumed")
 
@@ -211,19 +210,11 @@ class Targets:
         path = self.pets / "annotations/test.txt"
         good = path.read_bytes()
         lines = good.splitlines(keepends=True)
-        extra = [
-            b"../../x 1 1 1\n",
-            b"\r\n",
-            b"# comment\n",
-            lines[0],
-            b"nowhere 1 1 1\n",
-            b"\0\n",
-            b"/etc/passwd\n",
-            b"\xff\n",
-        ]
-        lines.insert(self.chance.randrange(len(lines) + 1), self.chance.choice(extra))
+        extra = [b"../../x 1 1 1\n", b"\r\n", b"# comment\n", lines[0], b"nowhere 1 1 1\n", b"\0\n", b"/etc/passwd\n"]
+        extra.append(b"\xff\n")
+        lines.insert(self.rng.randrange(len(lines) + 1), self.rng.choice(extra))
         content = b"".join(lines)
-        path.write_bytes(mutate(content, self.chance) if self.chance.random() < 0.7 else content)
+        path.write_bytes(mutate(content, self.rng) if self.rng.random() < 0.7 else content)
         try:
             names = split_names(self.pets, "test")
             assert names and len(set(names)) == len(names)
@@ -235,23 +226,23 @@ class Targets:
                 packed.unlink()
 
     def cache(self):
-        """A packed array that was damaged is made anew, unless its pixels alone changed."""
+        """A packed array whose header is damaged is created again."""
         expected = np.array(load_pets(self.pets, "valid", 16).packed)
         [path] = self.pets.glob("cache/valid-16-*")
         content = path.read_bytes()
-        path.write_bytes(mutate(content[:128], self.chance) + content[128:])
+        path.write_bytes(mutate(content[:128], self.rng) + content[128:])
         assert load_pets(self.pets, "valid", 16).packed.shape == expected.shape
         path.unlink()
 
 
-SHARES = {"picture": 9, "trimap": 2, "checkpoint": 6, "description": 3, "state_dict": 2, "resume": 1, "split": 3}
-SHARES |= {"cache": 1, "mask": 2}
+FREQUENCIES = {"image": 9, "trimap": 2, "checkpoint": 6, "description": 3, "state_dict": 2, "resume": 1, "split": 3}
+FREQUENCIES |= {"cache": 1, "mask": 2}
 
 
 def fuzz(inputs, folder, seed=0):
-    """-> inputs tried, accepted, tracebacks, hangs, wrong results."""
-    chance = random.Random(seed)
-    targets = Targets(folder, chance)
+    """Return how many inputs were tried, were accepted, gave a traceback, hung, or gave a wrong result."""
+    rng = random.Random(seed)
+    targets = Targets(folder, rng)
     torch.set_num_threads(1)
     counts = dict.fromkeys(("tried", "accepted", "tracebacks", "hangs", "wrong"), 0)
 
@@ -260,7 +251,7 @@ def fuzz(inputs, folder, seed=0):
 
     before = signal.signal(signal.SIGALRM, late)
     for _ in range(inputs):
-        [name] = chance.choices(list(SHARES), list(SHARES.values()))
+        [name] = rng.choices(list(FREQUENCIES), list(FREQUENCIES.values()))
         counts["tried"] += 1
         signal.alarm(HANG)
         try:
@@ -290,7 +281,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         counts = fuzz(args.inputs, Path(folder), args.seed)
     print(
-        f"{counts['tried']} inputs tried, {counts['accepted']} of them accepted: tracebacks {counts['tracebacks']}, "
+        f"{counts['tried']} inputs, {counts['accepted']} accepted: tracebacks {counts['tracebacks']}, "
         f"hangs {counts['hangs']}, wrong results {counts['wrong']}, {time.perf_counter() - start:.0f} s"
     )
     return 1 if counts["tracebacks"] or counts["hangs"] or counts["wrong"] else 0

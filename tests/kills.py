@@ -1,9 +1,9 @@
-"""Kill a training process at random instants, many of them while it saves.
+"""Kill a training process at random moments, often while it saves.
 
     python tests/kills.py --kills 50
 
-After every kill each saved file must be whole. At the end weights and history must equal, bit for bit, an
-undisturbed run's.
+After every kill, each saved file must be complete. At the end, weights and history must equal those of an
+uninterrupted run bit for bit.
 """
 
 import argparse
@@ -28,7 +28,7 @@ STARTED = "training images"  # what train.py prints before its first step
 
 
 def whole_files(folder, name):
-    """Open every file of a run, and return their number. Raises whatever opening a broken one raises."""
+    """Open every file of a run, and return their number. Raises an exception if one is broken."""
     found = [path for path in folder.glob(f"{name}.*") if path.is_file()]
     for path in found:
         if path.suffix == ".pth":
@@ -42,8 +42,8 @@ def whole_files(folder, name):
 
 
 def kill_often(kills, cwd, seed=0):
-    """Return the kills, those while saving, the runs, lost or broken files, and whether all weights are equal."""
-    chance, folder = random.Random(seed), cwd / "saved_models"
+    """Return the numbers of kills, kills while saving, runs and broken files, and whether all weights are equal."""
+    rng, folder = random.Random(seed), cwd / "saved_models"
     finish(launch("train", *RUN, "--name", "whole", cwd=cwd), log=cwd / "train.log")
     whole = load(folder / "whole.last.pth").training
     done, saving, runs, broken, same = 0, 0, 0, 0, True
@@ -59,9 +59,9 @@ def kill_often(kills, cwd, seed=0):
             log = cwd / "train.log"
             starts = log.read_text().count(STARTED)
             process = launch("train", *flags, cwd=cwd, setup=slow_disk)
-            while chance.random() < 0.99 and process.exitcode is None and log.read_text().count(STARTED) == starts:
-                time.sleep(0.02)  # most times until it trains
-            process.join(chance.uniform(0.0, 1.5) if done < kills else 600)
+            while rng.random() < 0.99 and process.exitcode is None and log.read_text().count(STARTED) == starts:
+                time.sleep(0.02)  # usually until it trains
+            process.join(rng.uniform(0.0, 1.5) if done < kills else 600)
             if process.exitcode is None:
                 process.kill()
                 process.join()

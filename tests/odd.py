@@ -1,11 +1,13 @@
-"""A folder of odd files: every format, mode, depth, transparency, profile, orientation and name that Pillow can write.
+"""Run predict.py on unusual files: every format, mode, depth, profile, orientation and name that Pillow can write.
 
     python tests/odd.py --kills 12
 
-makes it, runs predict.py over it, and checks every file against plain Pillow: named or written; size, orientation,
-alpha, colours within 2 of 255; outputs open again, without a profile; nothing outside the output folder; no program
-started; no file left over; peak memory; and that SIGTERM ends it in time at random moments. The network finds
-foreground everywhere, so a cut-out shows the whole photo. The last line has the counts.
+writes a folder of them, and compares the outputs with what plain Pillow reads. It checks that
+- each file is written, with the same size, orientation and alpha and colors within 2 of 255, or named in an error;
+- outputs can be opened and have no color profile;
+- nothing outside the output folder changes, no program is started, no temporary file is left, and memory is bounded;
+- SIGTERM at random moments ends the run in time.
+The network predicts foreground everywhere, so a cutout shows the whole photo. The last line printed has the counts.
 """
 
 import argparse
@@ -28,10 +30,10 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
 import numpy as np  # noqa: E402
 import profiles  # noqa: E402
 import torch  # noqa: E402
-from conftest import make_checkpoint  # noqa: E402
+from conftest import make_checkpoint, read_table, with_orientation  # noqa: E402
 from PIL import Image, ImageCms, ImageOps  # noqa: E402
 
-NO_PICTURES = {"PDF", "EPS", "WMF", "BUFR", "GRIB", "HDF5", "PALM", "IPTC", "MPEG"}
+NOT_DECODED = {"PDF", "EPS", "WMF", "BUFR", "GRIB", "HDF5", "PALM", "IPTC", "MPEG"}
 MODES = (
     *("1", "L", "P", "PA", "LA", "La", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV"),
     *("I", "F", "I;16", "I;16B", "I;16L"),
@@ -42,7 +44,7 @@ SECONDS = 2.0  # from SIGTERM to the end
 
 
 class Folder:
-    """Writes files; `expected` has for each path None for one that must be named, else (size, RGB, alpha)."""
+    """Writes files. expected: by path (size, RGB, alpha), or None if predict.py must report the file as unreadable."""
 
     def __init__(self, path):
         self.path, self.expected, self.count = path, {}, 0
@@ -55,19 +57,19 @@ class Folder:
         self.expected[path] = reference(path) if readable else None
         return path
 
-    def picture(self, picture, kind, name=None, **options):
-        """Save a picture, where Pillow can write such a one."""
+    def add_image(self, image, kind, name=None, **options):
+        """Save an image if Pillow can write it."""
         file = io.BytesIO()
         try:
-            picture.save(file, kind, **options)
+            image.save(file, kind, **options)
         except Exception:
             return None
-        label = name or f"{picture.mode.replace(';', '-')} {' '.join(options)}"
+        label = name or f"{image.mode.replace(';', '-')} {' '.join(options)}"
         return self.add(name or f"{label.strip()}.{kind.lower()}", file.getvalue())
 
 
 def sample(mode, size=(40, 28), seed=0):
-    """A picture of smooth colours and some noise, with alpha where its mode has that."""
+    """Return an image of smooth colors with some noise, and with alpha if its mode has it."""
     width, height = size
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:height, :width]
@@ -77,36 +79,36 @@ def sample(mode, size=(40, 28), seed=0):
     if mode.startswith("I;16"):
         return Image.fromarray(np.asarray(rgb.convert("L")).astype(np.uint16) * 257).convert("I;16").convert(mode)
     if mode in ("I", "F"):
-        grey = np.asarray(rgb.convert("L"))
-        return Image.fromarray(grey.astype(np.int32) * 257 if mode == "I" else grey.astype(np.float32) / 255)
+        gray = np.asarray(rgb.convert("L"))
+        return Image.fromarray(gray.astype(np.int32) * 257 if mode == "I" else gray.astype(np.float32) / 255)
     if mode == "LAB":
         srgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
         return ImageCms.profileToProfile(rgb, srgb, lab, outputMode="LAB")
     if mode in ("RGBA", "RGBa", "LA", "La", "PA"):
-        picture = rgb.convert("LA" if mode in ("LA", "La") else "RGBA")
-        picture.putalpha(alpha)
-        return picture.convert(mode)
+        image = rgb.convert("LA" if mode in ("LA", "La") else "RGBA")
+        image.putalpha(alpha)
+        return image.convert(mode)
     return rgb.convert(mode)
 
 
-# --------------------------------------------------------------------------------- plain Pillow's answer
+# ------------------------------------------------------------------------------- expected results
 
 
 def reference(path):
-    """What plain Pillow makes of a file: size, RGB and alpha; None where it cannot."""
+    """Read a file with plain Pillow. Return size, RGB and alpha, or None if it cannot be read."""
     try:
-        # By its bytes: of a TIFF that is to be turned and that it maps from a path, Pillow mixes up width and height.
-        with warnings.catch_warnings(), Image.open(io.BytesIO(path.read_bytes())) as picture:
+        # Read from bytes: for a TIFF with EXIF orientation that Pillow maps from a path, it swaps width and height.
+        with warnings.catch_warnings(), Image.open(io.BytesIO(path.read_bytes())) as image:
             warnings.simplefilter("ignore")
-            kind, bits = picture.format, getattr(picture, "tag_v2", {}).get(258, (16,))[0]
-            if kind in NO_PICTURES:
+            kind, bits = image.format, getattr(image, "tag_v2", {}).get(258, (16,))[0]
+            if kind in NOT_DECODED:
                 return None
-            picture.load()
-            content = picture.info.get("icc_profile")
+            image.load()
+            content = image.info.get("icc_profile")
             try:
-                upright = ImageOps.exif_transpose(picture)
-            except Exception:  # EXIF that cannot be read turns nothing
-                upright = picture.copy()
+                upright = ImageOps.exif_transpose(image)
+            except Exception:  # unreadable EXIF does not transpose
+                upright = image.copy()
             if upright.mode.startswith(("I", "F")):
                 return deep(upright, kind, bits)
             alpha = np.asarray(upright.convert("RGBA").getchannel("A")) if upright.has_transparency_data else None
@@ -115,27 +117,27 @@ def reference(path):
         return None
 
 
-def deep(picture, kind, bits):
-    """By the table in photos/colors.py."""
-    values = np.asarray(picture).astype(np.float64)
-    key = picture.info.get("transparency")
+def deep(image, kind, bits):
+    """Return the same for an image of more than 8 bits, by the table in photos/colors.py."""
+    values = np.asarray(image).astype(np.float64)
+    key = image.info.get("transparency")
     white = 65535.0
-    if picture.mode == "F":
+    if image.mode == "F":
         white = 1.0 if kind in ("TIFF", "PPM") else 255.0
-    elif kind == "TIFF" and picture.mode == "I":
+    elif kind == "TIFF" and image.mode == "I":
         white = 2.0 ** (bits - 1) - 1
-    grey = (np.nan_to_num(values, nan=0.0).clip(0, white) * 255 / white).round().astype(np.uint8)
+    gray = (np.nan_to_num(values, nan=0.0).clip(0, white) * 255 / white).round().astype(np.uint8)
     alpha = None if key is None else np.where(values == key, 0, 255)
-    return picture.size, np.repeat(grey[..., None], 3, axis=2), alpha
+    return image.size, np.repeat(gray[..., None], 3, axis=2), alpha
 
 
-def colors(picture, content):
-    if picture.mode == "LA":
-        plain = picture.getchannel("L")
-    elif picture.mode in ("L", "CMYK"):
-        plain = picture
+def colors(image, content):
+    if image.mode == "LA":
+        plain = image.getchannel("L")
+    elif image.mode in ("L", "CMYK"):
+        plain = image
     else:
-        plain = picture.convert("RGBA").convert("RGB")
+        plain = image.convert("RGBA").convert("RGB")
     if content:
         with contextlib.suppress(Exception):
             source, target = ImageCms.ImageCmsProfile(io.BytesIO(content)), ImageCms.createProfile("sRGB")
@@ -147,14 +149,14 @@ def colors(picture, content):
 
 
 def fill(folder):
-    """Every kind of odd file."""
+    """Write every kind of file."""
     Image.init()
-    writers = sorted(set(Image.SAVE) - NO_PICTURES)
+    writers = sorted(set(Image.SAVE) - NOT_DECODED)
     for kind in writers:
         for mode in MODES:
-            folder.picture(sample(mode), kind)
+            folder.add_image(sample(mode), kind)
         for size in ((1, 1), (1, 90), (90, 1), (33, 7)):
-            folder.picture(sample("RGB", size), kind, f"{size[0]}x{size[1]}.{kind.lower()}")
+            folder.add_image(sample("RGB", size), kind, f"{size[0]}x{size[1]}.{kind.lower()}")
     add_options(folder)
     add_transparency(folder)
     add_profiles(folder)
@@ -166,68 +168,67 @@ def fill(folder):
 
 
 def add_options(folder):
-    # Only what libtiff takes: where it refuses, Pillow 12 corrupts its memory.
+    # Only combinations that libtiff accepts: if it refuses one, Pillow 12 corrupts memory.
     modes = dict.fromkeys(("tiff_lzw", "tiff_deflate", "packbits"), ("1", "L", "RGB", "RGBA", "CMYK", "I;16", "F", "P"))
     modes |= {"group3": ("1",), "group4": ("1",), "jpeg": ("L", "RGB", "CMYK")}
     for compression, able in modes.items():
         for mode in able:
-            folder.picture(sample(mode), "TIFF", compression=compression)
+            folder.add_image(sample(mode), "TIFF", compression=compression)
     for mode in ("L", "RGB", "CMYK"):
-        folder.picture(sample(mode), "JPEG", progressive=True, quality=90)
-        folder.picture(sample(mode), "JPEG", subsampling=2, optimize=True)
+        folder.add_image(sample(mode), "JPEG", progressive=True, quality=90)
+        folder.add_image(sample(mode), "JPEG", subsampling=2, optimize=True)
     for bits in (1, 2, 4):
-        folder.picture(sample("RGB").quantize(2**bits), "PNG", bits=bits)
+        folder.add_image(sample("RGB").quantize(2**bits), "PNG", bits=bits)
     for mode in ("RGB", "RGBA", "L"):
-        folder.picture(sample(mode), "WEBP", lossless=True)
-        folder.picture(sample(mode), "JPEG2000", irreversible=True)
-        folder.picture(sample(mode), "PNG", interlace=1)
+        folder.add_image(sample(mode), "WEBP", lossless=True)
+        folder.add_image(sample(mode), "JPEG2000", irreversible=True)
+        folder.add_image(sample(mode), "PNG", interlace=1)
     holes = np.asarray(sample("F")).copy()
     holes[:3], holes[3:6], holes[6:9] = np.nan, np.inf, -np.inf
-    folder.picture(Image.fromarray(holes), "TIFF", "nan and infinity.tiff")
-    folder.picture(Image.fromarray(np.float32(np.arange(1200).reshape(30, 40))), "TIFF", "above one.tiff")
-    folder.picture(Image.fromarray(np.float32(np.arange(1200).reshape(30, 40))), "SPIDER", "above 255.spider")
+    folder.add_image(Image.fromarray(holes), "TIFF", "nan and infinity.tiff")
+    folder.add_image(Image.fromarray(np.float32(np.arange(1200).reshape(30, 40))), "TIFF", "above one.tiff")
+    folder.add_image(Image.fromarray(np.float32(np.arange(1200).reshape(30, 40))), "SPIDER", "above 255.spider")
 
 
 def add_transparency(folder):
     palette = sample("RGB").quantize(16)
     for kind in ("PNG", "GIF"):
-        folder.picture(palette, kind, transparency=3)
-    folder.picture(palette, "PNG", "palette with alpha.png", transparency=bytes(range(0, 256, 16)))
-    grey = sample("L")
-    folder.picture(grey, "PNG", transparency=grey.getpixel((5, 5)))
-    folder.picture(sample("RGB"), "PNG", transparency=sample("RGB").getpixel((5, 5)))
-    folder.picture(sample("1"), "PNG", transparency=0)
-    folder.picture(sample("I;16"), "PNG", transparency=sample("I;16").getpixel((5, 5)))
-    folder.picture(sample("RGBA").quantize(), "PNG", "quantized RGBA.png")
+        folder.add_image(palette, kind, transparency=3)
+    folder.add_image(palette, "PNG", "palette with alpha.png", transparency=bytes(range(0, 256, 16)))
+    gray = sample("L")
+    folder.add_image(gray, "PNG", transparency=gray.getpixel((5, 5)))
+    folder.add_image(sample("RGB"), "PNG", transparency=sample("RGB").getpixel((5, 5)))
+    folder.add_image(sample("1"), "PNG", transparency=0)
+    folder.add_image(sample("I;16"), "PNG", transparency=sample("I;16").getpixel((5, 5)))
+    folder.add_image(sample("RGBA").quantize(), "PNG", "quantized RGBA.png")
 
 
 def add_profiles(folder):
-    made = {"P3": profiles.display_p3(), "grey": profiles.grey(), "CMYK": profiles.cmyk(), "broken": b"no profile"}
+    made = {"P3": profiles.display_p3(), "gray": profiles.gray(), "CMYK": profiles.cmyk(), "broken": b"no profile"}
     made |= {"sRGB": ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes(), "large": os.urandom(1_100_000)}
     for label, content in made.items():
         for kind in ("JPEG", "PNG", "TIFF", "WEBP", "AVIF"):
             for mode in ("L", "RGB", "RGBA", "CMYK", "LA", "P"):
                 name = f"profile {label} {mode}.{kind.lower()}"
-                folder.picture(sample(mode), kind, name, icc_profile=content)
+                folder.add_image(sample(mode), kind, name, icc_profile=content)
 
 
 def add_orientations(folder):
     for orientation in [*range(9), 9, 300]:
-        exif = Image.Exif()
-        exif[0x0112] = orientation
+        exif = with_orientation(orientation)
         for kind in ORIENTED:
             for mode in ("RGB", "RGBA", "P", "I;16"):
                 name = f"orientation {orientation} {mode.replace(';', '-')}.{kind.lower()}"
-                folder.picture(sample(mode), kind, name, exif=exif)
-    folder.picture(sample("RGB"), "JPEG", "cut EXIF.jpg", exif=exif.tobytes()[:-6])
-    folder.picture(sample("RGB"), "PNG", "no EXIF.png", exif=b"Exif\0\0nothing")
+                folder.add_image(sample(mode), kind, name, exif=exif)
+    folder.add_image(sample("RGB"), "JPEG", "cut EXIF.jpg", exif=exif.tobytes()[:-6])
+    folder.add_image(sample("RGB"), "PNG", "no EXIF.png", exif=b"Exif\0\0nothing")
 
 
 def add_frames(folder):
     for kind in ("GIF", "PNG", "WEBP", "TIFF", "AVIF", "MPO"):
         for mode in ("RGB", "RGBA", "P", "L"):
             frames = [sample(mode, seed=seed) for seed in (1, 2)]
-            folder.picture(sample(mode), kind, f"frames {mode}.{kind.lower()}", save_all=True, append_images=frames)
+            folder.add_image(sample(mode), kind, f"frames {mode}.{kind.lower()}", save_all=True, append_images=frames)
 
 
 def add_names(folder):
@@ -249,7 +250,7 @@ def add_names(folder):
 
 
 def add_broken(folder, writers):
-    """Files that hold no picture, or not all of it, and what is no file."""
+    """Add files without an image or with only part of one, misleading suffixes, links, a pipe and a socket."""
     for kind in writers:
         for part in (3, 1.1):
             file = io.BytesIO()
@@ -257,7 +258,7 @@ def add_broken(folder, writers):
                 sample("L" if kind == "SPIDER" else "RGB", (80, 60)).save(file, kind)
                 content = file.getvalue()
                 folder.add(f"cut {part}.{kind.lower().replace('spider', 'png')}", content[: int(len(content) / part)])
-    for name, content in (("empty.jpg", b""), ("text.jpg", b"no picture\n" * 99), ("zeros.png", bytes(5000))):
+    for name, content in (("empty.jpg", b""), ("text.jpg", b"no image\n" * 99), ("zeros.png", bytes(5000))):
         folder.add(name, content, readable=False)
     for kind in ("EPS", "PDF"):
         file = io.BytesIO()
@@ -283,8 +284,8 @@ def add_broken(folder, writers):
 
 
 def add_large(folder):
-    """A bomb, photos of 12 megapixels, and palettes of 8,000 pixels a side."""
-    folder.picture(sample("RGB", (400, 300)).resize((4000, 3000)), "JPEG", "12 megapixels.jpg")
+    """Add a photo of 12 megapixels and a decompression bomb."""
+    folder.add_image(sample("RGB", (400, 300)).resize((4000, 3000)), "JPEG", "12 megapixels.jpg")
     file = io.BytesIO()
     Image.new("1", (20000, 20000)).save(file, "PNG")
     folder.add("bomb.png", file.getvalue(), readable=False)
@@ -297,15 +298,15 @@ class Checks:
     def __init__(self):
         self.count, self.failures = 0, []
 
-    def that(self, truth, words):
+    def that(self, holds, message):
         self.count += 1
-        if not truth:
-            self.failures.append(words)
-            print(f"FAILED: {words}", flush=True)
+        if not holds:
+            self.failures.append(message)
+            print(f"FAILED: {message}", flush=True)
 
 
 def all_foreground(path):
-    """A checkpoint whose network finds foreground everywhere."""
+    """Write a checkpoint whose network predicts foreground everywhere."""
     make_checkpoint(path)
     checkpoint = torch.load(path, weights_only=True)
     name = [name for name in checkpoint["model"] if name.endswith("bias")][-1]
@@ -327,54 +328,51 @@ def has_ended(process):
 
 
 def end_of(process):
-    """Exit status, and peak memory in MiB."""
+    """Wait for a process. Return its exit status, and its peak memory in MiB."""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode, usage.ru_maxrss / 1024
 
 
 def check_outputs(checks, here, folder, output, log):
-    """Each file was named, or its mask, overlay and cut-out are what plain Pillow says."""
-    import csv
-
-    with open(here / f"{output}.csv", newline="", encoding="utf-8") as file:
-        rows = {row["name"]: row for row in csv.DictReader(file)}
+    """Check that each file is named in an error, or that its outputs match plain Pillow."""
+    rows = {row["name"]: row for row in read_table(here / f"{output}.csv")}
     from photos.inputs import find_images, plan
     from photos.outputs import KINDS
 
     sources, _ = find_images([here / "d"], recursive=True)
     kinds = ("mask", "overlay", "cutout")
     jobs = plan(sources, {kind: here / output / kind for kind in kinds}, {kind: KINDS[kind] for kind in kinds})
-    places = {job.path: (shown(job.name), job.files) for job in jobs}
+    outputs = {job.path: (shown(job.name), job.files) for job in jobs}
     for path, expected in folder.expected.items():
-        if path.suffix.lower() == ".spider" or path not in places:
+        if path.suffix.lower() == ".spider" or path not in outputs:
             checks.that(expected is None or path.suffix[1:].lower() not in {"jpg", "png"}, f"{path} was not found")
             continue
-        name, files = places[path]
+        name, files = outputs[path]
         if expected is None:
             checks.that(name not in rows and " ".join(f"d/{name}".split()) in log, f"{name} is not named")
             continue
         checks.that(name in rows, f"{name} was not written: {[line for line in log.split('; ') if name in line][:1]}")
         if name in rows:
-            check_picture(checks, name, files, *expected)
-    written = sum(name in rows for name, _ in places.values())
-    return len(places), written
+            check_image(checks, name, files, *expected)
+    written = sum(name in rows for name, _ in outputs.values())
+    return len(outputs), written
 
 
 def shown(name):
-    """A name as tables and messages have it."""
+    """Return a name as tables and messages show it."""
     return name.encode(errors="backslashreplace").decode()
 
 
-def check_picture(checks, name, files, size, rgb, alpha):
+def check_image(checks, name, files, size, rgb, alpha):
     for kind, path in files.items():
         path = path if path.exists() else path.with_name(path.name + ".png")
         try:
-            with Image.open(path) as picture:
-                picture.load()
-                checks.that(picture.size == size, f"{name}: {kind} is {picture.size}, not {size}")
-                checks.that("icc_profile" not in picture.info, f"{name}: {kind} has a profile")
-                pixels = np.asarray(picture).astype(int)
+            with Image.open(path) as image:
+                image.load()
+                checks.that(image.size == size, f"{name}: {kind} is {image.size}, not {size}")
+                checks.that("icc_profile" not in image.info, f"{name}: {kind} has a profile")
+                pixels = np.asarray(image).astype(int)
         except Exception as error:
             checks.that(False, f"{name}: {kind} does not open again ({error})")
             return
@@ -385,11 +383,11 @@ def check_picture(checks, name, files, size, rgb, alpha):
     checks.that((pixels[..., 3] >= opaque - 2).all(), f"{name}: less opaque than it was")
     shown = opaque > 0
     gap = np.abs(pixels[..., :3] - rgb)[shown].max(initial=0)
-    checks.that(gap <= 2, f"{name}: colours differ by {gap}")
+    checks.that(gap <= 2, f"{name}: colors differ by {gap}")
 
 
 def everything_but(here, output):
-    """All paths but those of an output."""
+    """Return all paths but those of an output."""
     own = (output, f"{output}.csv", f"{output}.log", "started")
     return {path for path in here.rglob("*") if path.relative_to(here).parts[0] not in own}
 
@@ -402,11 +400,10 @@ def run_once(checks, here, folder):
     log = (here / "out.log").read_text(errors="replace")
     checks.that(status == 2, f"the exit status is {status}: {log[-2000:]}")
     checks.that("Traceback" not in log, f"a traceback: {log[-2000:]}")
-    checks.that(
-        everything_but(here, "out") == before, f"outside the output folder: {everything_but(here, 'out') ^ before}"
-    )
+    changed = everything_but(here, "out") ^ before
+    checks.that(not changed, f"outside the output folder: {changed}")
     started = (here / "started").read_text() if (here / "started").exists() else ""
-    started = [line for line in started.splitlines() if "ldconfig" not in line]  # by torch, as it is imported
+    started = [line for line in started.splitlines() if "ldconfig" not in line]  # started by torch when it is imported
     checks.that(not started, f"a program was started: {started[:3]}")
     left_over = list((here / "out").rglob(".*"))
     checks.that(not left_over, f"left over: {left_over}")
@@ -415,7 +412,7 @@ def run_once(checks, here, folder):
 
 
 def kill_once(checks, here, after, number):
-    """SIGTERM so many seconds after the first output."""
+    """Send SIGTERM `after` seconds after the first output."""
     output = f"kill{number}"
     process = start(here, output, "--save", "mask", "overlay", "cutout")
     while not has_ended(process) and not list((here / output).rglob("*.png")):
@@ -426,19 +423,19 @@ def kill_once(checks, here, after, number):
     began = time.perf_counter()
     status, _ = end_of(process)
     seconds = time.perf_counter() - began
-    # 143 from our handler, -15 as Python ends and has taken it away, 2 where the run was over.
+    # 143 is from our handler, -15 is from the default one after Python restored it, 2 means the run had ended.
     checks.that(status in (143, -15, 2), f"after SIGTERM the exit status is {status}")
     checks.that(seconds <= SECONDS, f"SIGTERM at {after:.1f} s took {seconds:.2f} s")
     left_over = list((here / output).rglob(".*"))
     checks.that(not left_over, f"left over after SIGTERM: {left_over}")
     for path in (here / output).rglob("*.png"):
-        with Image.open(path) as picture:
-            picture.load()
+        with Image.open(path) as image:
+            image.load()
     return seconds, status
 
 
 def run_large(checks, here):
-    """Masks of eight palettes of 8,000 pixels a side, all outputs of twelve photos of 12 megapixels: peak memory."""
+    """Check peak memory with eight palette images of 8,000×8,000 pixels, and with twelve 12-megapixel photos."""
     palette = Image.new("P", (8000, 8000))
     palette.putpalette([0, 0, 0, 255, 0, 0])
     palettes, photos = io.BytesIO(), io.BytesIO()
@@ -463,8 +460,8 @@ def run_large(checks, here):
 
 
 def harness(here, kills=12, seed=0):
-    """Make, run and check. Returns the failures and the line with the counts."""
-    checks, chance = Checks(), random.Random(seed)
+    """Write the files, run predict.py and check. Return the failures and the line with the counts."""
+    checks, rng = Checks(), random.Random(seed)
     all_foreground(here / "all.pth")
     (here / "bin").mkdir()
     for program in ("gs", "gswin64c", "ddjvu", "convert", "ffmpeg"):
@@ -474,11 +471,11 @@ def harness(here, kills=12, seed=0):
     fill(folder)
     log, peak, seconds = run_once(checks, here, folder)
     tried, written = check_outputs(checks, here, folder, "out", log)
-    ends = [kill_once(checks, here, chance.uniform(0, 0.7 * seconds), number) for number in range(kills)]
+    ends = [kill_once(checks, here, rng.uniform(0, 0.7 * seconds), number) for number in range(kills)]
     peak_large = run_large(checks, here)
     slowest = max((end for end, _ in ends), default=0)
     line = (
-        f"{len(folder.expected)} files, {tried} with a picture's suffix or special: {written} written, "
+        f"{len(folder.expected)} files, {tried} with an image's suffix or special: {written} written, "
         f"{tried - written} named; {checks.count:,} checks, {len(checks.failures)} failed; {seconds:.0f} s, peak "
         f"{peak:.0f} MiB ({peak_large:.0f} for 20 large ones); {sum(status != 2 for _, status in ends)} of {kills} "
         f"runs ended by SIGTERM, the slowest in {slowest:.2f} s"

@@ -1,6 +1,6 @@
-"""Commands in separate processes, forked from one that has torch loaded, so that a start takes no time.
+"""Commands in separate processes that tests can kill, as a pair of torchrun's too.
 
-They can be killed, prepared by a function, and made to be several as torchrun makes them.
+They are forked from a process that has torch loaded, and so start at once.
 """
 
 import multiprocessing
@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-import conftest  # noqa: F401  # which sets the choice of precision
+import conftest  # noqa: F401  # sets what --precision auto chooses
 import torch
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -21,7 +21,7 @@ FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference"])
 def launch(name, *arguments, cwd, setup=None, group=False, **environment):
     """Start `python src/NAME.py ARGUMENTS` in the folder cwd; its output goes to cwd/NAME.log. Return the process.
 
-    setup: a function of a module, called in the process before the command. group: give it a process group.
+    setup: a module-level function, called in the process before the command. group: give it its own process group.
     """
     process = FORKS.Process(target=enter, args=(name, [*map(str, arguments)], str(cwd), setup, environment, group))
     process.start()
@@ -52,7 +52,7 @@ def finish(*processes, expect=0, log=None, seconds=240):
 
 
 def wait_for(condition, *processes, log=None, seconds=120):
-    """Wait until `condition()` holds while processes are running. Fail if one ends, or after so many seconds."""
+    """Wait until `condition()` holds while processes are running. Fail if one ends, or at the deadline."""
     deadline = time.monotonic() + seconds
     while not condition():
         running = all(process.exitcode is None for process in processes)
@@ -68,7 +68,7 @@ def enter(name, arguments, cwd, setup, environment, group):
     redirect("second.log" if environment.get("RANK") == "1" else f"{name}.log", os.environ.get("STREAM_ENCODING"))
     sys.argv = [f"src/{name}.py", *arguments]
     torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
     if setup:
         setup()
     module = __import__(name)
@@ -84,7 +84,7 @@ def redirect(log, encoding=None):
 
 
 def slow_disk(seconds=0.05):
-    """Make each write to the disk wait, before it and after, so that a kill finds many a file half done."""
+    """Delay each fsync and rename, before and after it, so that a kill often hits a half-written file."""
     for name in ("fsync", "replace"):
         quick = getattr(os, name)
 

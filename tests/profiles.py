@@ -1,4 +1,4 @@
-"""Colour profiles made by hand, so that no file of anybody's has to be committed (ICC.1:2001, version 2)."""
+"""Color profiles built from scratch, so that no third-party file is committed (ICC.1:2001, version 2)."""
 
 import struct
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def profile(kind: bytes, space: bytes, connection: bytes, tags: dict[bytes, bytes]) -> bytes:
-    """An ICC profile with a header and these tags."""
+    """Build an ICC profile with a header and these tags."""
     tags = {b"desc": text(b"test"), b"cprt": b"text\0\0\0\0none\0", b"wtpt": xyz(0.9642, 1.0, 0.8249), **tags}
     table, body, offset = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
     for name, content in tags.items():
@@ -35,7 +35,7 @@ def gamma(value):
 
 
 def display_p3() -> bytes:
-    """The primaries of Display-P3, adapted to D50, with a gamma of 2.2."""
+    """Build an RGB profile with the primaries of Display P3, adapted to D50, and a gamma of 2.2."""
     primaries = {
         b"rXYZ": (0.5151, 0.2412, -0.0011),
         b"gXYZ": (0.2920, 0.6922, 0.0419),
@@ -45,12 +45,12 @@ def display_p3() -> bytes:
     return profile(b"mntr", b"RGB ", b"XYZ ", {**{name: xyz(*value) for name, value in primaries.items()}, **curves})
 
 
-def grey(exponent=1.0) -> bytes:
+def gray(exponent=1.0) -> bytes:
     return profile(b"mntr", b"GRAY", b"XYZ ", {b"kTRC": gamma(exponent)})
 
 
 def cmyk() -> bytes:
-    """A press whose inks are a little dull: a lut8 with two points for each ink, to Lab."""
+    """Build a profile of a press with slightly dull inks: a lut8 to Lab with two points per ink."""
     corners = []
     for c, m, y, k in np.ndindex(2, 2, 2, 2):
         light = 100 * (1 - 0.4 * c) * (1 - 0.45 * m) * (1 - 0.08 * y) * (1 - 0.85 * k)

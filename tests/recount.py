@@ -1,9 +1,9 @@
-"""Count again, in plain Python, what benchmarks/protocols.py counts: an independent check of every row.
+"""Recompute in plain Python every score of benchmarks/protocols.py, as an independent check.
 
     python tests/recount.py --model saved_models/unet_pets.pth --data_path dataset/oxford-iiit-pet --limit 200
 
-Reads each trimap with Pillow, predicts each image by itself, and goes over its pixels one at a time. Prints each row's
-difference, and fails if one exceeds 1e-6. About a second per image.
+It reads each trimap with Pillow, predicts one image at a time, and loops over its pixels. It prints each row's
+difference and fails if one exceeds 1e-6. This takes about a second per image.
 """
 
 import argparse
@@ -33,7 +33,7 @@ MEANING = {
 
 
 def predict_grids(predictor, folder, name):
-    """Return the probability of one image as rows of floats, at the network's size and at its original size."""
+    """Return the probability of one image as rows of floats, at the network's size and at the original size."""
     image = Image.open(folder / "images" / f"{name}.jpg").convert("RGB")
     pixels = np.array(image.resize((predictor.size, predictor.size), Image.Resampling.BILINEAR))
     probability = predictor.probability(torch.from_numpy(pixels).permute(2, 0, 1)[None])
@@ -42,10 +42,10 @@ def predict_grids(predictor, folder, name):
     return {"network": probability[0, 0].tolist(), "original": original[0, 0].tolist()}
 
 
-def trimap_grids(folder, name, side):
-    """Return the trimap of one image as rows of 1, 2, 3, at side x side pixels and at its original size."""
+def trimap_grids(folder, name, size):
+    """Return the trimap of one image as rows of 1, 2 and 3, resized to size x size pixels and at its original size."""
     trimap = Image.open(folder / "annotations" / "trimaps" / f"{name}.png")
-    small = trimap.resize((side, side), Image.Resampling.NEAREST)
+    small = trimap.resize((size, size), Image.Resampling.NEAREST)
     return {"network": np.array(small).tolist(), "original": np.array(trimap).tolist()}
 
 
@@ -62,7 +62,7 @@ def count(predicted, trimap, meaning):
 
 
 def contour(mask):
-    """Find the pixels (y, x) that differ from their right, lower or lower right neighbor."""
+    """Find the pixels (y, x) that differ from their right, lower or lower-right neighbor."""
     height, width = len(mask), len(mask[0])
     found = set()
     for y in range(height):
@@ -73,20 +73,20 @@ def contour(mask):
     return found
 
 
-def matched(places, others, tolerance):
-    """Count the places that have one of the others within the tolerance."""
+def matched(points, others, tolerance):
+    """Count the points that have one of the others within the tolerance."""
     reach = range(-tolerance, tolerance + 1)
     disk = sorted(
         ((dy, dx) for dy in reach for dx in reach if dy * dy + dx * dx <= tolerance * tolerance),
         key=lambda step: step[0] ** 2 + step[1] ** 2,
     )
-    return sum(any((y + dy, x + dx) in others for dy, dx in disk) for y, x in places)
+    return sum(any((y + dy, x + dx) in others for dy, dx in disk) for y, x in points)
 
 
-def boundary_f(predicted, truth):
-    """Return DAVIS's contour accuracy of one image."""
-    tolerance = math.ceil(0.008 * math.sqrt(len(truth) ** 2 + len(truth[0]) ** 2))
-    ours, true = contour(predicted), contour(truth)
+def boundary_f(predicted, target):
+    """Return the boundary F-measure of DAVIS for one image."""
+    tolerance = math.ceil(0.008 * math.sqrt(len(target) ** 2 + len(target[0]) ** 2))
+    ours, true = contour(predicted), contour(target)
     if not ours and not true:
         return 1.0
     if not ours or not true:
@@ -95,7 +95,7 @@ def boundary_f(predicted, truth):
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
 
 
-def share(part, whole):
+def ratio(part, whole):
     return part / whole if whole else 1.0
 
 
@@ -116,22 +116,21 @@ def recount(predictor, folder, names, thresholds):
     scores = {}
     for (border, size, threshold), rows in images.items():
         n = len(rows)
-        dice = sum(share(2 * tp, 2 * tp + fp + fn) for tp, fp, fn, _ in rows) / n
-        iou = sum(share(tp, tp + fp + fn) for tp, fp, fn, _ in rows) / n
+        dice = sum(ratio(2 * tp, 2 * tp + fp + fn) for tp, fp, fn, _ in rows) / n
+        iou = sum(ratio(tp, tp + fp + fn) for tp, fp, fn, _ in rows) / n
         f = None if border == "ignore" else sum(row[3] for row in rows) / n
         scores[border, size, "image", "all", threshold] = (dice, iou, f)
-        tp, fp, fn = (sum(row[place] for row in rows) for place in range(3))
-        scores[border, size, "pooled", "all", threshold] = (
-            share(2 * tp, 2 * tp + fp + fn), share(tp, tp + fp + fn), None
-        )  # fmt: skip
+        tp, fp, fn = (sum(row[column] for row in rows) for column in range(3))
+        pooled = ratio(2 * tp, 2 * tp + fp + fn), ratio(tp, tp + fp + fn), None
+        scores[border, size, "pooled", "all", threshold] = pooled
         if (border, size) == ("foreground", "network"):
-            cheap = sum(share(2 * tp, 2 * tp + fn) for tp, _, fn, _ in rows) / n
-            scores[border, size, "image", "target's", threshold] = (cheap, iou, None)
+            of_target = sum(ratio(2 * tp, 2 * tp + fn) for tp, _, fn, _ in rows) / n
+            scores[border, size, "image", "target's", threshold] = (of_target, iou, None)
     return scores
 
 
 def differences(rows, scores):
-    """Return each row's largest difference from the recount, by protocol. Every protocol must be in both."""
+    """Return by protocol each row's largest difference from the recount. Both must have the same protocols."""
     found = {}
     for row in rows:
         key = (row.border, row.size, row.average, row.pixels, row.threshold)

@@ -19,14 +19,14 @@ def batch():
 
 
 @pytest.mark.parametrize("level", AUGMENTS)
-def test_a_mask_stays_a_mask(level, batch):
+def test_masks_keep_their_values_and_images_their_range(level, batch):
     image, mask = augment(*batch, AUGMENTS[level], params(6))
     assert image.shape == batch[0].shape and mask.shape == batch[1].shape and mask.dtype == torch.uint8
     assert set(mask.unique().tolist()) <= {0, 1, 255}
     assert image.isfinite().all() and image.min() > -0.01 and image.max() < 255.01
 
 
-def test_none_changes_nothing(batch):
+def test_augment_none_changes_nothing(batch):
     image, mask = augment(*batch, AUGMENTS["none"], params(6))
     assert torch.equal(image, batch[0].float()) and torch.equal(mask, batch[1])
 
@@ -36,18 +36,17 @@ def test_a_mask_moves_with_its_image(level, batch):
     """The augmented mask is what augmenting the mask as an image and thresholding it gives."""
     mask = (batch[1] == 1).to(torch.uint8)
     strength = AUGMENTS[level]
-    as_image, moved = augment(
-        mask.repeat(1, 3, 1, 1) * 255, mask, Strength(**{**vars(strength), "color": 0}), params(6)
-    )
+    without_color = Strength(**{**vars(strength), "color": 0})
+    as_image, moved = augment(mask.repeat(1, 3, 1, 1) * 255, mask, without_color, params(6))
     seen = moved != 255
     near_threshold = (as_image[:, :1] - 127.5).abs() < 0.01
-    inside = torch.nn.functional.max_pool2d((~seen).float(), 3, 1, 1) == 0  # the mean color mixes in at the rim
+    inside = torch.nn.functional.max_pool2d((~seen).float(), 3, 1, 1) == 0  # the mean color mixes in along the border
     compared = inside & ~near_threshold
     assert compared.float().mean() > 0.5
     assert torch.equal((as_image[:, :1] >= 127.5)[compared], (moved == 1)[compared])
 
 
-def test_an_augmentation_ramps_up_over_epochs():
+def test_growth_ramps_up_all_parameters_but_the_flips():
     grown = Strength(True, True, 20, (0.64, 1.44), 1.21, 0.1, 0.2, 0.02)
     growing = Strength(True, True, 20, (0.64, 1.44), 1.21, 0.1, 0.2, 0.02, growth=10)
     assert growing.after(0) == Strength(flip_horizontal=True, flip_vertical=True)
@@ -55,7 +54,7 @@ def test_an_augmentation_ramps_up_over_epochs():
     assert growing.after(10) == growing.after(1000) == grown.after(0) == grown
 
 
-def test_what_the_image_does_not_cover_is_ignored():
+def test_pixels_outside_the_image_are_ignored():
     image, mask = torch.full((4, 3, 64, 64), 200, dtype=torch.uint8), torch.ones(4, 1, 64, 64, dtype=torch.uint8)
     _, turned = augment(image, mask, Strength(rotation=45, scale=(1.2, 1.3)), params(4, 3))
     assert set(turned.unique().tolist()) == {1, 255}  # nothing becomes background
@@ -65,15 +64,15 @@ def test_flips_are_exact(batch):
     image, mask = augment(*batch, Strength(flip_horizontal=True), params(6))
     flipped = 0
     for new, old, new_mask, old_mask in zip(image, batch[0].float(), mask, batch[1], strict=True):
-        turned = not torch.allclose(new, old, atol=0.01)
-        flipped += turned
-        torch.testing.assert_close(new, old.flip(2) if turned else old, atol=0.01, rtol=0)
-        assert torch.equal(new_mask, old_mask.flip(2) if turned else old_mask)
+        is_flipped = not torch.allclose(new, old, atol=0.01)
+        flipped += is_flipped
+        torch.testing.assert_close(new, old.flip(2) if is_flipped else old, atol=0.01, rtol=0)
+        assert torch.equal(new_mask, old_mask.flip(2) if is_flipped else old_mask)
     assert 0 < flipped < len(image)
 
 
-def test_rotation_keeps_shapes_in_images_that_are_not_square():
-    """A disc in a wide image stays a disc: its bounding box has the same sides."""
+def test_rotation_does_not_distort_images_that_are_not_square():
+    """A disc in a wide image stays a disc: its bounding box stays square."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(128), indexing="ij")
     disc = ((y - 32) ** 2 + (x - 64) ** 2 < 20**2).to(torch.uint8)[None, None].repeat(8, 1, 1, 1)
     _, turned = augment(disc.repeat(1, 3, 1, 1), disc, Strength(rotation=80), params(8))
@@ -82,26 +81,25 @@ def test_rotation_keeps_shapes_in_images_that_are_not_square():
         assert abs(rows - 39) <= 2 and abs(columns - 39) <= 2
 
 
-def test_every_image_has_its_own_params_also_in_a_micro_batch(batch):
+def test_each_image_has_its_own_params_in_micro_batches_too(batch):
     same = batch[0][:1].repeat(6, 1, 1, 1), batch[1][:1].repeat(6, 1, 1, 1)
     whole, whole_mask = augment(*same, AUGMENTS["full"], params(6, 5))
     assert all(not torch.allclose(whole[0], other) for other in whole[1:])
     torch.manual_seed(99)
     rows = slice(2, 5)
-    part, part_mask = augment(
-        same[0][rows], same[1][rows], AUGMENTS["full"], {name: value[rows] for name, value in params(6, 5).items()}
-    )
+    own = {name: value[rows] for name, value in params(6, 5).items()}
+    part, part_mask = augment(same[0][rows], same[1][rows], AUGMENTS["full"], own)
     torch.testing.assert_close(part, whole[rows])
     assert torch.equal(part_mask, whole_mask[rows])
 
 
-def test_gray_images(batch):
+def test_gray_images_are_augmented(batch):
     image, _ = augment(batch[0][:, :1], batch[1], AUGMENTS["full"], params(6))
     assert image.shape[1] == 1 and image.isfinite().all()
 
 
-def test_color_is_torchvisions():
-    image = torch.rand(5, 3, 8, 8) * 0.2 + 0.4  # far from where torchvision clamps between its steps
+def test_color_jitter_matches_torchvision():
+    image = torch.rand(5, 3, 8, 8) * 0.2 + 0.4  # far from the limits, at which torchvision clamps between its steps
     factors = torch.rand(5, 3) * 0.4 + 0.8
     found = jitter_color(image * 255, factors) / 255
     for one, result, brightness, contrast, saturation in zip(image, found, *factors.T.tolist(), strict=True):
@@ -109,7 +107,7 @@ def test_color_is_torchvisions():
         torch.testing.assert_close(result, TF.adjust_brightness(expected, brightness), atol=1e-3, rtol=0)
 
 
-def test_to_float():
+def test_to_float_normalizes_by_mean_and_std():
     image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
     scaled = to_float(image, [0.0, 0.2, 0.5], [1.0, 1.0, 0.25]).flatten()
     torch.testing.assert_close(scaled, torch.tensor([0.0, 0.0, 2.0]))

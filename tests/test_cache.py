@@ -1,4 +1,4 @@
-"""The cache of decoded images: killed and concurrent writers, full disks, other users' files, its size, memory."""
+"""The cache of decoded images: killed and concurrent writers, full disks, other users' files, size and memory."""
 
 import errno
 import os
@@ -30,7 +30,7 @@ def pack_slowly(folder, started):
 
 
 @pytest.mark.integration
-def test_a_writer_that_is_killed_leaves_nothing_that_is_trusted(tmp_path):
+def test_files_of_a_killed_writer_are_never_used(tmp_path):
     pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
     expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
     for delay in (0.0, 0.1):
@@ -50,7 +50,7 @@ def test_a_writer_that_is_killed_leaves_nothing_that_is_trusted(tmp_path):
 
 
 @pytest.mark.integration
-def test_two_writers_at_once_do_not_spoil_each_other(tmp_path):
+def test_two_simultaneous_writers_leave_one_correct_file(tmp_path):
     pets = make_pets(tmp_path / "oxford-iiit-pet", 40, 2)
     expected = load_pets(pets, "train", 32, cache_dir=tmp_path / "other")
     started = FORKS.Event()
@@ -68,7 +68,7 @@ def test_a_damaged_file_is_decoded_again(pets, capsys):
     for damaged in (b"", packed.read_bytes()[:-100], b"\x93NUMPY rubbish"):
         packed.write_bytes(damaged)
         assert np.array_equal(load_pets(pets, "train", 32).packed, expected)
-        assert f"{packed} cannot be used" in capsys.readouterr().err
+        assert str(packed) in capsys.readouterr().err
 
 
 def test_files_have_the_permissions_of_the_umask(pets):
@@ -99,13 +99,13 @@ def test_a_full_disk_is_found_before_anything_is_written(pets, monkeypatch, caps
     monkeypatch.setattr(os, "posix_fallocate", full)
     dataset = load_pets(pets, "train", 32)
     assert np.array_equal(dataset.packed, expected) and not list(pets.glob("cache/*"))
-    assert sizes == [(128 + expected.nbytes, 128 + expected.nbytes)]  # the file as it is mapped
+    assert sizes == [(128 + expected.nbytes, 128 + expected.nbytes)]  # the whole file, header included
     [note] = capsys.readouterr().err.splitlines()
-    assert "No space left on device" in note and "--cache_dir" in note
+    assert "No space left" in note and "--cache_dir" in note
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small disk")
-def test_a_disk_that_is_really_full(pets, tmp_path):
+def test_a_small_disk_that_is_full_falls_back_to_memory(pets, tmp_path):
     small = tmp_path / "small"
     small.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
@@ -118,7 +118,7 @@ def test_a_disk_that_is_really_full(pets, tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL])
-def test_a_file_of_another_user_in_a_sticky_folder_is_decoded_into_memory(number, pets, monkeypatch, capsys):
+def test_images_are_decoded_into_memory_if_another_user_owns_the_cached_file(number, pets, monkeypatch, capsys):
     expected = np.array(load_pets(pets, "train", 32).packed)
     [packed] = pets.glob("cache/*")
     answers = [refuse(number), np.load]  # the second call reads the array that could not be renamed
@@ -126,11 +126,11 @@ def test_a_file_of_another_user_in_a_sticky_folder_is_decoded_into_memory(number
     monkeypatch.setattr(os, "replace", refuse(errno.EPERM))
     assert np.array_equal(load_pets(pets, "train", 32).packed, expected)
     first, second = capsys.readouterr().err.splitlines()
-    assert f"{packed} cannot be used ([Errno {number}] {os.strerror(number)}" in first
-    assert "Operation not permitted" in second and "in memory" in second and [packed] == list(pets.glob("cache/*"))
+    assert str(packed) in first and os.strerror(number) in first
+    assert os.strerror(errno.EPERM) in second and [packed] == list(pets.glob("cache/*"))
 
 
-def test_arrays_used_least_recently_are_removed_beyond_a_bound(pets, monkeypatch):
+def test_the_least_recently_used_arrays_are_removed_beyond_the_size_limit(pets, monkeypatch):
     monkeypatch.setattr(cache, "KEPT_BYTES", 250_000)
     mine = pets / "cache" / "my own.npy"
     for hours, fold in enumerate(range(1, 7)):
@@ -143,7 +143,7 @@ def test_arrays_used_least_recently_are_removed_beyond_a_bound(pets, monkeypatch
     assert 270_000 < kept < 4 * 290_000 and mine.exists()
     before = set(pets.glob("cache/*-*.npy"))
     for path in before:
-        os.utime(path)  # in use by runs at the same time
+        os.utime(path)  # as if other runs were using them
     load_pets(pets, "train", 96)
     assert before < set(pets.glob("cache/*-*.npy"))
 
@@ -163,7 +163,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 @pytest.mark.integration
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="ru_maxrss is in kilobytes on Linux")
 def test_large_photos_are_decoded_in_bounded_memory(tmp_path):
-    """30 photos of 12 megapixels on 16 cores."""
+    """30 photos of 12 megapixels, decoded on 16 cores."""
     for part in ("images", "masks"):
         (tmp_path / "data" / part).mkdir(parents=True)
     Image.effect_noise((500, 375), 60).convert("RGB").resize((4000, 3000)).save(tmp_path / "a.jpg", quality=80)

@@ -1,4 +1,4 @@
-"""Every kind of file that turns up under a .jpg name: formats, modes, depths, profiles, transparency, orientation."""
+"""Decoding of image files: formats, pages, color profiles, transparency, bit depths and EXIF orientation."""
 
 import io
 import os
@@ -6,6 +6,8 @@ import os
 import numpy as np
 import profiles
 import pytest
+from conftest import random_photo as photo
+from conftest import with_orientation
 from PIL import Image, ImageCms, features
 
 from photos.colors import to_rgb
@@ -14,21 +16,11 @@ from photos.decode import ImageError, decode, open_image, page_count, read_image
 RED = Image.new("RGB", (12, 8), (200, 30, 40))
 
 
-def photo(width=50, height=30, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
-
-
 def saved(image, kind, **options):
     file = io.BytesIO()
     image.save(file, kind, **options)
     file.seek(0)
     return file
-
-
-def with_orientation(orientation):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    return exif
 
 
 FILES = {
@@ -44,7 +36,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("kind", FILES)
-def test_every_kind_decodes_to_the_same_image(kind, tmp_path):
+def test_the_content_decides_the_format_not_the_suffix(kind, tmp_path):
     (tmp_path / "image.jpg").write_bytes(FILES[kind].getvalue())
     image = read_image(tmp_path / "image.jpg")
     assert image.mode == "RGB" and image.size == (12, 8)
@@ -54,16 +46,16 @@ def test_every_kind_decodes_to_the_same_image(kind, tmp_path):
 @pytest.mark.parametrize(
     "content, reason",
     [
-        (b"", "is not an image"),
-        (b"no image at all", "is not an image"),
-        (FILES["jpeg"].getvalue()[:300], "cannot be decoded"),
-        (FILES["bmp"].getvalue()[:100], "cannot be decoded"),
-        (saved(RED, "EPS").getvalue(), "is not an image"),  # Ghostscript is never started
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC|cannot be decoded"),
-        (None, "is missing"),
+        (b"", "not an image"),
+        (b"no image at all", "not an image"),
+        (FILES["jpeg"].getvalue()[:300], "decoded"),
+        (FILES["bmp"].getvalue()[:100], "decoded"),
+        (saved(RED, "EPS").getvalue(), "not an image"),  # Ghostscript is never started
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC|decoded"),
+        (None, "missing"),
     ],
 )
-def test_the_reason_why_a_file_cannot_be_read(content, reason, tmp_path):
+def test_the_error_says_why_a_file_cannot_be_read(content, reason, tmp_path):
     if content is not None:
         (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=reason):
@@ -74,25 +66,25 @@ def test_only_regular_files_are_opened(tmp_path):
     os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "zero.jpg").symlink_to("/dev/zero")
     for path in (tmp_path, tmp_path / "pipe.jpg", tmp_path / "zero.jpg"):
-        with pytest.raises(ImageError, match="is not a regular file"):
+        with pytest.raises(ImageError, match="regular file"):
             read_image(path)
 
 
 def test_too_many_pixels_are_refused(monkeypatch, tmp_path):
     RED.save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
-    with pytest.raises(ImageError, match="has more than 80 pixels"):
+    with pytest.raises(ImageError, match="80 pixels"):
         read_image(tmp_path / "a.png")
 
 
-def test_a_lack_of_memory_is_called_that(tmp_path, monkeypatch):
+def test_too_little_memory_is_reported_as_such(tmp_path, monkeypatch):
     photo().save(tmp_path / "a.jpg")
 
     def fail(*arguments, **options):
         raise MemoryError
 
     monkeypatch.setattr("photos.decode.to_srgb", fail)
-    with pytest.raises(ImageError, match="needs more memory than is free"):
+    with pytest.raises(ImageError, match="memory"):
         read_image(tmp_path / "a.jpg")
 
 
@@ -100,7 +92,7 @@ def test_a_lack_of_memory_is_called_that(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["TIFF", "GIF", "PNG", "WEBP"])
-def test_the_first_page_of_a_stack_or_an_animation(kind):
+def test_the_first_page_of_a_stack_or_an_animation_is_read(kind):
     pages = [Image.new("RGB", RED.size, color) for color in ("blue", "lime")]
     file = saved(RED, kind, save_all=True, append_images=pages)
     with open_image(file) as image:
@@ -114,10 +106,10 @@ def test_the_first_page_of_a_stack_or_an_animation(kind):
 
 
 @pytest.mark.parametrize(
-    "mode, content", [("RGB", profiles.display_p3()), ("CMYK", profiles.cmyk()), ("L", profiles.grey(1.0))]
+    "mode, content", [("RGB", profiles.display_p3()), ("CMYK", profiles.cmyk()), ("L", profiles.gray(1.0))]
 )
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
-def test_colors_come_out_as_srgb(mode, content, kind):
+def test_photos_are_converted_to_srgb(mode, content, kind):
     image = photo(64, 48).resize((128, 96)).convert(mode)
     file = saved(image, kind, icc_profile=content, **({"quality": 95} if kind == "JPEG" else {}))
     stored = decode(file)
@@ -125,12 +117,12 @@ def test_colors_come_out_as_srgb(mode, content, kind):
     expected = np.asarray(ImageCms.profileToProfile(stored, source, target, outputMode="RGB"))
     assert np.abs(expected.astype(int) - np.asarray(stored.convert("RGB"))).max() > 20
     np.testing.assert_array_equal(np.asarray(read_image(file)), expected)
-    np.testing.assert_array_equal(np.asarray(to_rgb(stored)), np.asarray(stored.convert("RGB")))  # as networks train
+    np.testing.assert_array_equal(np.asarray(to_rgb(stored)), np.asarray(stored.convert("RGB")))  # as in training
 
 
-@pytest.mark.parametrize("content", [profiles.cmyk(), profiles.grey(), b"short", b""])
+@pytest.mark.parametrize("content", [profiles.cmyk(), profiles.gray(), b"short", b""])
 @pytest.mark.parametrize("mode", ["RGBA", "RGB"])
-def test_a_profile_that_does_not_fit_changes_nothing(content, mode):
+def test_a_profile_that_does_not_fit_the_mode_is_ignored(content, mode):
     read = read_image(saved(photo().convert(mode), "PNG", icc_profile=content))
     assert (np.asarray(read) == np.asarray(photo())).all() and not read.info
 
@@ -154,7 +146,7 @@ TRANSPARENT = dict(transparent_files())
 
 
 @pytest.mark.parametrize("kind", TRANSPARENT)
-def test_transparency_stays_or_becomes_white(kind):
+def test_transparency_is_kept_or_put_on_white(kind):
     stored = decode(TRANSPARENT[kind])
     upright = stored.transpose(Image.Transpose.ROTATE_270) if kind == "rotated" else stored
     expected = np.asarray(upright.convert("RGBA").getchannel("A"))
@@ -164,7 +156,7 @@ def test_transparency_stays_or_becomes_white(kind):
     assert white.shape[2] == 3 and (white[expected == 0] == 255).all()
 
 
-def test_a_transparent_value_of_16_bits():
+def test_a_transparent_16_bit_value_is_transparent():
     deep = Image.fromarray(np.arange(1500, dtype=np.uint16).reshape(30, 50) * 40)
     alpha = np.asarray(read_image(saved(deep, "PNG", transparency=400), keep_alpha=True).getchannel("A"))
     np.testing.assert_array_equal(alpha == 0, np.asarray(deep) == 400)
@@ -189,7 +181,7 @@ def deep_files():
     yield "32 bits in a TIFF", Image.fromarray((unit * (2**31 - 129)).astype(np.int32)), "TIFF", {}, gray
     yield "floats in a TIFF", Image.fromarray(unit), "TIFF", {}, gray
     yield "floats in a PFM", Image.fromarray(unit), "PPM", {}, gray
-    yield "not numbers", Image.fromarray(holes), "TIFF", {}, np.where(gray < 8, 0, np.where(gray < 16, 255, gray))
+    yield "NaN and infinity", Image.fromarray(holes), "TIFF", {}, np.where(gray < 8, 0, np.where(gray < 16, 255, gray))
     yield "floats of a SPIDER file, one above 255", Image.fromarray(ramp), "SPIDER", {}, np.asarray(ramp).clip(0, 255)
 
 
@@ -197,19 +189,13 @@ DEEP = {name: rest for name, *rest in deep_files()}
 
 
 @pytest.mark.parametrize("kind", DEEP)
-def test_deep_images_are_read_by_the_range_of_their_type(kind):
+def test_deep_images_are_scaled_by_the_range_of_their_type(kind):
     image, name, options, expected = DEEP[kind]
     read = np.asarray(read_image(saved(image, name, **options)), dtype=int)
     assert np.abs(read - expected[..., None]).max() <= 1
 
 
-def test_deep_images_are_read_by_the_range_of_their_data_set():
-    values = np.linspace(1000, 5000, 64 * 4).reshape(4, 64).astype(np.uint16)
-    read = np.asarray(read_image(saved(Image.fromarray(values), "PNG"), intensity_range=(1000, 5000)), dtype=int)
-    assert np.abs(read[..., 0] - (values - 1000.0) * 255 / 4000).max() <= 0.51
-
-
-# ------------------------------------------------------------------------------- cameras' files
+# ----------------------------------------------------------------------------- camera files
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
@@ -224,12 +210,12 @@ def test_exif_orientation_is_applied(kind, orientation):
     assert bright[orientation].min() > 180
 
 
-def test_broken_exif_rotates_nothing():
+def test_broken_exif_does_not_rotate():
     exif = with_orientation(6).tobytes()[:-6]
     assert read_image(saved(photo(), "JPEG", exif=exif)).size == (50, 30)
 
 
-def test_heic_is_read_or_named(monkeypatch, tmp_path):
+def test_heic_is_read_or_the_missing_package_is_named(monkeypatch, tmp_path):
     heif = pytest.importorskip("pillow_heif")
     heif.from_pillow(photo(64, 48).resize((128, 96))).save(tmp_path / "a.HEIC", quality=95)
     assert read_image(tmp_path / "a.HEIC").size == (128, 96)
@@ -238,6 +224,6 @@ def test_heic_is_read_or_named(monkeypatch, tmp_path):
         read_image(tmp_path / "a.HEIC")
 
 
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow has no AVIF")
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow cannot read AVIF")
 def test_avif_is_read():
     assert read_image(saved(photo(64, 48), "AVIF", exif=with_orientation(6))).size == (48, 64)

@@ -1,13 +1,12 @@
-"""Two processes against one: the same images, the same gradients, the same Dice."""
+"""Two processes give the images, gradients and Dice of one."""
 
-import json
 import time
 from datetime import timedelta
 
 import pytest
 import torch
 import torch.distributed
-from conftest import make_checkpoint, make_pets, script
+from conftest import make_checkpoint, make_pets, read_scores, script
 from processes import finish, launch_pair
 
 import data
@@ -22,16 +21,17 @@ def test_shards_cover_every_item_once():
         assert items == list(range(n))
 
 
-def test_shuffled_batches_cover_every_image_once_an_epoch():
-    """Also where a batch goes across an epoch's end."""
+def test_shuffled_batches_cover_every_image_once_per_epoch_and_start_at_any_step():
+    """Also if a batch crosses the end of an epoch."""
     batches = list(shuffled_batches(range(10), 4, 0, range(5)))
     assert [len(batch) for batch in batches] == 5 * [4]
     stream = [index for batch in batches for index in batch]
     assert sorted(stream[:10]) == sorted(stream[10:]) == list(range(10)) and stream[:10] != stream[10:]
     assert list(shuffled_batches(range(10), 4, 0, range(3, 5))) == batches[3:]
+    assert list(shuffled_batches(range(10), 4, 1, range(5))) != batches
 
 
-def test_shards_of_a_batch_are_the_batch(monkeypatch):
+def test_the_shards_of_all_ranks_make_up_the_batch(monkeypatch):
     whole = list(shuffled_batches(range(10), 5, 0, range(4)))
     monkeypatch.setenv("WORLD_SIZE", "2")
     parts, evaluated = [], []
@@ -43,7 +43,7 @@ def test_shards_of_a_batch_are_the_batch(monkeypatch):
     assert sorted(evaluated) == list(range(7))
 
 
-def test_rows_of_one_process_stay_as_they_are():
+def test_gathering_rows_of_one_process_changes_nothing():
     rows = torch.arange(6).view(3, 2)
     assert torch.equal(gather_rows(rows, 3), rows)
 
@@ -54,7 +54,7 @@ STEP = (*STEP, "--norm", "none", "--optimizer", "sgd", "--augment", "full", "--p
 
 @pytest.mark.parametrize("batch_size", [5, pytest.param(4, marks=pytest.mark.integration)])
 def test_a_step_of_two_processes_has_the_gradients_of_one(batch_size, tmp_path):
-    """Plain SGD: after its first step the momentum buffer is the gradient. 9 validation images do not divide by 2."""
+    """After the first step of SGD the momentum buffer is the gradient. The 9 validation images do not divide by 2."""
     flags, log = (*STEP, "--batch_size", batch_size), tmp_path / "train.log"
     script("train", *flags, "--name", "one", cwd=tmp_path)
     finish(*launch_pair("train", *flags, "--name", "two", cwd=tmp_path), log=log)
@@ -65,38 +65,37 @@ def test_a_step_of_two_processes_has_the_gradients_of_one(batch_size, tmp_path):
     )
     torch.testing.assert_close(other, gradient, rtol=0, atol=1e-5)
     assert gradient.abs().max() > 1e-2
-    for figure in ("valid_dice", "valid_loss", "train_dice", "train_loss"):
-        first, second = (run["state"]["history"][0][figure] for run in (one, two))
+    for column in ("valid_dice", "valid_loss", "train_dice", "train_loss"):
+        first, second = (run["state"]["history"][0][column] for run in (one, two))
         assert first == pytest.approx(second, abs=1e-6)
     assert not (tmp_path / "second.log").read_text()
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("images", [7, 8])
-def test_two_processes_score_as_one(images, tmp_path):
-    """Every image is counted once, whether the split divides by two or not."""
-    make_pets(tmp_path / "dataset/oxford-iiit-pet", 2, images)
+def test_two_processes_give_the_scores_of_one(tmp_path):
+    """Each of 7 images, which do not divide by two, is counted once."""
+    make_pets(tmp_path / "dataset/oxford-iiit-pet", 2, 7)
     make_checkpoint(tmp_path / "a.pth")
     flags = ("--model", "a.pth", "--batch_size", 2)
     script("evaluate", *flags, "--output", "one", cwd=tmp_path)
     finish(*launch_pair("evaluate", *flags, "--output", "two", cwd=tmp_path), log=tmp_path / "evaluate.log")
-    one, two = (json.loads((tmp_path / f"{name}.json").read_text())[0] for name in ("one", "two"))
+    one, two = (read_scores(tmp_path, name) for name in ("one", "two"))
     for name in ("dice", "jaccard", "pooled_dice"):
         assert one[name] == pytest.approx(two[name], abs=1e-6)
     csv = (tmp_path / "one.csv").read_text()
-    assert csv == (tmp_path / "two.csv").read_text() and len(csv.splitlines()) == images + 1
+    assert csv == (tmp_path / "two.csv").read_text() and len(csv.splitlines()) == 7 + 1
     assert not (tmp_path / "second.log").read_text()
 
 
 @pytest.mark.integration
-def test_a_mistake_is_reported_once(tmp_path):
+def test_two_processes_report_a_mistake_once(tmp_path):
     pair = launch_pair("train", "--dataset", "shapes", "--batch_size", 1, "--name", "a", cwd=tmp_path)
     log = finish(*pair, expect=2, log=tmp_path / "train.log")
     assert log.count("error: ") == 1 and "--batch_size 1" in log and not (tmp_path / "second.log").read_text()
 
 
 def decode_slowly():
-    """Let rank 0 take longer to load the data than other ranks wait for it in an ordinary collective call."""
+    """Make rank 0 load its data for longer than the timeout of collective calls."""
     start, load_split = torch.distributed.init_process_group, data.load_split
 
     def start_with_timeout(backend):
@@ -111,7 +110,7 @@ def decode_slowly():
 
 
 @pytest.mark.integration
-def test_decoding_longer_than_the_timeout_does_not_end_the_run(tmp_path):
+def test_decoding_may_take_longer_than_the_timeout_of_collective_calls(tmp_path):
     pair = launch_pair("train", *STEP, "--batch_size", 4, "--name", "a", cwd=tmp_path, setup=decode_slowly)
     finish(*pair, log=tmp_path / "train.log")
     assert (tmp_path / "saved_models/a.pth").exists()

@@ -1,10 +1,10 @@
-"""Exported files give what the checkpoint gives."""
+"""Exported files give the checkpoint's predictions."""
 
 import pytest
 import torch
 from conftest import error_of, make_checkpoint, script
 
-from checkpoint import load
+from checkpoint import load, restore_model
 from export import READERS, WRITERS, export
 from predictor import load_predictor
 from runtime import Runtime
@@ -20,7 +20,7 @@ from utils import UserError
         pytest.param("onnx", "resnet34_unet", marks=pytest.mark.integration),
     ],
 )
-def test_an_export_gives_what_the_checkpoint_gives(kind, name, tmp_path):
+def test_an_export_gives_the_predictions_of_the_checkpoint(kind, name, tmp_path):
     if kind == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(package)
@@ -34,18 +34,19 @@ def test_an_export_gives_what_the_checkpoint_gives(kind, name, tmp_path):
         torch.testing.assert_close(found, predictor.probability(pixels).clone(), atol=1e-3, rtol=0)
 
 
-def test_half_precision_is_a_smaller_checkpoint(tmp_path):
+def test_a_checkpoint_in_half_precision_is_smaller_and_computed_in_float32(tmp_path):
     path = make_checkpoint(tmp_path / "a.pth", width=16, threshold=0.45)
     script("export", "--model", "a.pth", "--format", "half", cwd=tmp_path)
     half = tmp_path / "a.half.pth"
     assert half.stat().st_size < 0.55 * path.stat().st_size
     kept, pixels = load(half), torch.randint(0, 256, (1, 3, 40, 50), dtype=torch.uint8)
     assert kept.threshold == 0.45 and kept.command == "python src/train.py" and kept.training is None
+    assert all(value.dtype == torch.float32 for value in restore_model(kept, half).parameters())
     one, two = (load_predictor(file, Runtime()).probability(pixels) for file in (half, path))
     torch.testing.assert_close(one, two, atol=0.02, rtol=0)
 
 
-def test_the_output_is_next_to_the_checkpoint_or_where_it_is_asked_for(tmp_path, monkeypatch):
+def test_the_output_is_next_to_the_checkpoint_or_at_output(tmp_path):
     make_checkpoint(tmp_path / "a.pth")
     (tmp_path / "exp").mkdir()
     for flags, written in (((), "a"), (("--output", "exp"), "exp/a"), (("--output", "exp/b"), "exp/b")):
@@ -55,7 +56,7 @@ def test_the_output_is_next_to_the_checkpoint_or_where_it_is_asked_for(tmp_path,
     assert "--output no/a" in error_of(done)
 
 
-def test_a_wrong_export_is_not_written(tmp_path, monkeypatch):
+def test_an_export_with_wrong_predictions_is_not_written(tmp_path, monkeypatch):
     path = make_checkpoint(tmp_path / "a.pth")
     monkeypatch.setitem(WRITERS, "pt2", lambda program, target: target.touch())
     monkeypatch.setitem(READERS, "pt2", lambda file: lambda image: image[:, :1] * 0)

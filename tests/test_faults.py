@@ -1,4 +1,4 @@
-"""Runs that are interrupted: at any step, by any signal, with workers, on one process and two; disks that fail."""
+"""Interrupted runs: signals and kills, worker processes, one process and two; disks that fail."""
 
 import errno
 import fcntl
@@ -16,7 +16,7 @@ from processes import finish, launch, launch_pair, slow_disk, wait_for
 from test_resume import same_end
 from test_scripts import contents
 
-from checkpoint import load, save
+from checkpoint import Checkpoint, load, save
 from files import write_atomically
 from shapes import Shapes
 from utils import UserError
@@ -35,15 +35,15 @@ def steps_in(folder):
 
 
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
-def test_every_signal_saves_and_gives_its_exit_status(name, tmp_path):
+def test_a_signal_saves_the_run_and_sets_the_exit_status(name, tmp_path):
     number = getattr(signal, name)
     with stop_after(5, number):
         out = script("train", *RUN, cwd=tmp_path, expect=128 + number).stdout
     assert f"--resume {LAST}" in out and steps_in(tmp_path) == 5
 
 
-def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
-    """SIGHUP under nohup."""
+def test_an_ignored_signal_stays_ignored(tmp_path):
+    """nohup ignores SIGHUP."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_after(5, signal.SIGHUP):
@@ -53,7 +53,7 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_signal_while_the_processes_agree_is_not_lost(tmp_path, monkeypatch):
+def test_a_signal_during_the_exchange_between_processes_is_not_lost(tmp_path, monkeypatch):
     calls = []
 
     def agree(*values):
@@ -64,11 +64,11 @@ def test_a_signal_while_the_processes_agree_is_not_lost(tmp_path, monkeypatch):
 
     monkeypatch.setattr("training.progress.agree", agree)
     script("train", *RUN, cwd=tmp_path, expect=128 + signal.SIGTERM)
-    assert steps_in(tmp_path) == 3  # before the first step it is asked once
+    assert steps_in(tmp_path) == 3  # the first call is before the first step
 
 
 @pytest.mark.integration
-def test_a_second_signal_exits_at_once_and_leaves_the_files_whole(tmp_path):
+def test_a_second_signal_exits_at_once_without_breaking_files(tmp_path):
     log = tmp_path / "train.log"
     process = launch("train", *LONG, cwd=tmp_path, setup=slow_disk)
     wait_for((tmp_path / LAST).exists, process, log=log)
@@ -82,8 +82,8 @@ def test_a_second_signal_exits_at_once_and_leaves_the_files_whole(tmp_path):
 
 
 @pytest.mark.integration
-def test_ctrl_c_with_workers_is_answered_once(tmp_path):
-    """Ctrl-C reaches the whole group of processes."""
+def test_ctrl_c_with_workers_prints_one_message(tmp_path):
+    """Ctrl-C reaches the whole process group."""
     process = launch("train", *LONG, "--workers", 2, cwd=tmp_path, group=True)
     wait_for((tmp_path / LAST).exists, process, log=tmp_path / "train.log")
     os.killpg(process.pid, signal.SIGINT)
@@ -92,7 +92,7 @@ def test_ctrl_c_with_workers_is_answered_once(tmp_path):
 
 
 @pytest.mark.integration
-def test_two_processes_that_are_killed_continue_exactly(tmp_path):
+def test_a_killed_run_of_two_processes_resumes_exactly(tmp_path):
     flags, log = (*RUN, "--steps", 30, "--save_every", "4steps"), tmp_path / "train.log"
     finish(*launch_pair("train", *flags, "--name", "whole", cwd=tmp_path), log=log)
     pair = launch_pair("train", *flags, cwd=tmp_path)
@@ -106,7 +106,7 @@ def test_two_processes_that_are_killed_continue_exactly(tmp_path):
 
 
 @pytest.mark.integration
-def test_torchrun_stops_and_saves(tmp_path):
+def test_torchrun_saves_on_sigterm_and_prints_how_to_resume(tmp_path):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", ROOT / "src/train.py"]
     command = [str(word) for word in (*torchrun, *LONG)]
     with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as process:
@@ -116,18 +116,18 @@ def test_torchrun_stops_and_saves(tmp_path):
             out, _ = process.communicate(timeout=120)
         finally:
             process.kill()
-    assert f"torchrun --nproc_per_node 2 src/train.py --resume {LAST}" in out
+    assert "torchrun --nproc_per_node 2" in out and f"--resume {LAST}" in out
     assert 0 < steps_in(tmp_path) < 4000
 
 
 @pytest.mark.integration
-def test_some_kills(tmp_path):
+def test_a_run_survives_three_kills(tmp_path):
     done, _, _, broken, same = kill_often(3, tmp_path)
     assert (done, broken, same) == (3, 0, True)
 
 
 @pytest.mark.slow
-def test_fifty_kills(tmp_path):
+def test_runs_survive_fifty_kills(tmp_path):
     done, saving, _, broken, same = kill_often(50, tmp_path, seed=1)
     assert done == 50 and saving > 10 and broken == 0 and same
 
@@ -136,13 +136,13 @@ def test_fifty_kills(tmp_path):
 
 
 def kill_a_worker():
-    """Kill the data loading process after the third step."""
+    """Kill the data-loading process after the third step."""
     patch = after_each_step(lambda taken, learner: taken == 3 and multiprocessing.active_children()[0].kill())
     patch.__enter__()
-    kill_a_worker.patch = patch  # for as long as the process
+    kill_a_worker.patch = patch  # keeps it alive
 
 
-def test_a_killed_worker_is_one_line_and_the_run_is_saved(tmp_path):
+def test_if_a_worker_is_killed_the_run_is_saved_and_the_error_is_one_line(tmp_path):
     process = launch("train", *RUN, "--workers", 1, cwd=tmp_path, setup=kill_a_worker)
     log = finish(process, expect=2, log=tmp_path / "train.log", seconds=120)
     [error] = [line for line in log.splitlines() if line.startswith("error: ")]
@@ -152,13 +152,13 @@ def test_a_killed_worker_is_one_line_and_the_run_is_saved(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["evaluate", "inference", "report"])
-def test_a_killed_worker_is_one_line_in_every_command(name, tmp_path, monkeypatch):
+def test_a_killed_worker_gives_one_line_in_every_command(name, tmp_path, monkeypatch):
     trained_run(tmp_path, *RUN)
     real, command = Shapes.__getitem__, os.getpid()
     kill = lambda: os.getpid() == command or os.kill(os.getpid(), signal.SIGKILL)  # noqa: E731
     monkeypatch.setattr(Shapes, "__getitem__", lambda dataset, index: kill() and real(dataset, index))
     flags = ("--model", "saved_models/a.pth", "--workers", 1, "--batch_size", 2, "--output", "out")
-    assert "--workers 0" in error_of(script(name, *flags, cwd=tmp_path, expect=2))
+    assert "--workers" in error_of(script(name, *flags, cwd=tmp_path, expect=2))
 
 
 BROKEN = """
@@ -171,8 +171,8 @@ if __name__ == "__main__":
 """
 
 
-def test_an_exception_with_workers_ends_the_process_with_its_traceback(tmp_path):
-    """In a process like a user's; a data loading process that is left would keep it from ending."""
+def test_an_exception_ends_a_run_with_workers_with_a_traceback(tmp_path):
+    """In a process of its own, which a leftover data-loading process would keep from ending."""
     (tmp_path / "broken.py").write_text(BROKEN)
     command = [sys.executable, "broken.py", *map(str, RUN), "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
@@ -183,7 +183,7 @@ def test_an_exception_with_workers_ends_the_process_with_its_traceback(tmp_path)
 # ------------------------------------------------------------------------------------------ disks
 
 
-def test_a_full_disk_leaves_what_was_saved(tmp_path, monkeypatch):
+def test_a_full_disk_does_not_damage_saved_files(tmp_path, monkeypatch):
     trained_run(tmp_path, *RUN, "--epochs", 1)
     before = contents(tmp_path / "saved_models")
 
@@ -196,8 +196,8 @@ def test_a_full_disk_leaves_what_was_saved(tmp_path, monkeypatch):
     assert before == contents(tmp_path / "saved_models")
 
 
-def test_a_file_system_without_locks_permissions_and_folder_syncs(tmp_path, monkeypatch):
-    """Like some network mounts."""
+def test_file_systems_without_locks_permissions_and_folder_syncs_work(tmp_path, monkeypatch):
+    """As on some network mounts."""
 
     def refuse(*args, **kwargs):
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
@@ -229,12 +229,8 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     write_atomically(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
-
-
-def test_a_save_that_fails_is_one_line(tmp_path):
-    trained_run(tmp_path, *RUN, "--epochs", 1)
     with pytest.raises(UserError, match=r"nowhere/a\.pth"):
-        save(load(tmp_path / LAST), tmp_path / "nowhere" / "a.pth")
+        save(Checkpoint({}, "unet", {}), tmp_path / "nowhere/a.pth")
 
 
 # ---------------------------------------------------------------------------------------- imports

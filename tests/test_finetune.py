@@ -1,4 +1,4 @@
-"""--weights: another run's network and weights, with the user's own recipe."""
+"""--weights: fine-tune the network of another run with new training flags."""
 
 import pytest
 import torch
@@ -13,13 +13,13 @@ STILL = (*RUN, "--learning_rate", 0, "--weight_decay", 0, "--ema", 0, "--save_di
 
 
 def trained_parameters(folder, name="a"):
-    """Return the parameters that a run ended with, and its checkpoint."""
+    """Return the final parameters of a run, and its last checkpoint."""
     checkpoint = load(folder / f"tuned/{name}.last.pth")
     model = build_model(checkpoint.name, **checkpoint.options)
     return {key: checkpoint.model[key] for key, _ in model.named_parameters()}, checkpoint
 
 
-def test_network_and_normalization_come_with_the_weights(tmp_path):
+def test_network_and_normalization_are_taken_from_the_weights(tmp_path):
     path = make_checkpoint(tmp_path / "start.pth", in_channels=1, depth=2, norm="none")
     start = torch.load(path, weights_only=True)
     torch.save({**start, "mean": [0.4], "std": [0.3]}, path)
@@ -33,7 +33,7 @@ def test_network_and_normalization_come_with_the_weights(tmp_path):
     script("train", "--resume", "tuned/a.last.pth", "--epochs", 2, cwd=tmp_path)
 
 
-def test_a_head_of_other_channels_is_initialized_again(tmp_path):
+def test_a_head_with_other_channels_is_reinitialized(tmp_path):
     path = make_checkpoint(tmp_path / "start.pth", depth=2)
     assert str(path) in script("train", *STILL, "--weights", path, "--out_channels", 2, cwd=tmp_path).stdout
     parameters, tuned = trained_parameters(tmp_path)
@@ -42,7 +42,7 @@ def test_a_head_of_other_channels_is_initialized_again(tmp_path):
     assert parameters["head.weight"].shape[0] == 2 == tuned.options["out_channels"]
 
 
-def test_a_state_dict_of_other_code_is_the_network_of_model(tmp_path):
+def test_a_state_dict_of_other_code_needs_the_model_flag(tmp_path):
     weights = build_model("unet", width=4, depth=2, out_channels=3).state_dict()
     wrapped = {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in weights.items()}}
     torch.save(wrapped, tmp_path / "s.pth")
@@ -68,7 +68,7 @@ def test_a_state_dict_of_other_code_is_the_network_of_model(tmp_path):
         ("--weights list.pth --model unet", "list.pth"),
     ],
 )
-def test_what_does_not_fit_the_weights_is_one_line(flags, words, tmp_path):
+def test_flags_that_contradict_the_weights_and_bad_files_are_refused(flags, words, tmp_path):
     path = make_checkpoint(tmp_path / "start.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     hostile = {**torch.load(path, weights_only=True), "options": {"in_channels": 3, "save_dir": "/"}}
@@ -77,12 +77,7 @@ def test_what_does_not_fit_the_weights_is_one_line(flags, words, tmp_path):
     assert words in error_of(done)
 
 
-@pytest.mark.parametrize("flags", ["--normalize weights", "--normalize imagenet --in_channels 1"])
-def test_a_normalization_that_does_not_exist_is_one_line(flags, tmp_path):
-    assert "--normalize" in error_of(script("train", *RUN, *flags.split(), cwd=tmp_path, expect=2))
-
-
-def test_imagenets_normalization_is_torchvisions(tmp_path):
+def test_normalize_imagenet_matches_torchvision(tmp_path):
     preset = ResNet34_Weights.IMAGENET1K_V1.transforms()
     script("train", *STILL, "--width", 4, "--normalize", "imagenet", cwd=tmp_path)
     checkpoint = load(tmp_path / "tuned/a.pth")

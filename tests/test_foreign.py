@@ -1,10 +1,8 @@
-"""Networks and losses of other people, through every command."""
-
-import json
+"""Networks and losses that users add work with every command."""
 
 import pytest
 import torch
-from conftest import make_pets, script, stop_after
+from conftest import make_pets, read_scores, script, stop_after
 from PIL import Image
 from torch import nn
 from torch.nn import functional as F
@@ -17,7 +15,7 @@ from runtime import Runtime
 
 
 class Mixer(nn.Module):
-    """Patches mixed by linear layers, for one image size (Tolstikhin et al., "MLP-Mixer", NeurIPS 2021)."""
+    """Mixes patches with linear layers, for one image size (Tolstikhin et al., "MLP-Mixer", NeurIPS 2021)."""
 
     def __init__(self, in_channels=3, out_channels=1, channels=16, size=32):
         super().__init__()
@@ -36,7 +34,7 @@ class Mixer(nn.Module):
 
 
 class Depthwise(nn.Module):
-    """A depthwise and a pointwise convolution (Howard et al., "MobileNets", 2017), with a dilated one."""
+    """Has a depthwise, dilated convolution and a pointwise one (Howard et al., "MobileNets", 2017)."""
 
     def __init__(self, in_channels=3, out_channels=1, channels=8):
         super().__init__()
@@ -50,7 +48,7 @@ class Depthwise(nn.Module):
 
 
 class Blurred(nn.Module):
-    """A fixed filter that the state_dict does not hold."""
+    """Has a fixed filter that is not in the state_dict."""
 
     def __init__(self, in_channels=3, out_channels=1):
         super().__init__()
@@ -63,7 +61,7 @@ class Blurred(nn.Module):
 
 
 class ReluFirst(nn.Module):
-    """A batch norm that is declared after a convolution, but called after a ReLU: it must not be folded."""
+    """Has a batch norm declared after a convolution but called after a ReLU, which must not be folded."""
 
     def __init__(self, in_channels=3, out_channels=1):
         super().__init__()
@@ -76,16 +74,16 @@ class ReluFirst(nn.Module):
 
 
 def squared(logits, mask):
-    """A user's loss: the mean squared error of the probability."""
+    """Return the mean squared error of the probability."""
     return ((logits.sigmoid() - (mask == 1).float()) ** 2).mean()
 
 
 @pytest.mark.parametrize("network", [Mixer, Depthwise, Blurred, ReluFirst])
-def test_a_foreign_network_through_every_command(network, tmp_path, monkeypatch):
-    monkeypatch.setitem(MODELS, "foreign", (network, {}))
+def test_an_added_network_and_loss_work_with_every_command(network, tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "added", (network, {}))
     monkeypatch.setitem(LOSSES, "squared", squared)
     pets = make_pets(tmp_path / "dataset/oxford-iiit-pet", 12, 3)
-    flags = ("--model", "foreign", "--loss", "squared:2,bce:0.1", "--image_size", 32, "--batch_size", 4, "--name", "a")
+    flags = ("--model", "added", "--loss", "squared:2,bce:0.1", "--image_size", 32, "--batch_size", 4, "--name", "a")
     with stop_after(4):
         script("train", *flags, "--epochs", 2, "--ema", 0.5, cwd=tmp_path, expect=143)
     script("train", "--resume", "saved_models/a.last.pth", cwd=tmp_path)
@@ -101,13 +99,12 @@ def test_a_foreign_network_through_every_command(network, tmp_path, monkeypatch)
     assert all(not value.is_meta for value in restore_model(checkpoint, path).buffers())
 
     script("evaluate", "--model", path, "--split", "valid", "--output", "scores", cwd=tmp_path)
-    [result] = json.loads((tmp_path / "scores.json").read_text())
-    assert result["dice"] == pytest.approx(checkpoint.scores["valid"]["dice"], abs=1e-6)
+    assert read_scores(tmp_path)["dice"] == pytest.approx(checkpoint.scores["valid"]["dice"], abs=1e-6)
     script("inference", "--model", path, "--output", "masks", cwd=tmp_path)
     assert len([*(tmp_path / "masks").glob("Drawn_*.png")]) == 3
     photo = pets / "images/Drawn_1.jpg"
     script("predict", photo, "--model", path, "--output", "mask.png", cwd=tmp_path)
     assert Image.open(tmp_path / "mask.png").size == Image.open(photo).size
-    if network is not Mixer:  # exports take any size
+    if network is not Mixer:  # exports must accept any size
         script("export", "--model", path, "--format", "pt2", "half", cwd=tmp_path)
         assert (tmp_path / "saved_models/a.pt2").exists() and (tmp_path / "saved_models/a.half.pth").exists()

@@ -1,17 +1,16 @@
-"""Training on a GPU. Without one, fake tensors find a mix of devices and copies that would wait.
+"""Training on a GPU: `python -m pytest -m cuda`.
 
-With one, `python -m pytest -m cuda` runs whole runs.
+Without a GPU, fake tensors find operations that mix devices or would wait for the device.
 """
-
-import csv
 
 import numpy as np
 import pytest
 import torch
-from conftest import script, stop_after
+from conftest import read_table, script, stop_after
 from PIL import Image
 from processes import FORKS, finish, logged
 from test_resume import same_end
+from test_state import start_run
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -19,22 +18,16 @@ import augment
 import train
 from cache import PackedDataset, Pair
 from checkpoint import load
-from losses import build_loss
-from models import build_model
 from runtime import Runtime
-from training.args import parse_args
-from training.augmentation import BatchAugmentation
-from training.ema import EMA
-from training.optimizers import build_optimizer
-from training.schedule import build_scheduler, position_of
-from training.state import TrainMeter, TrainState
+from training.state import TrainMeter
 
 CUDA = torch.device("cuda:0")
-FULL = 100  # steps of 4 of 40 images, after which augmentation is at full strength
+GPU = Runtime(CUDA, torch.bfloat16)
+FULL = 100  # steps of 4 of 40 images, which is ten epochs: augmentation is at full strength
 
 
 class MadeUpGradients:
-    """Replaces the gradient scaler and the backward pass, which fake tensors do not have on a GPU that is not there."""
+    """Replaces the gradient scaler and the backward pass, which fake tensors lack without a real GPU."""
 
     def __init__(self, model):
         self.model = model
@@ -58,7 +51,7 @@ class MadeUpGradients:
 
 
 class NoWaits(TorchDispatchMode):
-    """Refuses what waits for the device: reading a value and blocking copies. Refuses float64, which MPS lacks."""
+    """Refuses operations that wait for the device (reads and blocking copies), and float64, which MPS lacks."""
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -73,35 +66,20 @@ class NoWaits(TorchDispatchMode):
 
 
 def begin(flags):
-    """Make a run on the GPU, whose augmentation is at full strength, and return a function that takes a step."""
-    args, _ = parse_args(None, ["--dataset", "shapes", *flags.split()])
-    args.batch_size, args.epochs, runtime = 4, 1, Runtime(CUDA, torch.bfloat16)
-    options = {"width": 4} if args.model != "resnet34_unet" else {}
-    with CUDA:
-        model = build_model(args.model, 3, args.out_channels, **options)
-    model.train()
-    state = TrainState(step=FULL, max_size=64, warmup=4)
-    optimizer = build_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay)
-    scheduler = build_scheduler(args.schedule, optimizer, position_of(args, state, 2 * FULL), 4, None)
-    scaler = torch.amp.GradScaler("cuda", enabled=False)
-    ema = EMA(model, args.ema) if args.ema else None
-    learner = train.Learner(model, model, build_loss(args.loss), optimizer, scaler, ema, runtime, scheduler)
-    augmentation = BatchAugmentation(args, 40, ([0.5] * 3, [0.5] * 3), runtime)
-    meter = TrainMeter()
+    """Make a run on the GPU at full augmentation. Return its learner and a function that takes a step."""
+    flags = ("--ema", "0.999", "--batch_size", "4", *flags.split())
+    run, meter = start_run(*flags, runtime=GPU, step=FULL, steps=2 * FULL, images=40), TrainMeter()
 
     def step(batch):
-        for result in train.train_step(batch, learner, augmentation, args, state.step):
+        for result in train.train_step(batch, run.learner, run.augmentation, run.args, run.state.step):
             meter.add(*result)
-        state.step += 1
+        run.state.step += 1
 
-    return learner, step
+    return run.learner, step
 
 
 def batch_on_the_cpu():
-    return {
-        "image": torch.zeros(4, 3, 64, 64, dtype=torch.uint8),
-        "mask": torch.zeros(4, 1, 64, 64, dtype=torch.uint8),
-    }
+    return {"image": torch.zeros(4, 3, 64, 64, dtype=torch.uint8), "mask": torch.zeros(4, 1, 64, 64, dtype=torch.uint8)}
 
 
 def batch_on_the_gpu():
@@ -120,11 +98,11 @@ CASES = [
 
 
 def fake_steps(flags):
-    augment.constant = lambda values, device: torch.empty(len(values), device=device)  # a real one is made once
+    augment.constant = lambda values, device: torch.empty(len(values), device=device)  # instead of a cached tensor
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         learner, step = begin(flags)
         learner.scaler = MadeUpGradients(learner.model)
-        step(batch_on_the_cpu())  # in which optimizers make their state
+        step(batch_on_the_cpu())  # the first step creates the optimizer state
         with NoWaits():
             step(batch_on_the_gpu())
 
@@ -153,7 +131,7 @@ def test_a_step_does_not_wait_for_the_gpu(flags):
 
 
 @pytest.mark.cuda
-def test_a_run_on_a_gpu_from_training_to_masks(pets, tmp_path):
+def test_a_gpu_trains_and_gives_the_scores_and_masks_of_the_cpu(pets, tmp_path):
     flags = ("--data_path", pets, "--image_size", 64, "--start_size", 32, "--batch_size", 4, "--name", "a")
     out = script("train", "--width", 4, *flags, "--epochs", 3, cwd=tmp_path).stdout
     assert "on cuda" in out
@@ -161,8 +139,7 @@ def test_a_run_on_a_gpu_from_training_to_masks(pets, tmp_path):
     for device in ("cpu", "cuda"):
         where = ("--model", "saved_models/a.pth", "--data_path", pets, "--device", device)
         script("evaluate", *where, "--output", f"scores/{device}", cwd=tmp_path)
-        with open(tmp_path / f"scores/{device}.csv", newline="") as file:
-            dice[device] = [float(row["dice"]) for row in csv.DictReader(file)]
+        dice[device] = [float(row["dice"]) for row in read_table(tmp_path / f"scores/{device}.csv")]
         script("inference", *where, "--precision", "float32", "--output", device, cwd=tmp_path)
         files = sorted((tmp_path / device).glob("Drawn_*.png"))
         masks[device] = [np.asarray(Image.open(file)) for file in files]
@@ -185,7 +162,7 @@ def test_a_run_stopped_on_a_gpu_continues_exactly(precision, pets, tmp_path):
 
 
 @pytest.mark.cuda
-def test_a_run_goes_from_the_gpu_to_the_cpu_and_back(pets, tmp_path):
+def test_a_run_can_move_from_the_gpu_to_the_cpu_and_back(pets, tmp_path):
     flags = ("--data_path", pets, "--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 1, "--name", "a")
     script("train", *flags, cwd=tmp_path)
     for epochs, device in ((2, "cpu"), (3, "cuda")):

@@ -1,4 +1,4 @@
-"""Alpha and colors of a cut-out: a known alpha is recovered, and the corner cases give what they must."""
+"""Alpha and colors of a cutout: a known alpha is recovered, also in corner cases."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ ORANGE, BLUE, GREEN = (200, 120, 40), (30, 60, 160), (0, 255, 0)
 
 
 def scene(width=240, height=180, radius=50, hairs=60):
-    """An orange disc with hairs on blue -> photo, probability, true alpha: its mask is half a border too wide."""
+    """Return photo, probability and alpha of an orange disc with hairs on blue. The mask is half a border too wide."""
     scale = 4
     rng = np.random.default_rng(0)
     y, x = np.mgrid[: height * scale, : width * scale]
@@ -24,61 +24,61 @@ def scene(width=240, height=180, radius=50, hairs=60):
     for toward in rng.uniform(-np.pi, np.pi, hairs):
         pet |= (away < radius + 6) & (np.abs(np.sin(angle - toward)) * away < 0.4) & (np.cos(angle - toward) > 0)
     alpha = F.avg_pool2d(torch.from_numpy(pet).float()[None], scale)[0]
-    photo = mix(alpha, ORANGE, BLUE)
+    photo = blend(alpha, ORANGE, BLUE)
     border = BORDER * (np.sqrt(np.pi) * radius * max(width, height)) ** 0.5
     depth = radius + border / 2 - torch.from_numpy(np.ascontiguousarray(away)).float()
     return photo, F.avg_pool2d((depth / 2).sigmoid()[None], scale)[0], alpha
 
 
-def mix(alpha, over, under):
-    """alpha (H, W) and two colors -> PIL image."""
+def blend(alpha, over, under):
+    """Blend two colors by alpha (H, W) into a PIL image."""
     colors = alpha[..., None] * torch.tensor(over) + (1 - alpha[..., None]) * torch.tensor(under)
     return Image.fromarray(colors.round().to(torch.uint8).numpy())
 
 
 def soft_threshold(probability):
-    """Alpha as the cut-out had it before matting."""
+    """Return the alpha of a cutout without matting."""
     return ((probability - 0.5) * 2 + 0.5).clamp(0, 1)
 
 
-@pytest.mark.parametrize("work_side", [768, 120])
-def test_a_known_alpha_is_recovered(monkeypatch, work_side):
-    monkeypatch.setattr(matting, "WORK_SIZE", work_side)
-    photo, probability, truth = scene()
+@pytest.mark.parametrize("size", [768, 120])
+def test_a_known_alpha_is_recovered(monkeypatch, size):
+    monkeypatch.setattr(matting, "WORK_SIZE", size)
+    photo, probability, target = scene()
     alpha, _ = matte(photo, probability)
-    error, before = (alpha - truth).abs().sum(), (soft_threshold(probability) - truth).abs().sum()
+    error, before = (alpha - target).abs().sum(), (soft_threshold(probability) - target).abs().sum()
     assert error < before / 4
-    assert alpha[truth == 1].mean() > 0.98 and alpha[truth == 0].mean() < 0.01
+    assert alpha[target == 1].mean() > 0.98 and alpha[target == 0].mean() < 0.01
 
 
-def test_single_hairs_are_in_alpha():
-    photo, probability, truth = scene()
+def test_alpha_follows_single_hairs():
+    photo, probability, target = scene()
     alpha, _ = matte(photo, probability)
-    hair = (truth > 0.1) & (truth < 0.9)
-    assert torch.corrcoef(torch.stack([alpha[hair], truth[hair]]))[0, 1] > 0.9
+    hair = (target > 0.1) & (target < 0.9)
+    assert torch.corrcoef(torch.stack([alpha[hair], target[hair]]))[0, 1] > 0.9
 
 
-def test_no_old_background_is_in_the_colors():
-    photo, probability, truth = scene()
+def test_the_old_background_is_removed_from_the_colors():
+    photo, probability, target = scene()
     alpha, foreground = matte(photo, probability)
     edge = (alpha > 0.2) & (alpha < 0.95)
     colors, old = foreground[edge].float(), torch.from_numpy(np.array(photo))[edge].float()
     off = (colors - torch.tensor(ORANGE)).abs().mean()
     assert off < 12 and off < (old - torch.tensor(ORANGE)).abs().mean() / 3
     on_green = np.asarray(cut_out(photo, probability, Style(background=GREEN))).astype(int)
-    expected = np.asarray(mix(truth, ORANGE, GREEN)).astype(int)
+    expected = np.asarray(blend(target, ORANGE, GREEN)).astype(int)
     assert np.abs(on_green - expected).mean() < 1
     assert on_green[edge.numpy()][:, 2].max() < 80  # blue is 160 in the background, 40 in the pet
 
 
-def test_cutout_is_matted_and_black_where_transparent():
-    photo, probability, truth = scene()
+def test_a_cutout_is_matted_and_its_transparent_pixels_are_black():
+    photo, probability, target = scene()
     pixels = torch.from_numpy(np.array(cut_out(photo, probability)))
-    assert (pixels[..., 3] / 255 - truth).abs().sum() < (soft_threshold(probability) - truth).abs().sum() / 4
+    assert (pixels[..., 3] / 255 - target).abs().sum() < (soft_threshold(probability) - target).abs().sum() / 4
     assert (pixels[pixels[..., 3] == 0] == 0).all()
 
 
-def test_cutout_on_a_background():
+def test_a_cutout_on_a_background_is_opaque_and_may_be_cropped():
     photo, probability, _ = scene()
     red = Image.new("RGB", (31, 17), (200, 0, 0))
     for background in ("#c80000", (200, 0, 0), red):
@@ -97,14 +97,14 @@ def test_small_components_are_dropped():
     assert alpha[2:20, 2:20].max() > 0.9 and alpha[165:, 225:].max() == 0
 
 
-def test_a_small_hole_of_doubt_is_filled():
+def test_a_small_hole_in_the_prediction_is_filled():
     photo, probability, _ = scene()
     probability[88:91, 118:121] = 0.4
     assert matte(photo, probability)[0][80:100, 110:130].min() == 1
 
 
 @pytest.mark.parametrize("factor", [1, 3])
-def test_tiles_make_no_difference(monkeypatch, factor):
+def test_tiles_do_not_change_the_result(monkeypatch, factor):
     monkeypatch.setattr(matting, "WORK_SIZE", 240 // factor)
     photo, probability, _ = scene()
     monkeypatch.setattr(matting, "TILE", 10**6)
@@ -117,7 +117,7 @@ def test_tiles_make_no_difference(monkeypatch, factor):
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (50, 30), (1000, 3)])
-def test_without_an_edge_there_is_no_band(size, probability):
+def test_without_an_edge_alpha_is_the_mask_and_colors_are_the_photos(size, probability):
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8))
     alpha, foreground = matte(photo, torch.full(size[::-1], probability))
     assert alpha.dtype == torch.float32 and alpha.shape == size[::-1] and (alpha == probability).all()
@@ -125,7 +125,7 @@ def test_without_an_edge_there_is_no_band(size, probability):
 
 
 @pytest.mark.parametrize("size", [(1, 40), (40, 1), (2, 2), (3, 3), (1601, 5)])
-def test_narrow_photos(size):
+def test_narrow_photos_are_matted(size):
     photo = Image.new("RGB", size, ORANGE)
     probability = torch.zeros(size[::-1])
     probability[: (size[1] + 1) // 2, : (size[0] + 1) // 2] = 1
@@ -134,15 +134,15 @@ def test_narrow_photos(size):
     assert foreground.shape == (*size[::-1], 3)
 
 
-def test_a_photo_of_one_color_has_alpha_by_depth():
-    _, probability, truth = scene(hairs=0)
+def test_a_photo_of_one_color_has_alpha_from_the_probability():
+    _, probability, target = scene(hairs=0)
     photo = Image.new("RGB", (240, 180), BLUE)
     alpha, foreground = matte(photo, probability)
-    assert (alpha - truth).abs().mean() < 0.02 and alpha[90, 120] == 1 and alpha[0, 0] == 0
+    assert (alpha - target).abs().mean() < 0.02 and alpha[90, 120] == 1 and alpha[0, 0] == 0
     assert (foreground.int() - torch.tensor(BLUE)).abs().max() <= 1
 
 
-def test_distance_is_euclidean():
+def test_distance_is_euclidean_up_to_its_limit():
     mask = torch.zeros(30, 40, dtype=torch.bool)
     mask[10, 12] = mask[25, 30] = True
     y, x = torch.meshgrid(torch.arange(30), torch.arange(40), indexing="ij")
@@ -152,7 +152,7 @@ def test_distance_is_euclidean():
     assert (distance(torch.zeros(5, 6, dtype=torch.bool), 4) == 4).all()
 
 
-def test_guided_filter_keeps_what_is_linear_in_the_color():
+def test_the_guided_filter_keeps_alpha_that_is_linear_in_the_color():
     image = torch.rand(3, 20, 25, generator=torch.Generator().manual_seed(0))
     alpha = 0.2 * image[0] - 0.1 * image[1] + 0.5 * image[2] + 0.1
     linear = guided_filter(image, alpha, radius=3, eps=1e-7)
@@ -160,10 +160,10 @@ def test_guided_filter_keeps_what_is_linear_in_the_color():
 
 
 @pytest.mark.integration
-def test_closed_form_recovers_alpha():
+def test_closed_form_matting_recovers_alpha():
     pytest.importorskip("pymatting")
-    photo, probability, truth = scene()
+    photo, probability, target = scene()
     alpha, _ = matte(photo, probability, closed_form=True)
-    assert (alpha - truth).abs().sum() < (soft_threshold(probability) - truth).abs().sum() / 4
+    assert (alpha - target).abs().sum() < (soft_threshold(probability) - target).abs().sum() / 4
     empty, _ = matte(photo, torch.zeros(180, 240), closed_form=True)
     assert (empty == 0).all()

@@ -10,21 +10,21 @@ from models.unet import DoubleConv, convolve_joined
 from scoring import confusion, dice_score
 
 
-def count(model):
+def count_parameters(model):
     return sum(p.numel() for p in model.parameters())
 
 
-def test_parameter_counts_known_from_elsewhere():
-    # milesial/Pytorch-UNet's UNet(3, 1); segmentation_models.pytorch's Unet("resnet34") has 24,436,369 with a
-    # 3x3 head, which is 128 weights more than a 1x1 head.
-    assert count(build_model("unet")) == 31_037_633
-    assert count(build_model("resnet34_unet")) == 24_436_369 - 128
+def test_parameter_counts_match_other_implementations():
+    # UNet(3, 1) of milesial/Pytorch-UNet. Unet("resnet34") of segmentation_models.pytorch has 24,436,369, with a
+    # 3x3 head that has 128 weights more than a 1x1 head.
+    assert count_parameters(build_model("unet")) == 31_037_633
+    assert count_parameters(build_model("resnet34_unet")) == 24_436_369 - 128
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("name, depth, join", [("unet", 4, 2), ("unet_shallow", 2, 2), ("unet_add", 4, 1)])
-def test_unet_parameters_follow_the_papers_figure(name, depth, join, norm):
-    """Two 3x3 convolutions per level and side, 2x2 up-convolutions, a 1x1 head; `join` times the width after a skip."""
+def test_unets_have_the_parameters_of_the_papers_figure(name, depth, join, norm):
+    """Two 3x3 convolutions per level and path, 2x2 up-convolutions, a 1x1 head; a skip has `join` times the channels."""
 
     def double(i, o):  # a bias, or a norm's scale and shift, per channel
         return 9 * (i + o) * o + 2 * o * (2 if norm == "batch" else 1)
@@ -33,30 +33,28 @@ def test_unet_parameters_follow_the_papers_figure(name, depth, join, norm):
     expected = double(3, 64) + 64 + 1
     for narrow, wide in zip(widths, widths[1:], strict=False):
         expected += double(narrow, wide) + 4 * wide * narrow + narrow + double(join * narrow, narrow)
-    assert count(build_model(name, norm=norm)) == expected
+    assert count_parameters(build_model(name, norm=norm)) == expected
 
 
 @pytest.mark.parametrize("size", [(64, 64), (33, 47), (1, 5), (256, 1)])
 @pytest.mark.parametrize("name", MODELS)
-def test_logits_have_the_inputs_size(name, size):
+def test_logits_have_the_size_of_the_input(name, size):
     model = build_model(name, **({} if name == "resnet34_unet" else {"width": 4})).eval()
     assert model(torch.rand(2, 3, *size)).shape == (2, 1, *size)
 
 
-@pytest.mark.parametrize("decoder", DECODERS)
-def test_decoders_on_odd_sizes_and_channels(decoder):
-    model = build_model("resnet34_unet", in_channels=1, out_channels=2, decoder=decoder).eval()
-    assert model(torch.rand(1, 1, 51, 38)).shape == (1, 2, 51, 38)
+OPTIONS = [("unet", {"width": 4, **options}) for options in ({"norm": "none"}, {"dropout": 0.5}, {"depth": 1})]
+OPTIONS += [("resnet34_unet", {"decoder": decoder}) for decoder in DECODERS]
 
 
-@pytest.mark.parametrize("options", [{"norm": "none"}, {"dropout": 0.5}, {"depth": 1}, {"out_channels": 2}])
-def test_unet_options(options):
-    model = build_model("unet", in_channels=1, width=4, **options)
-    assert model(torch.rand(2, 1, 20, 20)).shape == (2, options.get("out_channels", 1), 20, 20)
+@pytest.mark.parametrize("name, options", OPTIONS)
+def test_every_option_gives_logits_of_the_right_shape(name, options):
+    model = build_model(name, in_channels=1, out_channels=2, **options)
+    assert model(torch.rand(2, 1, 51, 38)).shape == (2, 2, 51, 38)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
-def test_convolve_joined_is_the_convolution_of_the_concatenation(norm):
+def test_convolve_joined_equals_the_convolution_of_the_concatenation(norm):
     torch.manual_seed(0)
     layers = DoubleConv(5, 4, norm).eval()
     first, second = torch.randn(2, 3, 7, 6, requires_grad=True), torch.randn(2, 2, 7, 6, requires_grad=True)
@@ -74,10 +72,10 @@ def test_unknown_names_and_options_are_refused():
         build_model("resnet34_unet", width=32)
 
 
-def test_encoder_is_torchvisions_resnet34():
+def test_the_encoder_is_the_resnet34_of_torchvision():
     torch.manual_seed(0)
     reference = torchvision.models.resnet34(weights=None).eval()
-    for module in reference.modules():  # running statistics away from 0 and 1, so that they count
+    for module in reference.modules():  # running statistics that differ from 0 and 1, so that they matter
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
@@ -99,7 +97,7 @@ def test_encoder_is_torchvisions_resnet34():
 @pytest.mark.parametrize(
     "name", ["unet", "unet_shallow", "unet_add", pytest.param("resnet34_unet", marks=pytest.mark.integration)]
 )
-def test_overfits_eight_images(name):
+def test_every_network_overfits_eight_images(name):
     torch.manual_seed(0)
     batch = load_shapes("train", 32, limit=8)[list(range(8))]
     image, mask = batch["image"].float() / 255, batch["mask"]

@@ -9,8 +9,8 @@ from training.preparation import mean_and_std
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_mean_and_std_are_numpys(channels):
-    dataset = load_shapes("train", 32, limit=70, in_channels=channels)  # more than the 64 that are read at once
+def test_mean_and_std_match_numpy(channels):
+    dataset = load_shapes("train", 32, limit=70, in_channels=channels)  # more than the 64 in one read
     args = Namespace(resume=None, normalize="train", in_channels=channels)
     pixels = np.stack([dataset[index]["image"].numpy() for index in range(70)]).astype(np.float64) / 255
     mean, std = mean_and_std(args, dataset, None)
@@ -34,6 +34,6 @@ def test_a_constant_channel_is_not_scaled(value):
     assert std[2] == 1 and mean[2] == pytest.approx(value / 255) and 0 < std[0] < 1
 
 
-def test_fixed_normalizations():
+def test_fixed_and_unit_are_constants():
     assert mean_and_std(Namespace(resume=None, normalize="fixed", in_channels=3), None, None) == ([0.5] * 3, [0.5] * 3)
     assert mean_and_std(Namespace(resume=None, normalize="unit", in_channels=1), None, None) == ([0.0], [1.0])

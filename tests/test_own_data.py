@@ -1,13 +1,13 @@
-"""What people really bring: split folders, negatives, many values, lossy and deep files, stacks, names, lists."""
+"""Real users' datasets: split folders, empty masks, many mask values, lossy and deep files, stacks, names and lists."""
 
-import json
+import re
 import shutil
 import struct
 import zlib
 
 import numpy as np
 import pytest
-from conftest import draw_folder, error_of, labelled, load_folder, make_folder, script
+from conftest import draw_folder, labeled, load_folder, make_folder, read_scores, script
 from PIL import Image
 
 import folder
@@ -21,11 +21,12 @@ from utils import UserError
 
 
 def lines(data, **options):
+    """Return what train.py prints about a folder."""
     return "\n".join(folder.describe(DataOptions("folder", data, **options)))
 
 
 def masks(data, **options):
-    """The original masks of all images, by name."""
+    """Return the original masks of all images, by name."""
     found = {}
     for split in SPLITS:
         dataset = load_folder(data, split, **options)
@@ -68,32 +69,31 @@ def test_split_folders_are_the_splits(order, valid, tmp_path):
         "valid": [f"{valid}/{index}" for index in range(7, 10)],
         "test": [f"test/{index}" for index in range(10, 15)],
     }
-    assert "15 pairs" in lines(data) and "by its split folders: 7 train, 3 valid, 5 test" in lines(data)
+    assert "15 pairs" in lines(data) and "7 train, 3 valid, 5 test" in lines(data)
     mask = load_folder(data, "valid").original_mask(f"{valid}/7")[0].numpy()
     assert np.array_equal(mask, draw_folder(7)[1])
 
 
-def test_without_a_validation_folder_it_is_part_of_train_and_test_stays(tmp_path):
+def test_without_a_validation_folder_a_part_of_train_is_used(tmp_path):
     data = make_splits(tmp_path / "data", "inside", ("train", "test"), (20, 5))
     found = {split: load_folder(data, split).names for split in SPLITS}
     assert sorted(found["train"] + found["valid"]) == sorted(f"train/{index}" for index in range(20))
     assert 1 <= len(found["valid"]) < 8 and found["test"] == [f"test/{index}" for index in range(20, 25)]
 
 
-def test_a_split_folder_without_masks_is_left_out_and_said(tmp_path):
+def test_a_split_folder_without_masks_is_ignored_and_noted(tmp_path):
     data = make_splits(tmp_path / "data", "outside", ("train", "valid", "test"), (6, 3, 3))
     shutil.rmtree(data / "test/masks")
     pairs, [note] = find_pairs(data)
-    assert len(pairs) == 9 and note.endswith(": test")
+    assert len(pairs) == 9 and "test" in note
 
 
-def test_a_folder_of_boxes_beside_the_masks_does_no_harm(tmp_path):
+def test_a_folder_of_bounding_boxes_next_to_the_masks_is_ignored(tmp_path):
     data = make_folder(tmp_path / "data", 4)
     (data / "labels").mkdir()
     (data / "labels/0.txt").write_text("0 .5 .5 .1 .1")
-    assert [pair.label for pair in find_pairs(data)[0].values()] == [
-        data / "masks" / f"{name}.png" for name in range(4)
-    ]
+    found = [pair.label for pair in find_pairs(data)[0].values()]
+    assert found == [data / "masks" / f"{name}.png" for name in range(4)]
 
 
 def test_lists_and_folds_work_on_split_folders(tmp_path):
@@ -106,7 +106,7 @@ def test_lists_and_folds_work_on_split_folders(tmp_path):
     assert sorted(sum(parts, [])) == sorted([f"train/{i}" for i in range(6)] + [f"valid/{i}" for i in range(6, 9)])
 
 
-# ------------------------------------------------------------------------------------ negatives
+# ---------------------------------------------------------------------------------- empty masks
 
 
 def test_images_with_empty_masks_are_trained_on(tmp_path):
@@ -118,13 +118,13 @@ def test_images_with_empty_masks_are_trained_on(tmp_path):
     assert any(not found.train[index]["mask"].any() for index in found.indices)
 
 
-# --------------------------------------------------------------------------------------- values
+# ---------------------------------------------------------------------------------- mask values
 
 
 @pytest.mark.parametrize(
-    "values, options, inside, ignored",
+    "values, options, foreground, ignored",
     [
-        (range(0, 201, 10), {}, range(10, 201, 10), ()),  # instances 1 to 200
+        (range(0, 201, 10), {}, range(10, 201, 10), ()),  # instances numbered from 10 to 200
         ([*range(0, 21, 2), 255], {}, range(2, 21, 2), (255,)),  # VOC
         ([0, 15, 255], {}, (15,), (255,)),
         ([0, 15, 255], {"foreground": ("15", "255")}, (15, 255), ()),
@@ -139,81 +139,60 @@ def test_images_with_empty_masks_are_trained_on(tmp_path):
         ([0, 1, 3, 7], {"foreground": ("1-3", "7")}, (1, 3, 7), ()),
     ],
 )
-def test_many_values(values, options, inside, ignored, tmp_path):
-    data = labelled(tmp_path, *values)
+def test_foreground_and_ignored_values_by_default_and_by_flag(values, options, foreground, ignored, tmp_path):
+    data = labeled(tmp_path, *values)
     stripes = np.array(values, dtype=np.uint8).repeat(60 // len(values))
     wide = np.tile(stripes, (44, 1))
     for path in (data / "images").iterdir():
         Image.open(path).crop((0, 0, len(stripes), 44)).save(path)
-    expected = np.select([np.isin(wide, [*inside]), np.isin(wide, [*ignored])], [1, 255], 0)
+    expected = np.select([np.isin(wide, [*foreground]), np.isin(wide, [*ignored])], [1, 255], 0)
     for mask in masks(data, **options).values():
         assert np.array_equal(mask, expected)
-    said = lines(data, **options)
-    assert f"{100 * (expected == 1).mean():.1f}% of the pixels" in said
-    assert ("ignored: " in said) == bool(ignored)
+    text = lines(data, **options)
+    assert f"{100 * (expected == 1).mean():.1f}%" in text
+    assert ("ignored:" in text) == bool(ignored)
 
 
-def test_values_without_a_background_ask_for_the_foreground_and_the_hint_works(tmp_path):
-    data = labelled(tmp_path, 1, 2)
-    with pytest.raises(UserError, match="--foreground 1$"):
+def test_masks_without_0_need_foreground_and_the_hint_works(tmp_path):
+    data = labeled(tmp_path, 1, 2)
+    with pytest.raises(UserError, match="--foreground 1"):
         load_folder(data)
     assert all((mask == (np.arange(60) < 30)).all() for mask in masks(data, foreground=("1",)).values())
-
-
-@pytest.mark.integration
-def test_ignored_pixels_and_patterns_are_recorded_and_used_by_evaluate(tmp_path):
-    data = labelled(tmp_path, 0, 1, 3, 7)
-    for path in (data / "masks").iterdir():
-        path.rename(path.with_name(f"{path.stem}.truth.png"))
-    tiny = ("--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 1, "--steps", 2, "--name", "a")
-    flags = ("--ignore", 7, "--mask_pattern", "{name}.truth.png")
-    out = script("train", "--data_path", "data", *tiny, *flags, cwd=tmp_path).stdout
-    assert "25.0% of the pixels" in out
-    evaluate = ("evaluate", "--model", "saved_models/a.pth", "--output", "scores")
-    script(*evaluate, cwd=tmp_path)
-    own = json.loads((tmp_path / "scores.json").read_text())[0]["dice"]
-    script(*evaluate, "--ignore", "3", cwd=tmp_path)
-    assert json.loads((tmp_path / "scores.json").read_text())[0]["dice"] != own
-    assert "--ignore x" in error_of(script(*evaluate, "--ignore", "x", cwd=tmp_path, expect=2))
 
 
 # ---------------------------------------------------------------------------------- lossy masks
 
 
-@pytest.mark.parametrize("suffix, quality, level", [("jpg", 75, 255), ("webp", 60, 255), ("jpg", 75, 120)])
-def test_lossy_gray_masks_are_cut_at_half_their_range(suffix, quality, level, tmp_path):
+LOSSY = {
+    "JPEG": ("jpg", {"quality": 75}, 255),
+    "dark JPEG": ("jpg", {"quality": 75}, 120),
+    "WebP": ("webp", {"quality": 60}, 255),
+    "AVIF": ("avif", {"quality": 15}, 255),
+    "JPEG in TIFF": ("tif", {"compression": "jpeg", "quality": 75}, 255),
+}
+
+
+@pytest.mark.parametrize("kind", LOSSY)
+def test_lossy_gray_masks_are_split_at_half_their_maximum(kind, tmp_path):
+    suffix, save, level = LOSSY[kind]
     data = make_folder(tmp_path / "data", 8)
-    replace_masks(data, lambda mask: Image.fromarray((mask * level).astype(np.uint8)), suffix, quality=quality)
+    replace_masks(data, lambda mask: Image.fromarray((mask * level).astype(np.uint8)), suffix, **save)
     for name, mask in masks(data).items():
         assert (mask != draw_folder(int(name))[1]).mean() < 0.02 and set(np.unique(mask)) <= {0, 1}
-    assert "all values >=" in lines(data)
+    [threshold] = re.findall(r">= (\d+)", lines(data))
+    assert int(threshold) == pytest.approx(level / 2, abs=level / 5)  # JPEG may overshoot
 
 
 @pytest.mark.parametrize("foreground, hint", [((), "1-254 255"), (("13",), "13 255"), (("13", "1-5"), "13 1-5 255")])
-def test_the_hint_on_void_keeps_the_foreground(foreground, hint, tmp_path):
+def test_the_hint_on_void_pixels_keeps_the_foreground_values(foreground, hint, tmp_path):
     data = make_folder(tmp_path / "data", 6)
     stripes = np.choose(np.arange(60) // 15, [0, 2, 13, 255]).astype(np.uint8)[None].repeat(44, 0)
     replace_masks(data, lambda mask: Image.fromarray(stripes), "png")
-    assert f"--foreground {hint} makes 255 foreground" in lines(data, foreground=foreground)
-
-
-@pytest.mark.parametrize(
-    "suffix, save",
-    [
-        ("avif", {"quality": 15}),
-        ("tif", {"compression": "jpeg", "quality": 75}),
-    ],
-)
-def test_other_formats_that_are_lossy(suffix, save, tmp_path):
-    data = make_folder(tmp_path / "data", 8)
-    replace_masks(data, lambda mask: Image.fromarray((mask * 255).astype(np.uint8)), suffix, **save)
-    for name, mask in masks(data).items():
-        assert (mask != draw_folder(int(name))[1]).mean() < 0.02
-    assert "all values >= 1" in lines(data) and "all values >= 1 " not in lines(data)
+    assert f"--foreground {hint}" in lines(data, foreground=foreground)
 
 
 def paint(*colors):
-    """Encode masks: the foreground in one color on the left half of the image, in another on the right."""
+    """Return an encoder of masks: foreground has one color in the left half of the image, another in the right."""
 
     def encode(mask):
         image = np.zeros((*mask.shape, 3), np.uint8)
@@ -226,23 +205,23 @@ def paint(*colors):
 
 
 @pytest.mark.parametrize("suffix, given", [("jpg", ()), ("jpg", ("254,0,0",)), ("webp", ("255,0,0",))])
-def test_lossy_colored_masks_have_their_few_true_colors(suffix, given, tmp_path):
+def test_the_original_colors_of_lossy_masks_are_recovered(suffix, given, tmp_path):
     data = make_folder(tmp_path / "data", 8, width=120, height=88)
     replace_masks(data, paint((255, 0, 0), (255, 0, 0)), suffix, quality=75)
     for name, mask in masks(data, foreground=given).items():
         assert (mask != draw_folder(int(name), 120, 88)[1]).mean() < 0.04
-    said = lines(data, foreground=given)
-    assert "the values 0 and " in said and len(said.splitlines()[1]) < 200
+    text = lines(data, foreground=given)
+    assert "0 and " in text and len(text.splitlines()[1]) < 200
 
 
-def test_one_of_two_colors_of_lossy_masks(tmp_path):
+def test_one_of_two_colors_of_lossy_masks_can_be_the_foreground(tmp_path):
     data = make_folder(tmp_path / "data", 8, width=120, height=88)
     replace_masks(data, paint((255, 0, 0), (0, 128, 255)), "jpg", quality=75)
     for name, mask in masks(data, foreground=("0,128,255",)).items():
         expected = draw_folder(int(name), 120, 88)[1]
         expected[:, :60] = 0
         assert (mask != expected).mean() < 0.04
-    with pytest.raises(UserError, match="--foreground 0,255,0: .* have the values 0,"):
+    with pytest.raises(UserError, match="--foreground 0,255,0"):
         load_folder(data, foreground=("0,255,0",))
 
 
@@ -277,14 +256,14 @@ def test_deep_images_are_scaled_by_the_range_of_the_training_images(kind, tmp_pa
     )
     assert np.abs(np.asarray(image)[..., 0] - expected).max() <= 0.51
     assert len(np.unique(dataset.packed[:, 0])) > 200
-    assert f"{low:g} becomes black, {top:g} white" in lines(data)
-    given = load_folder(data, image_size=44, intensity_range=(0.0, 2.0 * high))  # the checkpoint's, on other data
+    assert f"{low:g} " in lines(data) and f"{top:g} " in lines(data)
+    given = load_folder(data, image_size=44, intensity_range=(0.0, 2.0 * high))  # from a checkpoint, for other data
     assert given.packed[:, 0].max() <= 128 < dataset.packed[:, 0].max()
 
 
-def test_images_of_8_bits_have_no_range_and_not_a_number_is_black(tmp_path):
+def test_8_bit_images_have_no_intensity_range_and_nan_is_black(tmp_path):
     data = make_folder(tmp_path / "data", 6)
-    assert folder.Folder(DataOptions("folder", data)).intensity_range is None and "black" not in lines(data)
+    assert folder.Folder(DataOptions("folder", data)).intensity_range is None and "8 bits" not in lines(data)
     values = np.array([[np.nan, -np.inf, 2.0], [5.0, 8.0, np.inf]], np.float32)
     assert np.asarray(to_rgb(Image.fromarray(values), (2.0, 8.0)))[..., 0].tolist() == [[0, 0, 0], [128, 255, 255]]
     assert np.asarray(to_rgb(Image.fromarray(values), (5.0, 5.0))).shape == (2, 3, 3)
@@ -293,7 +272,7 @@ def test_images_of_8_bits_have_no_range_and_not_a_number_is_black(tmp_path):
     assert folder.measure_range(flat) == [7, 7] and folder.measure_range(find_pairs(data)[0]["0"]) == []
 
 
-def test_color_images_of_16_bits_are_said_to_lose_their_lower_bits(tmp_path):
+def test_a_note_says_that_16_bit_color_images_lose_their_lower_bits(tmp_path):
     data = make_folder(tmp_path / "data", 6)
     assert "16-bit" not in lines(data)
     size, color, compress = struct.pack(">IIBBBBB", 60, 44, 16, 2, 0, 0, 0), b"\0" * (1 + 60 * 6), zlib.compress
@@ -301,11 +280,11 @@ def test_color_images_of_16_bits_are_said_to_lose_their_lower_bits(tmp_path):
     parts = [struct.pack(">I", len(c)) + t + c + struct.pack(">I", zlib.crc32(t + c)) for t, c in chunks]
     for path in (data / "images").iterdir():
         path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
-    assert "only the upper 8 bits of 16-bit color images are read" in lines(data)
+    assert "16-bit" in lines(data)
 
 
 @pytest.mark.integration
-def test_the_range_of_deep_images_is_kept_for_scores_and_predictions(tmp_path):
+def test_the_intensity_range_is_saved_for_scores_and_predictions(tmp_path):
     data = make_folder(tmp_path / "data", 20)
     for path in (data / "images").iterdir():  # 12 bits in 16
         Image.fromarray(np.asarray(Image.open(path).convert("L")).astype(np.uint16) * 16).save(path)
@@ -317,9 +296,8 @@ def test_the_range_of_deep_images_is_kept_for_scores_and_predictions(tmp_path):
     packed = set(data.glob("cache/valid-*.npy"))
     evaluate = ("evaluate", "--model", "saved_models/a.pth", "--split", "valid", "--output", "scores")
     script(*evaluate, "--threshold", 0.5, cwd=tmp_path)
-    [result] = json.loads((tmp_path / "scores.json").read_text())
-    assert result["dice"] == pytest.approx(checkpoint.scores["valid"]["dice"], abs=1e-4)
-    assert set(data.glob("cache/valid-*.npy")) == packed  # scored on the very pixels of the validation
+    assert read_scores(tmp_path)["dice"] == pytest.approx(checkpoint.scores["valid"]["dice"], abs=1e-4)
+    assert set(data.glob("cache/valid-*.npy")) == packed  # the same pixels as in validation
     path = data / "images" / f"{load_folder(data, 'valid').names[0]}.png"
     model = load_model(tmp_path / "saved_models/a.pth", "cpu", "float32")
     as_trained, by_type = (predict(model, np.asarray(to_rgb(Image.open(path), ends))) for ends in (expected, None))
@@ -343,7 +321,7 @@ def make_stack(data, suffix, pages, mask_pages, mask_suffix=None):
     return data
 
 
-def test_the_two_stacks_of_the_isbi_challenge_are_pairs_under_their_own_names(tmp_path):
+def test_a_single_image_and_a_single_mask_need_no_common_name(tmp_path):
     data = make_stack(tmp_path / "data", "tif", 5, 5)
     (data / "images/stack.tif").rename(data / "images/train-volume.tif")
     (data / "masks/stack.tif").rename(data / "masks/train-labels.tif")
@@ -351,7 +329,7 @@ def test_the_two_stacks_of_the_isbi_challenge_are_pairs_under_their_own_names(tm
 
 
 @pytest.mark.parametrize("suffix, mask_suffix", [("tif", "tif"), ("gif", "gif"), ("png", "tif")])
-def test_pages_of_stacks_of_equal_length_are_pairs(suffix, mask_suffix, tmp_path):
+def test_the_pages_of_two_stacks_of_equal_length_are_pairs(suffix, mask_suffix, tmp_path):
     data = make_stack(tmp_path / "data", suffix, 12, 12, mask_suffix)
     found = masks(data)
     assert sorted(found) == sorted(f"stack#{page}" for page in range(12))
@@ -366,29 +344,24 @@ def test_pages_of_stacks_of_equal_length_are_pairs(suffix, mask_suffix, tmp_path
 
 
 @pytest.mark.parametrize("suffix, pages, mask_pages", [("tif", 12, 11), ("tif", 1, 3), ("gif", 5, 1)])
-def test_only_the_first_page_is_used_if_image_and_mask_differ_and_that_is_noted(suffix, pages, mask_pages, tmp_path):
+def test_stacks_of_different_lengths_are_paired_by_their_first_page_with_a_note(suffix, pages, mask_pages, tmp_path):
     data = make_stack(tmp_path / "data", suffix, pages, mask_pages)
     pairs, [note] = find_pairs(data)
-    assert list(pairs) == ["stack"] and "pages after the first" in note and f"images/stack.{suffix}" in note
+    assert list(pairs) == ["stack"] and "pages" in note and f"images/stack.{suffix}" in note
 
 
 # ---------------------------------------------------------------------------------------- names
 
 
 @pytest.mark.parametrize("mask", ["a_segmentation", "a_L", "a.jpg", "a_gt", "a_Mask", "mask_a", "Seg-a"])
-def test_names_of_masks(mask, tmp_path):
+def test_masks_are_found_by_common_affixes(mask, tmp_path):
     data = touch(tmp_path / "data", ["a.jpg", "a_mask.jpg"], [f"{mask}.png", "a_mask_mask.png"])
     pairs, _ = find_pairs(data)
     assert [pairs[name].label.name for name in ("a", "a_mask")] == [f"{mask}.png", "a_mask_mask.png"]
 
 
-DRIVE = (
-    [f"{number}_training.tif" for number in (21, 22, 23, 24)],
-    [f"{number}_manual1.gif" for number in (21, 22, 23, 24)],
-)
-
-
 def touch(data, images, labels):
+    """Write blank images and masks with these file names."""
     for part, names in (("images", images), ("masks", labels)):
         (data / part).mkdir(parents=True)
         for name in names:
@@ -399,33 +372,34 @@ def touch(data, images, labels):
 @pytest.mark.parametrize(
     "images, labels, pattern",
     [
-        (*DRIVE, "{id}_manual1.gif"),
+        (["21_training.tif", "22_training.tif"], ["21_manual1.gif", "22_manual1.gif"], "{id}_manual1.gif"),  # DRIVE
         (["a.png", "b.png"], ["a-truth.png", "b-truth.png"], "{name}-truth.png"),
         (["x1.png", "x2.png"], ["ref.x1.tif", "ref.x2.tif"], "ref.{name}.tif"),
         (["image_1.png", "image_2.png"], ["mask_1.png", "mask_2.png"], "mask_{number}.png"),
         (["in1.png", "in12.png"], ["out1.png", "out12.png"], "out{number}.png"),
     ],
 )
-def test_the_hint_on_names_pairs_them(images, labels, pattern, tmp_path):
+def test_the_hint_on_file_names_works_as_a_mask_pattern(images, labels, pattern, tmp_path):
     data = touch(tmp_path / "data", images, labels)
     with pytest.raises(UserError) as caught:
         find_pairs(data)
-    for name in (*images[:3], *labels[:3], f"--mask_pattern '{pattern}'"):
+    for name in (*images, *labels, f"--mask_pattern '{pattern}'"):
         assert name in str(caught.value)
     pairs, notes = find_pairs(data, pattern)
     assert [pair.label.name for pair in pairs.values()] == labels and not notes
     assert len(find_pairs(data, pattern.rpartition(".")[0])[0]) == len(images)
 
 
-def test_no_hint_that_would_give_one_mask_to_all_images(tmp_path):
+def test_no_hint_that_would_pair_one_mask_with_all_images(tmp_path):
     data = touch(tmp_path / "data", ["x_1_rgb8.png", "x_2_rgb8.png"], ["x_1_gt.png", "x_2_gt.png"])
-    with pytest.raises(UserError, match="rename masks like their images"):
+    with pytest.raises(UserError) as caught:
         find_pairs(data)
+    assert "--mask_pattern '" not in str(caught.value)
 
 
-def test_patterns_that_cannot_be_used(tmp_path):
+def test_patterns_that_cannot_work_are_refused(tmp_path):
     data = touch(tmp_path / "data", ["21_a.png", "21_b.png"], ["21_manual.png"])
-    with pytest.raises(UserError, match="masks/21_manual.png is the mask of images/21_a.png and images/21_b.png"):
+    with pytest.raises(UserError, match="masks/21_manual.png.*images/21_a.png.*images/21_b.png"):
         find_pairs(data, "{id}_manual.png")
     with pytest.raises(UserError, match="--mask_pattern gt.png"):
         find_pairs(data, "gt.png")
@@ -435,21 +409,15 @@ def test_patterns_that_cannot_be_used(tmp_path):
 
 def test_files_that_are_not_images_are_counted(tmp_path):
     data = make_folder(tmp_path / "data", 4)
-    for name in (
-        "images/a.dcm",
-        "images/b.dcm",
-        "masks/c.npy",
-        "masks/d.nii.gz",
-        "masks/coco.json",
-        "images/.DS_Store",
-    ):
+    files = ("images/a.dcm", "images/b.dcm", "masks/c.npy", "masks/d.nii.gz", "masks/coco.json", "images/.DS_Store")
+    for name in files:
         (data / name).write_bytes(b"x")
     _, [note] = find_pairs(data)
-    assert "2 .dcm, 1 .json, 1 .nii.gz, 1 .npy;" in note and "\n" not in note
+    assert "2 .dcm, 1 .json, 1 .nii.gz, 1 .npy" in note and "DS_Store" not in note and "\n" not in note
     boxes = make_folder(tmp_path / "boxes", 3, masks="labels")
     for path in (boxes / "labels").iterdir():
         path.rename(path.with_suffix(".txt"))
-    with pytest.raises(UserError, match="3 .txt; convert"):
+    with pytest.raises(UserError, match="3 .txt"):
         find_pairs(boxes)
 
 
@@ -461,7 +429,7 @@ def test_files_that_are_not_images_are_counted(tmp_path):
     ["images/{}.png masks/{}.png", r"images\{}.png", "./images/{}.png", "./{}.png", "{}.png,{}.png", "{}.png;{}.png",
      "{data}/images/{}.png", "/elsewhere/images/{}.png\t/elsewhere/masks/{}.png", "data/images/{}.png", "{}"],
 )  # fmt: skip
-def test_forms_of_entries_in_lists(form, tmp_path):
+def test_lists_may_contain_names_or_paths(form, tmp_path):
     data = make_folder(tmp_path / "data", 12)
     chosen = ["3", "11", "0"]
     text = "\n".join(form.replace("{data}", str(data)).replace("{}", name) for name in chosen)
@@ -469,15 +437,6 @@ def test_forms_of_entries_in_lists(form, tmp_path):
     assert load_folder(data, "test", test_list=tmp_path / "list.txt").names == chosen
     (data / "test.txt").write_text(text)
     assert load_folder(data, "test").names == chosen
-
-
-def test_lists_that_windows_writes(tmp_path):
-    data = make_folder(tmp_path / "data", 12)
-    (tmp_path / "list").write_bytes(b"\xef\xbb\xbfimages\\3.png  \r\n11.png\r\n")
-    assert load_folder(data, "test", test_list=tmp_path / "list").names == ["3", "11"]
-    (tmp_path / "list").write_bytes("11.png".encode("utf-16"))
-    with pytest.raises(UserError, match="is not a UTF-8 text file"):
-        load_folder(data, "test", test_list=tmp_path / "list")
 
 
 @pytest.mark.parametrize("given", [("train",), ("valid",), ("test",), ("train", "test"), ("valid", "train")])
@@ -492,10 +451,10 @@ def test_pairs_in_no_list_belong_to_the_splits_without_one(given, tmp_path):
     assert all(len(found[split]) == 8 for split in given)
 
 
-def test_unused_pairs_and_splits_that_are_too_small_are_said(tmp_path):
+def test_unused_pairs_and_small_splits_are_noted(tmp_path):
     data = make_folder(tmp_path / "data", 40, width=20, height=20)
     options = {f"{split}_list": tmp_path / split for split in SPLITS}
     for number, split in enumerate(SPLITS):
         (tmp_path / split).write_text("".join(f"{8 * number + index}\n" for index in range(8)))
-    assert "16 pairs" in lines(data, **options) and "few" not in lines(data, **options)
-    assert "few images" in lines(make_folder(tmp_path / "few", 9))
+    assert "16 pairs" in lines(data, **options) and "--fold" not in lines(data, **options)
+    assert "--fold" in lines(make_folder(tmp_path / "few", 9))

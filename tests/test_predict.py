@@ -109,12 +109,7 @@ def test_home_folders_and_quoted_globs_are_expanded(call, tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     "flags",
-    [
-        ("--output", "d"),
-        ("--output", "d", "--save", "mask", "overlay"),
-        ("--output", "."),
-        ("--output", "link"),
-    ],
+    [("--output", "d"), ("--output", "d", "--save", "mask", "overlay"), ("--output", "."), ("--output", "link")],
 )
 def test_an_output_folder_of_inputs_is_refused_before_any_work(call, tmp_path, flags):
     photo().save(tmp_path / "d/a.jpg")

@@ -1,4 +1,4 @@
-"""One way from pixels to a prediction: precision, layout, evaluation mode."""
+"""Predictor: precision, evaluation mode and thresholds."""
 
 import pytest
 import torch
@@ -9,13 +9,13 @@ from checkpoint import load, restore_model
 from data import eval_loader
 from predictor import Predictor, load_predictor
 from runtime import Runtime
-from scoring import DiceMeter, best_threshold, confusion, evaluate
+from scoring import DiceMeter, confusion, evaluate
 from utils import UserError
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name, options", NETWORKS)
-def test_weights_cast_once_give_the_logits_of_autocast(name, options, dtype, tmp_path):
+def test_weights_cast_in_advance_give_the_logits_of_autocast(name, options, dtype, tmp_path):
     path, runtime = make_checkpoint(tmp_path / "a.pth", name, **options), Runtime(dtype=dtype)
     predictor = load_predictor(path, runtime, tta=True)
     assert {weight.dtype for weight in predictor.network.parameters()} == {dtype}
@@ -27,8 +27,8 @@ def test_weights_cast_once_give_the_logits_of_autocast(name, options, dtype, tmp
     torch.testing.assert_close(logits, expected, atol=0, rtol=0)
 
 
-def test_evaluation_covers_every_image_in_evaluation_mode(tmp_path):
-    """The counts equal the counts of single images, whatever the batch size, and the network stays as it is."""
+def test_evaluation_counts_every_image_once_in_evaluation_mode(tmp_path):
+    """Batched counts equal those of single images, and the network is not changed."""
     checkpoint = load(make_checkpoint(tmp_path / "a.pth"))
     network = restore_model(checkpoint, "a.pth").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}
@@ -46,11 +46,6 @@ def test_a_probability_at_the_threshold_is_foreground():
     logits = torch.logit(torch.tensor([0.25, 0.5, 0.75, 0.9], dtype=torch.float64)).float().view(1, 1, 1, 4)
     meter.add({"mask": torch.ones(1, 1, 1, 4, dtype=torch.uint8)}, logits)
     assert meter.counts()[:, 0, 0].tolist() == [4, 3, 2]
-
-
-def test_the_best_threshold_is_the_nearest_to_half_of_several():
-    counts = torch.tensor([[[8, 4, 0, 4]], [[8, 2, 0, 6]], [[8, 2, 0, 6]], [[6, 0, 2, 8]]])
-    assert best_threshold(counts, (0.1, 0.3, 0.6, 0.9)) == 0.6
 
 
 def test_nan_is_never_scored():

@@ -1,9 +1,7 @@
 """train.py as a user runs it, in a temporary folder, on synthetic images: files, mistakes, divergence, precision."""
 
 import csv
-import importlib
 import signal
-import sys
 import threading
 from unittest.mock import patch
 
@@ -17,7 +15,6 @@ import reports.plots
 import runtime
 import train
 from checkpoint import load
-from utils import run
 
 TINY = ("--dataset", "shapes", "--width", 4, "--image_size", 32, "--limit", 12, "--batch_size", 4, "--steps", 3)
 TINY = (*TINY, "--epochs", 2)
@@ -126,16 +123,6 @@ def test_a_lack_of_memory_names_a_flag(tmp_path, monkeypatch):
     assert "--accumulation_steps 2" in error_of(script("train", *TINY, cwd=tmp_path, expect=2))
 
 
-def test_progressive_resizing(tmp_path):
-    """While images grow, the best checkpoint is one of the largest size so far, and records its size."""
-    flags = ("--dataset", "shapes", "--steps", 2, "--limit", 6, "--width", 2, "--batch_size", 2)
-    trained_run(tmp_path, *flags, "--start_size", 32, "--image_size", 64, "--epochs", 5)
-    history = history_of(tmp_path)
-    assert [int(row["image_size"]) for row in history] == [32, 32, 64, 64, 64]
-    best, dices = load(tmp_path / "saved_models/a.pth"), [float(row["valid_dice"]) for row in history]
-    assert best.image_size == 64 and best.epoch == 3 + dices[2:].index(max(dices[2:]))
-
-
 @pytest.mark.parametrize("with_fc", [True, pytest.param(False, marks=pytest.mark.integration)])
 def test_published_encoder_weights_load(with_fc, tmp_path):
     weights = torchvision.models.resnet34(weights=None).state_dict()
@@ -148,38 +135,6 @@ def test_published_encoder_weights_load(with_fc, tmp_path):
     assert "other.pth" in error_of(script("train", *flags, "--encoder_weights", "other.pth", cwd=tmp_path, expect=2))
     script("train", *flags, "--encoder_weights", "resnet34.pth", cwd=tmp_path)
     assert torch.equal(weights_of(tmp_path)["encoder.layer4.2.conv2.weight"], weights["layer4.2.conv2.weight"])
-
-
-@pytest.mark.parametrize(
-    "arguments, words",
-    [
-        ("train --data_path nowhere", "--data_path nowhere"),
-        ("train --data_path empty", "--data_path empty"),
-        ("train --model vnet", "--model"),
-        ("train --no_such_flag", "--no_such_flag"),
-        ("train --model resnet34_unet --width 32", "width"),
-        ("train --encoder_weights x.pth", "--encoder_weights"),
-        ("train --device cuda:99", "--device cuda:99"),
-        ("train --device toaster", "--device toaster"),
-        ("train --device meta", "--device meta"),
-        ("train --save_dir file.txt", "--save_dir file.txt"),
-        ("train --resume nowhere.last.pth", "nowhere.last.pth"),
-        ("train --resume file.txt", "file.txt"),
-        ("train --batch_size 2 --accumulation_steps 3", "--batch_size 2"),
-        ("train --hours 1 --epochs 2", "--hours"),
-        ("train --hours 1 --schedule onecycle", "--schedule onecycle"),
-    ],
-)
-def test_mistakes_get_one_line_and_exit_status_2(arguments, words, tmp_path, monkeypatch, capsys):
-    (tmp_path / "file.txt").write_text("some text")
-    (tmp_path / "empty").mkdir()
-    name, *rest = arguments.split()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *rest])
-    with pytest.raises(SystemExit, match="^2$"):
-        run(importlib.import_module(name).main)
-    [line] = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("note: ")]
-    assert line.startswith("error: ") and words in line
 
 
 def test_a_run_keeps_the_precision_it_was_begun_in(tmp_path, monkeypatch):

@@ -66,10 +66,7 @@ def test_the_pets_own_lists_too(start, pets):
 @pytest.mark.parametrize(
     "names, message",
     [
-        (
-            ["Drawn_1", "Drawn_99", "../Drawn_2"],
-            r"--test_list .* lists 'Drawn_99', '../Drawn_2'",
-        ),
+        (["Drawn_1", "Drawn_99", "../Drawn_2"], r"--test_list .* lists 'Drawn_99', '../Drawn_2'"),
         (["Drawn_1", "Drawn_2", "Drawn_1.jpg"], "--test_list .* lists 'Drawn_1' more than once"),
         ([], "--test_list .* lists no images"),
     ],

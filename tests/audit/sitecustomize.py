@@ -1,4 +1,4 @@
-"""On PYTHONPATH, has Python note every program it starts in the file that AUDIT_LOG names."""
+"""Append every program that Python starts to the file AUDIT_LOG. Active if this folder is on PYTHONPATH."""
 
 import os
 import sys
