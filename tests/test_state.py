@@ -33,10 +33,10 @@ def start_run(*flags, runtime=FLOAT32, step=0, steps=80, images=80):
     args, _ = parse_args(None, ["--dataset", "shapes", "--ema", "0", *flags])
     options = {} if args.model == "resnet34_unet" else {"width": 4}
     torch.manual_seed(0)
-    with runtime.device:  # where fake tensors must be made, since they cannot be moved
+    with runtime.device:
         model = build_model(args.model, out_channels=args.out_channels, **options)
-    if runtime.memory_format == torch.channels_last:
-        model.to(memory_format=torch.channels_last)
+    if runtime.device.type == "cpu":  # the fake tensors of test_gpu.py cannot be converted
+        runtime.to_device(model)
     optimizer = build_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay)
     scaler = torch.amp.GradScaler(runtime.device.type, enabled=runtime.dtype == torch.float16)
     state = TrainState(step=step, warmup=steps // 10)
