@@ -231,35 +231,3 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
     with pytest.raises(UserError, match=r"nowhere/a\.pth"):
         save(Checkpoint({}, "unet", {}), tmp_path / "nowhere/a.pth")
-
-
-# ---------------------------------------------------------------------------------------- imports
-
-IMPORTS = """
-import os, signal, sys, warnings
-import torch
-import matplotlib
-def state():
-    numbers = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGPIPE", "SIGCHLD")
-    signals = [signal.getsignal(getattr(signal, name)) for name in numbers]
-    umask = os.umask(0o22)
-    os.umask(umask)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("KMP_")}
-    backend = matplotlib.rcParams._get("backend") if hasattr(matplotlib.rcParams, "_get") else None
-    seed = torch.get_rng_state().tolist()
-    return signals, umask, environment, backend, [*warnings.filters], torch.get_num_threads(), seed
-before = state()
-for name in sys.argv[1:]:
-    __import__(name)
-for first, second in zip(before, state()):
-    assert first == second, (first, second)
-assert "matplotlib.pyplot" not in sys.modules
-"""
-COMMANDS = ("train", "evaluate", "inference", "predict", "report", "export")
-
-
-def test_importing_the_commands_changes_nothing_in_the_process(tmp_path):
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-    command = [sys.executable, "-c", IMPORTS, *COMMANDS]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr

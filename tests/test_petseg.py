@@ -1,4 +1,4 @@
-"""`from petseg import load_model, predict` in a program whose own modules have the names of ours."""
+"""petseg, imported by a program whose own modules have the same names as ours."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ assert "runtime" not in sys.modules and "petseg.runtime" in sys.modules
 """
 
 
-def test_neither_the_program_nor_petseg_gets_the_others_modules(tmp_path):
+def test_petseg_and_the_program_each_import_their_own_modules(tmp_path):
     for name in ("data", "predict", "utils"):
         (tmp_path / f"{name}.py").write_text("OWN = True\n")
     for name in ("inference", "models", "photos"):

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -22,7 +24,7 @@ def figures(monkeypatch):
     return drawn
 
 
-def test_the_best_epoch_is_one_at_the_largest_image_size(figures):
+def test_the_title_shows_the_best_epoch_at_the_largest_image_size(figures):
     dices, sizes = [0.7, 0.9, 0.8, 0.75], [64, 64, 96, 96]
     keys = ("train_loss", "valid_loss", "train_dice", "learning_rate")
     history = [
@@ -32,12 +34,12 @@ def test_the_best_epoch_is_one_at_the_largest_image_size(figures):
     plots.plot_history(history, "a", None)
     plots.plot_history(history[:2], "b", None)
     grown, constant = figures
-    assert "0.8000 in epoch 3" in grown.axes[1].get_title()
+    assert re.search("0.8000.*3", grown.axes[1].get_title())
     assert [line.get_xdata() for line in grown.axes[1].lines if line.get_linestyle() == ":"] == [[2.5, 2.5]]
-    assert "0.9000 in epoch 2" in constant.axes[1].get_title() and constant.get_suptitle() == "b"
+    assert re.search("0.9000.*2", constant.axes[1].get_title()) and constant.get_suptitle() == "b"
 
 
-def test_example_rows_are_the_best_the_median_and_the_worst(tmp_path):
+def test_examples_are_the_best_median_and_worst_images(tmp_path):
     predictor = load_predictor(make_checkpoint(tmp_path / "a.pth"), Runtime())
     dataset = load_shapes("valid", 32, limit=9)
     rows = plots.example_rows(predictor, dataset, torch.arange(9) / 10)
@@ -47,7 +49,7 @@ def test_example_rows_are_the_best_the_median_and_the_worst(tmp_path):
     assert rows[0]["probability"].shape == rows[0]["mask"].shape == (32, 32)
 
 
-def test_a_batch_is_drawn_with_its_masks_over_it(figures):
+def test_a_batch_is_drawn_with_its_masks_overlaid(figures):
     masks = torch.zeros(9, 1, 8, 8, dtype=torch.uint8)
     masks[0, 0, :4], masks[0, 0, 4:6] = 1, 255
     plots.plot_batch(torch.full((9, 1, 8, 8), 0.5), masks, "a", None)
@@ -67,7 +69,7 @@ def rows_of(names):
     return [{**row, "name": name} for name in names]
 
 
-def test_names_are_plain_text(tmp_path, recwarn, capsys):
+def test_names_are_drawn_as_plain_text_without_warnings(tmp_path, recwarn, capsys):
     plots.plot_panels(rows_of(NAMES), "$y^{$ 犬", tmp_path / "a.png")
     assert not [str(warning.message) for warning in recwarn] and not capsys.readouterr().err
 

@@ -1,20 +1,22 @@
-"""Photos in, images out: what a person's folder may hold, and what must come out of it."""
+"""predict.py: files and folders, tables, errors and signals, outputs, and the functions for notebooks."""
 
-import csv
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, error_of, make_checkpoint, script
+from conftest import ROOT, error_of, make_checkpoint, read_table, script
+from conftest import random_photo as photo
 from PIL import Image
 
 from files import CannotWrite
@@ -34,22 +36,13 @@ def model(tmp_path):
 
 @pytest.fixture
 def call(tmp_path, model):
-    """Run predict.py in tmp_path, on the folder d unless other images are named."""
+    """Return a function that runs predict.py in tmp_path, by default on the folder d."""
     (tmp_path / "d").mkdir()
 
     def inner(*flags, inputs=("d",), expect=0):
         return script("predict", *inputs, "--model", model, *flags, cwd=tmp_path, expect=expect)
 
     return inner
-
-
-def photo(width=50, height=30, seed=0):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
-
-
-def table(path):
-    with open(path, newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
 
 
 def names(folder):
@@ -59,8 +52,8 @@ def names(folder):
 # ------------------------------------------------------------------------------- files and folders
 
 
-def test_a_folder_of_everything(call, tmp_path):
-    """Everything good is done, everything bad is named or counted, no input changes, and the exit status tells."""
+def test_a_folder_of_all_kinds_of_files(call, tmp_path):
+    """Images are segmented, bad ones are named, other files are counted, and no input changes."""
     folder = tmp_path / "d"
     (folder / "sub").mkdir()
     for name in ("plain.jpg", "plain.png", "Mein Hund ist süß 犬.jpg", "$x_1$.png", "sub/plain.jpg"):
@@ -71,9 +64,9 @@ def test_a_folder_of_everything(call, tmp_path):
         (folder / name).write_text("not an image")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     done = call("--recursive", "--output", "out", "--save", *KINDS, expect=2)
-    assert "6 images into out" in done.stdout and "text.jpg is not an image" in error_of(done)
+    assert "6 images" in done.stdout and "text.jpg" in error_of(done)
     assert all(words in done.stdout for words in ("4 non-image files", "2 .txt", "1 .dcm", "1 hidden"))
-    assert "moves.gif: only the first of 3 pages" in done.stdout
+    assert re.search("moves.gif.*first.*3", done.stdout)
     assert {path: path.read_bytes() for path in before} == before
     stems = ["$x_1$", "Mein Hund ist süß 犬", "moves", "plain.jpg", "plain.png", "sub/plain"]
     for kind, suffix in KINDS.items():
@@ -81,10 +74,10 @@ def test_a_folder_of_everything(call, tmp_path):
     assert Image.open(tmp_path / "out/mask/sub/plain.png").size == (50, 30)
 
 
-def test_an_output_that_names_a_file_is_a_file(call, tmp_path):
+def test_an_output_with_a_suffix_is_a_file(call, tmp_path):
     photo().save(tmp_path / "d/cat.jpg")
     call("--output", "cat.png", "--csv", "n.csv", inputs=("d/cat.jpg",))
-    assert Image.open(tmp_path / "cat.png").size == (50, 30) and len(table(tmp_path / "n.csv")) == 1
+    assert Image.open(tmp_path / "cat.png").size == (50, 30) and len(read_table(tmp_path / "n.csv")) == 1
     call("--output", "new/cat.jpeg", "--save", "overlay", inputs=("d/cat.jpg",))
     assert Image.open(tmp_path / "new/cat.jpeg").format == "JPEG"
     photo().save(tmp_path / "d/dog.jpg")
@@ -98,12 +91,12 @@ def test_an_output_that_names_a_file_is_a_file(call, tmp_path):
         assert flags[1] == "cat.png" or not (tmp_path / flags[1]).exists()
 
 
-def test_home_folders_and_quoted_globs_are_expanded(call, tmp_path, monkeypatch):
+def test_tildes_and_globs_are_expanded(call, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("a.png", "b.png", "[c].png"):
         photo().save(tmp_path / "d" / name)
     call("--output", "~/out", "--csv", "~/n.csv", inputs=("~/d/*.png", "d/a.png", "d/[c].png"))
-    assert names(tmp_path / "out") == ["[c].png", "a.png", "b.png"] and len(table(tmp_path / "n.csv")) == 3
+    assert names(tmp_path / "out") == ["[c].png", "a.png", "b.png"] and len(read_table(tmp_path / "n.csv")) == 3
     assert not (tmp_path / "~").exists()
 
 
@@ -111,7 +104,7 @@ def test_home_folders_and_quoted_globs_are_expanded(call, tmp_path, monkeypatch)
     "flags",
     [("--output", "d"), ("--output", "d", "--save", "mask", "overlay"), ("--output", "."), ("--output", "link")],
 )
-def test_an_output_folder_of_inputs_is_refused_before_any_work(call, tmp_path, flags):
+def test_an_output_folder_that_holds_inputs_is_refused_before_any_work(call, tmp_path, flags):
     photo().save(tmp_path / "d/a.jpg")
     (tmp_path / "link").symlink_to(tmp_path / "d")
     assert "--output" in error_of(call(*flags, expect=2))
@@ -136,16 +129,16 @@ def test_existing_outputs_are_refused_replaced_or_skipped(call, tmp_path):
     assert "n.csv" in error_of(call("--output", "other", "--csv", "n.csv", expect=2))
     call("--output", "out", "--csv", "n.csv", "--rle", "r.csv", "--skip_existing")
     assert (tmp_path / "out/2.png").read_text() == "mine" and (tmp_path / "out/1.png").exists()
-    assert [row["name"] for row in table(tmp_path / "n.csv")] == ["0.png", "1.png", "2.png", "1.png"]
-    assert [row["image_id"] for row in table(tmp_path / "r.csv")] == ["0", "1", "2", "1"]
+    assert [row["name"] for row in read_table(tmp_path / "n.csv")] == ["0.png", "1.png", "2.png", "1.png"]
+    assert [row["image_id"] for row in read_table(tmp_path / "r.csv")] == ["0", "1", "2", "1"]
     call("--output", "out", "--csv", "n.csv", "--overwrite")
-    assert Image.open(tmp_path / "out/2.png").size == (40, 30) and len(table(tmp_path / "n.csv")) == 3
+    assert Image.open(tmp_path / "out/2.png").size == (40, 30) and len(read_table(tmp_path / "n.csv")) == 3
 
 
-def test_names_that_two_images_share(tmp_path):
-    for place in ("x/cat.jpg", "x/Cat.png", "y/cat.jpg", "x/dog.jpg"):
-        (tmp_path / place).parent.mkdir(exist_ok=True)
-        photo().save(tmp_path / place)
+def test_images_with_the_same_name_get_different_outputs_or_an_error(tmp_path):
+    for path in ("x/cat.jpg", "x/Cat.png", "y/cat.jpg", "x/dog.jpg"):
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        photo().save(tmp_path / path)
     jobs = plan(find_images([tmp_path / "x"])[0], {"mask": Path("o")}, KINDS)
     assert [job.files["mask"].name for job in jobs] == ["Cat.png.png", "cat.jpg.png", "dog.png"]
     assert [job.image_id for job in jobs] == ["Cat.png", "cat.jpg", "dog"]
@@ -160,17 +153,17 @@ def test_mistakes_are_reported_before_any_work(call, tmp_path, monkeypatch):
     (tmp_path / "empty").mkdir()
     (tmp_path / "text").write_text("no image")
     for inputs, flags, words in (
-        (["nowhere/*.jpg"], [], "nowhere/*.jpg not found"),
-        (["empty"], [], "no images in empty"),
+        (["nowhere/*.jpg"], [], "nowhere/*.jpg"),
+        (["empty"], [], "empty"),
         (["d"], ["--save", "cutout", "--background", "text"], "--background text"),
-        (["d"], ["--crop", "--each"], "--crop, --each"),
+        (["d"], ["--crop", "--each"], "--each"),
         (["d"], ["--csv", "text/n.csv"], "--csv text"),
         (["d"], ["--csv", "d/a.png", "--overwrite"], "--csv d/a.png"),
         (["d"], ["--output", "text"], "--output text"),
         (["d"], ["--threshold", "1.5"], "--threshold"),
         (["d"], ["--device", "meta"], "--device meta"),
         (["-"], ["--csv", "n.csv"], "--csv"),
-        (["-", "d/a.png"], [], "one image"),
+        (["-", "d/a.png"], [], "-"),
     ):
         assert words in error_of(call(*flags, inputs=inputs, expect=2))
     monkeypatch.setattr("predict.find_spec", lambda name: None)
@@ -181,11 +174,11 @@ def test_mistakes_are_reported_before_any_work(call, tmp_path, monkeypatch):
 # ------------------------------------------------------------------------- tables, errors and signals
 
 
-def test_csv_and_rle(call, tmp_path):
+def test_the_tables_describe_the_masks(call, tmp_path):
     for index in range(3):
         photo(40 + index, 30, index).save(tmp_path / f"d/{index}.png")
     call("--csv", "numbers.csv", "--rle", "sub/runs.csv", "--output", "out")
-    for row, runs in zip(table(tmp_path / "numbers.csv"), table(tmp_path / "sub/runs.csv"), strict=True):
+    for row, runs in zip(read_table(tmp_path / "numbers.csv"), read_table(tmp_path / "sub/runs.csv"), strict=True):
         mask = Image.open(tmp_path / "out" / f"{runs['image_id']}.png")
         pixels = np.asarray(mask) > 0
         assert float(row["foreground"]) == pytest.approx(pixels.mean(), abs=1e-6)
@@ -198,7 +191,7 @@ def test_csv_and_rle(call, tmp_path):
         assert (pixels == decoded.reshape(pixels.shape[::-1]).T).all()
 
 
-def test_what_goes_wrong_with_one_image_is_a_line(call, tmp_path, monkeypatch):
+def test_a_failure_with_one_image_is_one_line_and_does_not_stop_the_others(call, tmp_path, monkeypatch):
     for name in "abc":
         photo().save(tmp_path / f"d/{name}.png")
     write = Pipeline.write_outputs
@@ -210,11 +203,11 @@ def test_what_goes_wrong_with_one_image_is_a_line(call, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Pipeline, "write_outputs", fail)
     done = call("--csv", "n.csv", expect=2)
-    assert "d/b.png cannot be used (a bug)" in error_of(done) and "1 of 3 images" in error_of(done)
-    assert [row["name"] for row in table(tmp_path / "n.csv")] == ["a.png", "c.png"]
+    assert all(words in error_of(done) for words in ("d/b.png", "a bug", "1 of 3"))
+    assert [row["name"] for row in read_table(tmp_path / "n.csv")] == ["a.png", "c.png"]
 
 
-def test_a_full_disk_ends_the_run_with_the_rows_of_what_is_done(call, tmp_path, monkeypatch):
+def test_a_full_disk_ends_the_run_and_keeps_the_rows_so_far(call, tmp_path, monkeypatch):
     for index in range(6):
         photo().save(tmp_path / f"d/{index}.png")
     write = Pipeline.write_outputs
@@ -227,11 +220,11 @@ def test_a_full_disk_ends_the_run_with_the_rows_of_what_is_done(call, tmp_path, 
     monkeypatch.setattr(Pipeline, "write_outputs", fail)
     done = call("--csv", "n.csv", "--batch_size", 1, expect=2)
     assert "3.png" in error_of(done) and "--skip_existing" in done.stderr
-    assert {"0.png", "1.png", "2.png"} <= {row["name"] for row in table(tmp_path / "n.csv")}
+    assert {"0.png", "1.png", "2.png"} <= {row["name"] for row in read_table(tmp_path / "n.csv")}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_a_run_with_the_rows_of_what_is_done(call, tmp_path, monkeypatch, number):
+def test_a_signal_ends_a_run_and_keeps_the_rows_so_far(call, tmp_path, monkeypatch, number):
     for index in range(12):
         photo().save(tmp_path / f"d/{index:02d}.png")
     write = Pipeline.write_outputs
@@ -248,12 +241,12 @@ def test_a_signal_ends_a_run_with_the_rows_of_what_is_done(call, tmp_path, monke
         done = call("--csv", "n.csv", "--rle", "r.csv", "--batch_size", 2, expect=128 + number)
     finally:
         signal.signal(signal.SIGHUP, before)
-    written = [row["image_id"] for row in table(tmp_path / "r.csv")]
-    assert len(table(tmp_path / "n.csv")) == len(written) >= 3 and "stopped" in done.stderr
+    written = [row["image_id"] for row in read_table(tmp_path / "r.csv")]
+    assert len(read_table(tmp_path / "n.csv")) == len(written) >= 3 and "stopped" in done.stderr
     assert sorted(path.stem for path in (tmp_path / "predictions").iterdir()) == sorted(written)
     monkeypatch.undo()
     call("--csv", "n.csv", "--rle", "r.csv", "--skip_existing")
-    assert sorted(row["image_id"] for row in table(tmp_path / "r.csv")) == [f"{index:02d}" for index in range(12)]
+    assert sorted(row["image_id"] for row in read_table(tmp_path / "r.csv")) == [f"{index:02d}" for index in range(12)]
 
 
 def test_a_name_that_is_not_utf8_is_escaped_in_tables(call, tmp_path):
@@ -263,13 +256,11 @@ def test_a_name_that_is_not_utf8_is_escaped_in_tables(call, tmp_path):
     except OSError:
         pytest.skip("this file system takes only UTF-8")
     call("--csv", "n.csv", "--rle", "r.csv", "--output", "out")
-    assert table(tmp_path / "n.csv")[0]["name"] == r"caf\udce9.jpg"
+    assert read_table(tmp_path / "n.csv")[0]["name"] == r"caf\udce9.jpg"
     assert os.listdir(os.fsencode(tmp_path / "out")) == [b"caf\xe9.png"]
 
 
-def test_pixels_in_flight_are_bounded_and_a_large_image_is_admitted_by_itself():
-    from concurrent.futures import ThreadPoolExecutor
-
+def test_pixels_in_flight_are_bounded_and_a_larger_image_is_admitted_alone():
     budget, in_flight, seen = PixelBudget(100), [], []
 
     def work(pixels):
@@ -285,7 +276,7 @@ def test_pixels_in_flight_are_bounded_and_a_large_image_is_admitted_by_itself():
     assert all(sum(now) <= 100 or len(now) == 1 for now in seen) and budget.taken == 0
 
 
-def test_standard_input_and_output(tmp_path, model):
+def test_dash_reads_standard_input_and_writes_standard_output(tmp_path, model):
     photo(33, 21).save(tmp_path / "a.png")
     content = (tmp_path / "a.png").read_bytes()
     command = [sys.executable, ROOT / "src/predict.py", "--model", model]
@@ -294,11 +285,11 @@ def test_standard_input_and_output(tmp_path, model):
     image = Image.open(io.BytesIO(done.stdout))
     assert image.mode == "RGBA" and image.size == (33, 21)
     done = subprocess.run([*command, "-"], input=b"nothing", capture_output=True, cwd=tmp_path)
-    assert done.returncode == 2 and b"standard input is not an image" in done.stderr and done.stdout == b""
+    assert done.returncode == 2 and b"standard input" in done.stderr and done.stdout == b""
 
 
 @pytest.mark.integration
-def test_thirty_photos_of_12_megapixels_on_24_cores_need_bounded_memory(tmp_path, model):
+def test_12_megapixel_photos_on_24_cores_need_bounded_memory(tmp_path, model):
     (tmp_path / "d").mkdir()
     content = io.BytesIO()
     photo(400, 300).resize((4000, 3000)).save(content, "JPEG")
@@ -311,14 +302,14 @@ def test_thirty_photos_of_12_megapixels_on_24_cores_need_bounded_memory(tmp_path
     command = [sys.executable, "-c", program, "d", "--model", model, "--save", "mask", "overlay", "cutout"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
-    assert int(done.stdout.split()[-1]) < 2000  # MiB; 3,400 with a thread per core
+    assert int(done.stdout.split()[-1]) < 2000  # MiB; a thread per core would take 3,400
 
 
 # ------------------------------------------------------------------------------------ outputs
 
 
 def two_animals(probability, size):
-    """A probability with a large and a small animal, and a small component."""
+    """Return a probability of a large and a small animal, and of a single pixel."""
     drawn = torch.zeros(size[::-1])
     drawn[10:50, 10:60] = 1
     drawn[60:80, 80:110] = 1
@@ -326,12 +317,12 @@ def two_animals(probability, size):
     return drawn
 
 
-def test_the_largest_animal_or_each_of_them(call, tmp_path, monkeypatch):
+def test_only_the_largest_animal_or_each_animal_is_cut_out(call, tmp_path, monkeypatch):
     monkeypatch.setattr("photos.pipeline.to_size", two_animals)
     photo(120, 90).save(tmp_path / "d/a.png")
     call("--csv", "n.csv", "--largest", "--output", "out")
     assert Image.open(tmp_path / "out/a.png").getbbox() == (10, 10, 60, 50)
-    assert [int(table(tmp_path / "n.csv")[0][side]) for side in ("left", "bottom")] == [10, 50]
+    assert [int(read_table(tmp_path / "n.csv")[0][side]) for side in ("left", "bottom")] == [10, 50]
     each = ("--save", "cutout", "--each", "--output", "each")
     call(*each)
     assert names(tmp_path / "each") == ["a/1.png", "a/2.png"]
@@ -346,7 +337,7 @@ def test_the_largest_animal_or_each_of_them(call, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_a_background_of_a_color_or_an_image(call, tmp_path, monkeypatch, mode):
+def test_the_background_may_be_a_color_or_an_image(call, tmp_path, monkeypatch, mode):
     monkeypatch.setattr("photos.pipeline.to_size", two_animals)
     image = Image.new("RGB", (120, 90), "orange").convert(mode)
     if mode == "RGBA":
@@ -361,7 +352,7 @@ def test_a_background_of_a_color_or_an_image(call, tmp_path, monkeypatch, mode):
         assert made.getpixel((25, 30)) == (expected if mode == "RGBA" else (255, 165, 0))
 
 
-def test_nothing_private_and_no_hidden_color_is_in_an_output(call, tmp_path):
+def test_outputs_have_no_metadata_and_no_hidden_colors(call, tmp_path):
     exif = Image.Exif()
     exif[0x010F] = "SECRET camera"
     photo().save(tmp_path / "d/a.jpg", exif=exif, comment=b"SECRET comment", dpi=(300, 300), icc_profile=b"SECRET")
@@ -378,7 +369,7 @@ def test_nothing_private_and_no_hidden_color_is_in_an_output(call, tmp_path):
     assert (made["black"] == made["lime"]).all() and not made["lime"][:, 40:].any()
 
 
-def test_cut_outs_have_a_soft_edge_and_are_cropped():
+def test_a_cutout_has_soft_edges_and_is_cropped_to_its_alpha():
     probability = torch.zeros(60, 90)
     probability[10:40, 20:70] = 1
     orange = Image.new("RGB", (90, 60), "orange")
@@ -390,59 +381,74 @@ def test_cut_outs_have_a_soft_edge_and_are_cropped():
     assert cut_out(photo(30, 20), torch.zeros(20, 30), Style(crop=True)).size == (30, 20)
 
 
-def test_masks_overlays_and_probabilities(tmp_path):
-    probability = torch.zeros(40, 40)
-    probability[10:30, 10:30] = 1
-    drawn, plain = np.asarray(overlay(photo(40, 40), probability)), np.asarray(photo(40, 40))
-    assert (drawn[:8] == plain[:8]).all() and (drawn[9, 10:30] == (255, 64, 64)).all()
-    assert (drawn[15:25, 15:25] != plain[15:25, 15:25]).any()
+def test_probabilities_are_saved_with_16_bits_and_masks_begin_at_the_threshold(tmp_path):
     probability = torch.linspace(0, 1, 100).view(10, 10)
     render("probability", None, probability).save(tmp_path / "p.png")
     np.testing.assert_allclose(np.asarray(Image.open(tmp_path / "p.png")) / 65535, probability, atol=1e-5)
     assert mask_of(probability).getbbox() == (0, 5, 10, 10)
 
 
-def test_run_lengths_go_down_the_columns_from_1():
+def test_an_overlay_tints_the_mask_and_outlines_it_with_one_pixel():
+    probability = torch.zeros(40, 60)
+    probability[10:30, 20:50] = 1
+    drawn = np.asarray(overlay(Image.new("RGB", (60, 40), (128, 128, 128)), probability))
+    changed, expected = (drawn != 128).any(2), np.zeros((40, 60), dtype=bool)
+    expected[9:31, 19:51] = True
+    assert np.array_equal(changed, expected) and (drawn[9, 20:50] == (255, 64, 64)).all()
+    assert len(np.unique(drawn[12:28, 22:48].reshape(-1, 3), axis=0)) == 1
+
+
+def test_run_lengths_are_column_wise_and_start_at_1():
     mask = Image.fromarray(np.array([[0, 255, 0], [255, 255, 0]], dtype=np.uint8))
     assert run_lengths(mask) == "2 3" and run_lengths(Image.new("L", (4, 4))) == ""
     assert run_lengths(Image.new("L", (3, 2), 255)) == "1 6"
 
 
-def test_the_threshold_is_the_one_asked_for(call, tmp_path):
+def test_the_threshold_is_a_number_or_the_checkpoints(call, tmp_path):
     photo().save(tmp_path / "d/a.png")
     call("--save", "probability", "--output", "p")
     probability = np.asarray(Image.open(tmp_path / "p/a.png")) / 65535
-    for asked, value in (("0.45", 0.45), ("chosen", 0.3)):
-        call("--threshold", asked, "--output", "m", "--overwrite", "--precision", "auto")
+    for flag, value in (("0.45", 0.45), ("chosen", 0.3)):
+        call("--threshold", flag, "--output", "m", "--overwrite", "--precision", "auto")
         assert ((np.asarray(Image.open(tmp_path / "m/a.png")) > 0) == (probability >= value)).mean() > 0.999
 
 
 # ---------------------------------------------------------------------------------- in a notebook
 
 
-def test_importing_changes_nothing_in_the_process(tmp_path):
-    program = """
-import os, resource, signal, sys, warnings
+IMPORTS = """
+import os, signal, sys, warnings
 import matplotlib, torch, PIL.Image
 def state():
-    mask = os.umask(0o22); os.umask(mask)
-    return [mask, list(warnings.filters), [signal.getsignal(n) for n in (1, 2, 15)], os.environ.get("GOMP_SPINCOUNT"),
-            matplotlib.rcParams._get("backend"), torch.get_num_threads(), PIL.Image.MAX_IMAGE_PIXELS]
+    umask = os.umask(0o22)
+    os.umask(umask)
+    names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGPIPE", "SIGCHLD")
+    signals = [signal.getsignal(getattr(signal, name)) for name in names]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("KMP_")}
+    torchs = torch.get_num_threads(), torch.get_rng_state().tolist()
+    return (umask, signals, environment, [*warnings.filters], torchs,
+            matplotlib.rcParams._get("backend"), PIL.Image.MAX_IMAGE_PIXELS)
 before = state()
 import numpy as np
 from predict import load_model, predict
 predict(load_model("tiny.pth"), np.zeros((30, 50, 3), np.uint8))
-assert state() == before, (before, state())
-slow = {"matplotlib.pyplot", "torch._dynamo", "jinja2", "scipy.stats", "scipy.ndimage"} & set(sys.modules)
+slow = {"torch._dynamo", "jinja2", "scipy.stats", "scipy.ndimage"} & set(sys.modules)
 assert not slow, slow
+import train, evaluate, inference, report, export
+for first, second in zip(before, state()):
+    assert first == second, (first, second)
+assert "matplotlib.pyplot" not in sys.modules
 """
+
+
+def test_imports_and_predict_leave_the_process_unchanged_and_load_no_slow_modules(tmp_path):
     make_checkpoint(tmp_path / "tiny.pth")
-    environment, command = {**os.environ, "PYTHONPATH": str(ROOT / "src")}, [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    environment, command = {**os.environ, "PYTHONPATH": str(ROOT / "src")}, [sys.executable, "-c", IMPORTS]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
-def test_predict_takes_what_its_docstring_says(model, tmp_path):
+def test_predict_accepts_every_type_in_its_docstring(model, tmp_path):
     photo().save(tmp_path / "a.png")
     gray = np.asarray(photo().convert("L"))
     predictor = load_model(model, precision="float32")
@@ -458,7 +464,7 @@ def test_predict_takes_what_its_docstring_says(model, tmp_path):
     assert predict(predictor, photo(), image_size=np.int64(16), tile=20).shape == (30, 50)
 
 
-def test_a_list_is_predicted_in_batches_and_holds_one_photo_at_a_time(model, monkeypatch):
+def test_a_list_is_predicted_in_batches_of_8(model, monkeypatch):
     predictor, batches = load_model(model), []
     probability = type(predictor).probability
     monkeypatch.setattr(
@@ -468,7 +474,7 @@ def test_a_list_is_predicted_in_batches_and_holds_one_photo_at_a_time(model, mon
 
 
 def test_predict_is_the_networks_probability(model):
-    """At the network's own size nothing is resized: predict is sigmoid(network(image))."""
+    """At the size of the network's input nothing is resized: predict is sigmoid(network(image))."""
     predictor, image = load_model(model, precision="float32"), photo(32, 32)
     pixels = (torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255 - 0.5) / 0.5
     with torch.inference_mode():
@@ -496,47 +502,35 @@ def test_predict_is_the_networks_probability(model):
         (photo(), {"tile": 10**9}),
     ],
 )
-def test_predict_refuses_anything_else_in_a_sentence(model, images, options):
+def test_predict_refuses_other_arguments(model, images, options):
     with pytest.raises(ValueError, match="must be"):
         predict(load_model(model), images, **options)
-
-
-def test_predict_asks_for_the_model_first():
-    with pytest.raises(ValueError, match="model must be what load_model returns"):
-        predict("cat.jpg", None)
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"precision": "fp16"}, "precision must be"),
+        ({"precision": "fp16"}, "precision"),
         ({"device": "tiny.pth"}, "--device tiny.pth"),
         ({"device": 0}, "--device 0"),
-        ({"model_type": "vgg"}, "is a unet, not a vgg"),
-        ({"path": "nowhere.pth"}, "nowhere.pth not found"),
+        ({"model_type": "vgg"}, "unet.*vgg"),
+        ({"path": "nowhere.pth"}, "nowhere.pth"),
     ],
 )
-def test_load_model_refuses_wrong_arguments_in_a_sentence(model, arguments, message):
+def test_load_model_names_the_argument_it_refuses(model, arguments, message):
     with pytest.raises((ValueError, UserError), match=message):
         load_model(**{"path": model, **arguments})
 
 
-def test_a_file_that_cannot_be_read_and_a_stack_in_a_notebook(model, tmp_path):
+def test_predict_raises_for_a_missing_file_or_model_and_warns_of_further_pages(model, tmp_path):
+    with pytest.raises(ValueError, match="load_model"):
+        predict("cat.jpg", None)
     predictor = load_model(model)
-    with pytest.raises(ImageError, match=r"nowhere\.png is missing"):
+    with pytest.raises(ImageError, match=r"nowhere\.png"):
         predict(predictor, tmp_path / "nowhere.png")
     photo().save(tmp_path / "stack.tif", save_all=True, append_images=[photo(seed=1)])
-    with pytest.warns(UserWarning, match=r"stack\.tif: only the first of 2 pages"):
+    with pytest.warns(UserWarning, match=r"stack\.tif"):
         first = predict(predictor, tmp_path / "stack.tif")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         np.testing.assert_array_equal(first, predict(predictor, photo()))
-
-
-def test_an_overlay_lies_exactly_over_the_mask_and_its_outline():
-    probability = torch.zeros(40, 60)
-    probability[10:30, 20:50] = 1
-    drawn = np.asarray(overlay(Image.new("RGB", (60, 40), (128, 128, 128)), probability))
-    changed, expected = (drawn != 128).any(2), np.zeros((40, 60), dtype=bool)
-    expected[9:31, 19:51] = True  # an outline of one pixel
-    assert np.array_equal(changed, expected) and len(np.unique(drawn[12:28, 22:48].reshape(-1, 3), axis=0)) == 1

@@ -1,10 +1,9 @@
-import csv
 import json
 import sys
 
 import pytest
 import torch
-from conftest import ROOT, error_of, load_pets, make_checkpoint, make_pets, script
+from conftest import ROOT, error_of, load_pets, make_checkpoint, make_pets, read_scores, read_table, script
 from recount import differences, recount
 
 from data import eval_loader
@@ -17,7 +16,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 from protocols import boundary_f, contour, count_images, dice_of_target, near, table_of, target_under, tolerance_of
 
 
-def test_every_row_is_that_of_a_plain_recount(tmp_path):
+def test_every_row_matches_a_recount_in_plain_python(tmp_path):
     pets = make_pets(tmp_path / "pets", 10, 6)
     predictor = load_predictor(make_checkpoint(tmp_path / "a.pth", threshold=0.45), Runtime())
     dataset = load_pets(pets, "test", predictor.size, border="ignore")
@@ -25,11 +24,11 @@ def test_every_row_is_that_of_a_plain_recount(tmp_path):
     found = differences(rows, recount(predictor, pets, dataset.names, (0.5, 0.45)))
     assert len(rows) == len(found) == 2 * (3 * 2 * 2 + 1)  # thresholds * (borders * sizes * averages + target's pixels)
     assert max(found.values()) < 1e-6
-    assert not any(row.reported for row in rows if row.size == "network")  # it is 32 x 32, and nobody reports that
-    assert len({round(row.dice, 6) for row in rows}) > 20  # the rows do differ
+    assert not any(row.reported for row in rows if row.size == "network")  # it is 32x32, which nobody reports
+    assert len({round(row.dice, 6) for row in rows}) > 20  # most rows differ
 
 
-def test_the_ignoring_mask_holds_the_other_two():
+def test_every_border_rule_can_be_derived_from_the_mask_with_ignored_borders():
     trimap = torch.tensor([[1, 2, 3, 1], [3, 3, 2, 2]], dtype=torch.uint8)
     for border in BORDERS:
         assert torch.equal(target_under(trimap_to_mask(trimap, "ignore"), border), trimap_to_mask(trimap, border))
@@ -46,16 +45,16 @@ def square(top, left, side=20, size=64):
     return mask
 
 
-def test_boundary_f_of_squares():
+def test_boundary_f_of_shifted_squares():
     assert tolerance_of(256, 256) == 3 and tolerance_of(480, 854) == 8 and tolerance_of(64, 64) == 1
-    truth = square(20, 20)
-    assert boundary_f(truth, truth).item() == 1
-    assert boundary_f(square(20, 21), truth).item() == 1  # within the tolerance of one pixel
-    assert 0 < boundary_f(square(20, 23), truth).item() < 1  # the upper and lower edges still lie on the true ones
-    assert boundary_f(square(2, 2, side=8), truth).item() == 0
-    nothing = torch.zeros_like(truth)
+    target = square(20, 20)
+    assert boundary_f(target, target).item() == 1
+    assert boundary_f(square(20, 21), target).item() == 1  # within the tolerance of one pixel
+    assert 0 < boundary_f(square(20, 23), target).item() < 1  # the upper and lower edges still match
+    assert boundary_f(square(2, 2, side=8), target).item() == 0
+    nothing = torch.zeros_like(target)
     assert boundary_f(nothing, nothing).item() == 1
-    assert boundary_f(nothing, truth).item() == boundary_f(truth, nothing).item() == 0
+    assert boundary_f(nothing, target).item() == boundary_f(target, nothing).item() == 0
 
 
 def test_a_contour_is_one_pixel_wide_and_a_full_image_has_none():
@@ -63,24 +62,23 @@ def test_a_contour_is_one_pixel_wide_and_a_full_image_has_none():
     assert not contour(torch.ones(1, 1, 8, 8, dtype=torch.bool)).any()
 
 
-def test_near_is_a_disk():
+def test_near_is_a_disc():
     point = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
     point[0, 0, 4, 4] = True
     y, x = torch.meshgrid(torch.arange(9) - 4, torch.arange(9) - 4, indexing="ij")
     assert torch.equal(near(point, 3)[0, 0], y**2 + x**2 <= 9)
 
 
-def test_the_command(pets, tmp_path):
+def test_protocols_writes_tables_and_agrees_with_evaluate(pets, tmp_path):
     make_checkpoint(tmp_path / "a.pth", threshold=0.45)
     flags = ("--model", "a.pth", "--data_path", pets)
     out = script("protocols", *flags, "--output", "out", cwd=tmp_path).stdout
     records = json.loads((tmp_path / "out.json").read_text())
-    with open(tmp_path / "out.csv", newline="") as file:
-        assert len(list(csv.DictReader(file))) == len(records) == 26
-    assert "32x32" in out and "segmentation_models.pytorch" not in out  # which scores at 256x256
+    assert len(read_table(tmp_path / "out.csv")) == len(records) == 26
+    assert "32x32" in out and "segmentation_models.pytorch" not in out  # whose scores are for 256x256
     scores = {(r["border"], r["size"], r["average"], r["pixels"], r["threshold"]): r["dice"] for r in records}
     script("evaluate", *flags, "--output", "plain", cwd=tmp_path)
-    plain = json.loads((tmp_path / "plain.json").read_text())[0]
+    plain = read_scores(tmp_path, "plain")
     pairs = (("image", 0.5, "dice"), ("pooled", 0.5, "pooled_dice"), ("image", 0.45, "dice_at_threshold"))
     for average, threshold, name in pairs:
         row = scores["foreground", "network", average, "all", threshold]
@@ -88,7 +86,7 @@ def test_the_command(pets, tmp_path):
     assert "--border" in error_of(script("protocols", *flags, "--border", "ignore", cwd=tmp_path, expect=2))
 
 
-def test_protocols_are_of_the_pets(tmp_path):
+def test_protocols_needs_a_checkpoint_of_the_pets(tmp_path):
     checkpoint = torch.load(make_checkpoint(tmp_path / "a.pth"), weights_only=True)
     torch.save({**checkpoint, "dataset": "shapes"}, tmp_path / "b.pth")
     assert "b.pth" in error_of(script("protocols", "--model", "b.pth", cwd=tmp_path, expect=2))

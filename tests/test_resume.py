@@ -1,4 +1,4 @@
-"""What --resume promises: the run continues exactly; best file and CSV agree; nothing else is overwritten."""
+"""--resume: the run continues exactly, its best checkpoint and CSV agree, and nothing else is overwritten."""
 
 import math
 import shutil
@@ -19,18 +19,16 @@ RESUME = ("--resume", "saved_models/a.last.pth")
 
 
 def same_end(folder, first, second):
-    """Check that weights, average, optimizer and history of two runs are equal, bit for bit."""
+    """Return whether weights, EMA, optimizer settings and history of two runs are equal bit for bit."""
     one, two = (load(folder / f"saved_models/{name}.last.pth").training for name in (first, second))
-    for part in ("model", "ema"):
-        weights, others = (run[part]["module"] if part == "ema" else run[part] for run in (one, two))
-        assert all(torch.equal(value, others[name]) for name, value in weights.items()), part
+    for weights, others in ((one["model"], two["model"]), (one["ema"]["module"], two["ema"]["module"])):
+        assert all(torch.equal(value, others[name]) for name, value in weights.items())
     assert one["optimizer"]["param_groups"] == two["optimizer"]["param_groups"]
-    histories = [(folder / f"saved_models/{name}.csv").read_bytes() for name in (first, second)]
-    return histories[0] == histories[1]
+    return history_of(folder, first) == history_of(folder, second)
 
 
 def check_best(folder, name="a"):
-    """Check that the best checkpoint is the best epoch of the history, and return its Dice."""
+    """Check that the best checkpoint is of the best epoch in the history, and return its Dice."""
     history = history_of(folder, name)
     best = max(at_largest_size(history), key=lambda row: float(row["valid_dice"]))
     kept = load(folder / f"saved_models/{name}.pth")
@@ -46,7 +44,7 @@ EXACT = (*RUN, *ONE_SIZE, "--epochs", 3, "--augment", "full", "--dropout", 0.3)
     "flags, step",
     [
         ((), 4),  # in the middle of an epoch
-        (("--optimizer", "adamw", "--schedule", "onecycle"), 3),  # at its end
+        (("--optimizer", "adamw", "--schedule", "onecycle"), 3),  # at the end of an epoch
         (("--optimizer", "radam", "--schedule", "cosine", "--precision", "bfloat16"), 8),
         (("--optimizer", "sgd", "--schedule", "plateau"), 5),
         (("--start_size", 32, "--image_size", 64), 5),
@@ -56,7 +54,7 @@ EXACT = (*RUN, *ONE_SIZE, "--epochs", 3, "--augment", "full", "--dropout", 0.3)
     ],
     ids=lambda value: " ".join(map(str, value)) or "defaults" if isinstance(value, tuple) else None,
 )
-def test_a_run_stopped_after_any_step_continues_exactly(flags, step, tmp_path):
+def test_a_run_stopped_after_any_step_resumes_exactly(flags, step, tmp_path):
     flags = (*EXACT, *flags, "--ema", 0.9)
     script("train", *flags, "--name", "whole", cwd=tmp_path)
     with stop_after(step):
@@ -72,7 +70,7 @@ def test_a_run_stopped_after_any_step_continues_exactly(flags, step, tmp_path):
     [(GROWING, 7, 8), (GROWING, 2, None), (ONE_SIZE, 6, None), (ONE_SIZE, 2, 8)],
     ids=["growing, more", "growing, fewer", "one size, more", "one size, fewer"],
 )
-def test_resume_for_another_number_of_epochs(growth, epochs, stopped, processes, tmp_path):
+def test_a_run_is_resumed_for_more_or_fewer_epochs(growth, epochs, stopped, processes, tmp_path):
     trained_run(tmp_path, *RUN, *growth, "--epochs", 4, stopped=stopped)
     done = load(tmp_path / RESUME[1]).epoch
     before, sizes = contents(tmp_path / "saved_models"), [row["image_size"] for row in history_of(tmp_path)]
@@ -87,17 +85,17 @@ def test_resume_for_another_number_of_epochs(growth, epochs, stopped, processes,
     best, rows = check_best(tmp_path), history_of(tmp_path)
     now = [int(row["image_size"]) for row in rows]
     assert len(rows) == epochs and [row["image_size"] for row in rows][: len(sizes)] == sizes
-    assert now == sorted(now)  # never back to smaller images
+    assert now == sorted(now)  # never smaller images again
     assert best == max(float(row["valid_dice"]) for row in rows if row["image_size"] == rows[-1]["image_size"])
 
 
-def test_the_recorded_learning_rate_is_the_last_steps(tmp_path):
+def test_the_history_has_the_learning_rate_of_each_epochs_last_step(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2, "--schedule", "cosine")
     rates = [float(row["learning_rate"]) for row in history_of(tmp_path)]
     assert rates == pytest.approx([0.008 * (1 + math.cos(math.pi * step / 6)) / 2 for step in (2, 5)], rel=1e-4)
 
 
-def test_a_copy_continues_elsewhere_and_leaves_the_first_as_it_was(tmp_path):
+def test_a_run_resumed_under_another_name_leaves_the_first_unchanged(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
     before = contents(tmp_path / "saved_models")
     flags = (*RESUME, "--epochs", 3, "--name", "b", "--save_dir", "elsewhere")
@@ -107,14 +105,14 @@ def test_a_copy_continues_elsewhere_and_leaves_the_first_as_it_was(tmp_path):
     assert "--name b" in error_of(script("train", *flags, cwd=tmp_path, expect=2))
 
 
-def test_without_its_best_weights_a_run_chooses_the_best_from_there(tmp_path):
+def test_if_the_best_checkpoint_is_missing_the_best_is_chosen_among_new_epochs(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
     (tmp_path / "saved_models/a.pth").unlink()
     script("train", *RESUME, "--epochs", 3, cwd=tmp_path)
     assert load(tmp_path / "saved_models/a.pth").epoch == 3
 
 
-def test_a_history_that_a_kill_left_short_is_completed(tmp_path):
+def test_a_history_truncated_by_a_kill_is_completed(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
     before = contents(tmp_path / "saved_models")
     (tmp_path / "saved_models/a.csv").write_bytes(b"".join(before["a.csv"].splitlines(keepends=True)[:2]))
@@ -123,7 +121,7 @@ def test_a_history_that_a_kill_left_short_is_completed(tmp_path):
 
 
 def test_other_training_images_are_refused_and_nothing_is_overwritten(tmp_path):
-    """Also if they are as many."""
+    """Even if there are equally many."""
     lists = ("--train_list", tmp_path / "train.txt", "--valid_list", tmp_path / "valid.txt")
     lists[1].write_text("0\n1\n2\n3\n4\n5\n6\n7\n")
     lists[3].write_text("8\n9\n")
@@ -140,7 +138,7 @@ def test_other_training_images_are_refused_and_nothing_is_overwritten(tmp_path):
     script("train", *RESUME, cwd=tmp_path)
 
 
-def test_other_validation_images_begin_a_new_search_for_the_best(tmp_path):
+def test_other_validation_images_restart_the_search_for_the_best_epoch(tmp_path):
     data = make_folder(tmp_path / "data", 14)
     lists = {name: tmp_path / f"{name}.txt" for name in ("train", "old", "new")}
     for path, numbers in zip(lists.values(), (range(8), (8, 9), (10, 11, 12)), strict=True):
@@ -148,20 +146,20 @@ def test_other_validation_images_begin_a_new_search_for_the_best(tmp_path):
     flags = ("--width", 2, "--batch_size", 4, *ONE_SIZE, "--steps", 2, "--normalize", "train")
     chosen = ("--train_list", lists["train"], "--valid_list", lists["old"], "--epochs", 2, "--name", "a")
     script("train", "--data_path", data, *flags, *chosen, cwd=tmp_path)
-    for epochs in (3, 4):  # their best so far counts from there
+    for epochs in (3, 4):  # the second time, the epochs of the first count too
         script("train", *RESUME, "--valid_list", lists["new"], "--epochs", epochs, cwd=tmp_path)
         rows = history_of(tmp_path)[2:]
         best = max(rows, key=lambda row: float(row["valid_dice"]))
         assert load(tmp_path / "saved_models/a.pth").epoch == int(best["epoch"])
 
 
-def test_images_do_not_shrink_within_an_epoch_that_was_interrupted(tmp_path):
-    trained_run(tmp_path, *RUN, *GROWING, "--epochs", 2, stopped=5)  # in the epoch of 64x64
+def test_an_interrupted_epoch_keeps_its_image_size_if_epochs_are_added(tmp_path):
+    trained_run(tmp_path, *RUN, *GROWING, "--epochs", 2, stopped=5)  # in the epoch at 64x64
     script("train", *RESUME, "--epochs", 6, cwd=tmp_path)
     assert [row["image_size"] for row in history_of(tmp_path)] == ["32", *5 * ["64"]]
 
 
-def test_the_warm_up_does_not_return_when_a_run_gets_more_epochs(tmp_path):
+def test_the_warm_up_is_not_repeated_if_epochs_are_added(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 4)
     rates = []
     with after_each_step(lambda taken, learner: rates.append(learner.optimizer.param_groups[0]["lr"])):
@@ -169,8 +167,8 @@ def test_the_warm_up_does_not_return_when_a_run_gets_more_epochs(tmp_path):
     assert rates[0] == 0.008
 
 
-def test_plateau_does_not_compare_losses_of_different_sizes(tmp_path, monkeypatch):
-    """The loss that is lowest at 32x32 is no bound for the losses at 64x64."""
+def test_plateau_does_not_compare_losses_at_different_sizes(tmp_path, monkeypatch):
+    """Losses at 64x64 may be above the lowest loss at 32x32."""
     losses, rates = iter((1.0, 0.5, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7)), []
     monkeypatch.setattr("scoring.DiceMeter.loss", lambda self: next(losses))
     with after_each_step(lambda taken, learner: rates.append(learner.optimizer.param_groups[0]["lr"])):
@@ -179,7 +177,7 @@ def test_plateau_does_not_compare_losses_of_different_sizes(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("spoil", ["augmentation", "state", "optimizer"])
-def test_a_checkpoint_that_cannot_be_continued_is_refused(spoil, tmp_path):
+def test_a_checkpoint_without_valid_training_state_is_not_resumed(spoil, tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
     last = load(tmp_path / RESUME[1])
     if spoil == "augmentation":
@@ -192,12 +190,12 @@ def test_a_checkpoint_that_cannot_be_continued_is_refused(spoil, tmp_path):
     assert contents(tmp_path / "saved_models") == before
 
 
-def test_flags_of_a_resumed_run(tmp_path):
+def test_flags_that_a_resumed_run_refuses_or_accepts(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
     done = script("train", *RESUME, "-b", 7, cwd=tmp_path, expect=2)
     assert "--batch_size 7" in error_of(done)
     done = script("train", "--resume", "saved_models/a.pth", cwd=tmp_path, expect=2)
-    assert "saved_models/a.pth" in error_of(done) and "NAME.last.pth" in error_of(done)
+    assert "saved_models/a.pth" in error_of(done) and ".last.pth" in error_of(done)
     shutil.copytree(tmp_path / "saved_models", tmp_path / "moved")
     assert "--epochs" in script("train", "--resume", "moved/a.last.pth", "--epochs", 3, cwd=tmp_path).stdout
     assert len(history_of(tmp_path)) == 2 and load(tmp_path / "moved/a.last.pth").epoch == 3

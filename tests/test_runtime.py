@@ -1,4 +1,4 @@
-"""Precision by measurement, and cores by affinity and quota."""
+"""The measured precision, available cores, and threads of OpenMP."""
 
 import json
 import os
@@ -17,20 +17,20 @@ import runtime
     ("float32", "bfloat16", "chosen"),
     [(331, 167, torch.float32), (100, 110, torch.float32), (100, 121, torch.bfloat16)],
 )
-def test_auto_takes_bfloat16_only_if_it_is_measured_to_be_faster(float32, bfloat16, chosen, monkeypatch):
+def test_auto_chooses_bfloat16_only_if_it_is_clearly_faster(float32, bfloat16, chosen, monkeypatch):
     monkeypatch.setattr(runtime, "convolution_speeds", lambda: {"float32": float32, "bfloat16": bfloat16})
     assert runtime.choose_runtime("cpu").dtype == chosen
     assert runtime.choose_runtime("cpu", "float32").dtype == torch.float32
 
 
-def test_measuring_leaves_threads_and_random_numbers_as_they_were():
+def test_measuring_speeds_does_not_change_threads_or_random_state():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     speeds = measure_speeds()
     assert min(speeds.values()) > 0
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
 
-def test_cores_follow_the_cgroup_quota(tmp_path, monkeypatch):
+def test_the_cgroup_quota_limits_the_cores(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(24)), raising=False)
     assert cores.available_cores() == 24
@@ -50,13 +50,13 @@ bound = pytest.mark.skipif(
     ("given", "spin"),
     [pytest.param({}, None, marks=bound), ({"OMP_NUM_THREADS": "1"}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7")],
 )
-def test_threads_that_are_not_bound_spin_briefly_unless_the_user_has_set_that(given, spin):
+def test_unbound_threads_spin_briefly_unless_the_user_sets_the_spin_count(given, spin):
     assert environment_of_a_command(given).get("GOMP_SPINCOUNT") == spin
 
 
 @bound
-def test_only_threads_of_openmp_are_bound_to_cores():
-    """The main thread, from which loaders and decoders are started, may use every core."""
+def test_only_openmp_threads_are_bound_to_cores():
+    """The main thread, which starts loaders and decoders, may use every core."""
     code = """
 import os, startup, torch
 torch.ones(1 << 20).sin().sum()  # starts OpenMP's threads
@@ -73,7 +73,7 @@ print(inside, len(os.sched_getaffinity(0)), threads == {1, len(os.sched_getaffin
 
 
 def in_a_command(code, given):
-    """Return what code prints in a process without settings of OpenMP but those given."""
+    """Run code in a process with only the given OpenMP settings, and return its output."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("GOMP_", "OMP_"))} | given
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, cwd=ROOT / "src", env=environment, capture_output=True, text=True, timeout=60)

@@ -32,18 +32,18 @@ from training.schedule import (
         (33, 100, [32, 64, 100]),
     ],
 )
-def test_sizes_at_their_boundaries(start, end, expected):
+def test_image_sizes_between_start_and_end(start, end, expected):
     assert sizes(start, end) == expected
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 40, 150])
-def test_every_run_ends_at_the_full_size_and_never_shrinks(epochs):
+def test_every_run_ends_at_full_size_and_images_never_shrink(epochs):
     seen = [size_at((epoch + 1) / epochs, 64, 256) for epoch in range(epochs)]
     assert seen == sorted(seen) and seen[-1] == 256
     if epochs >= 40:
         assert set(seen) == {64, 96, 128, 192, 256}
-        shares = [seen.count(size) for size in (64, 96, 128, 192, 256)]
-        assert shares == sorted(shares, reverse=True)
+        epochs_by_size = [seen.count(size) for size in (64, 96, 128, 192, 256)]
+        assert epochs_by_size == sorted(epochs_by_size, reverse=True)
 
 
 def rates(name, steps, former=None, epochs=1):
@@ -62,7 +62,7 @@ def rates(name, steps, former=None, epochs=1):
     return seen, scheduler.state_dict()
 
 
-def test_warmup_stable_decay_over_a_whole_run():
+def test_wsd_warms_up_stays_constant_and_decays():
     factors = [warmup_stable_decay(step, 3000, step, 200) for step in range(3001)]
     assert factors[0] == pytest.approx(1 / 201) and factors[199] == pytest.approx(200 / 201)
     assert factors[200:2001] == [1] * 1801  # constant until two thirds
@@ -71,7 +71,7 @@ def test_warmup_stable_decay_over_a_whole_run():
     assert warmup_steps(Namespace(hours=None, epochs=3), 10) == 3
 
 
-def test_a_finished_run_returns_to_the_constant_rate_when_resumed_for_more_epochs():
+def test_wsd_returns_to_the_constant_rate_if_epochs_are_added():
     first, former = rates("wsd", 30)
     assert first[-1] < 0.1 and rates("wsd", 60, former)[0][0] == 0.5
 
@@ -82,11 +82,11 @@ def test_no_schedule_goes_above_the_peak_or_below_zero(name):
     assert max(seen) <= 0.5 + 1e-12 and min(seen) >= 0 and max(seen) > 0.45
     if name in ("cosine", "onecycle", "wsd"):
         assert seen[-1] < 0.05
-    if name == "plateau":  # a loss that stays the same halves the rate
+    if name == "plateau":  # a constant loss halves the rate
         assert seen[-1] < seen[0] / 2
 
 
-def test_epochs_of_smaller_images_are_not_compared_with_larger_ones():
+def test_only_epochs_at_the_largest_size_are_compared():
     history = [(256, 0.9925), (64, 0.98), (128, 0.985), (256, 0.990), (256, 0.991)]
     rows = [{"epoch": n, "image_size": size, "valid_dice": dice} for n, (size, dice) in enumerate(history, 1)]
     assert [row["epoch"] for row in at_largest_size(rows)] == [1, 4, 5]
@@ -94,7 +94,7 @@ def test_epochs_of_smaller_images_are_not_compared_with_larger_ones():
 
 
 def test_a_run_in_hours_follows_the_clock(tmp_path, monkeypatch):
-    """An hour of steps that take a minute each: sizes and learning rate follow the fraction that is spent."""
+    """In an hour of one-minute steps, image size and learning rate follow the fraction of time spent."""
     clock, used = [0.0], []
     monkeypatch.setattr("training.progress.time", SimpleNamespace(perf_counter=lambda: clock[0]))
 

@@ -1,6 +1,5 @@
-"""train.py as a user runs it, in a temporary folder, on synthetic images: files, mistakes, divergence, precision."""
+"""Runs of train.py on synthetic images: files, reproducibility, divergence, precision, notebooks."""
 
-import csv
 import signal
 import threading
 from unittest.mock import patch
@@ -8,7 +7,7 @@ from unittest.mock import patch
 import pytest
 import torch
 import torchvision
-from conftest import FIGURES, after_each_step, error_of, script, trained_run
+from conftest import FIGURES, after_each_step, error_of, read_table, script, trained_run
 from PIL import Image
 
 import reports.plots
@@ -22,8 +21,7 @@ FILES = (".pth", ".last.pth", ".csv", ".curve.png", ".panels.png", ".batch.png")
 
 
 def history_of(folder, name="a"):
-    with open(folder / f"saved_models/{name}.csv", newline="") as file:
-        return list(csv.DictReader(file))
+    return read_table(folder / f"saved_models/{name}.csv")
 
 
 def weights_of(folder, name="a", ending=".last.pth"):
@@ -31,7 +29,7 @@ def weights_of(folder, name="a", ending=".last.pth"):
 
 
 def contents(folder):
-    """Return every file of a folder with its bytes."""
+    """Return the bytes of every file in a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -50,18 +48,18 @@ def test_training_keeps_the_best_epoch(tmp_path):
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
     assert kept.training is None and kept.args["learning_rate"] == 0.01 and len(kept.trained_on) == 18
     assert kept.command and kept.versions["torch"] and kept.augmentation["flip_horizontal"]
-    trained = last.training["model"]  # the average that is kept is not the last step's weights
+    trained = last.training["model"]  # the checkpoint has the average, not the last weights
     assert any(not torch.equal(value, trained[name]) for name, value in last.model.items())
 
 
-def test_figures_are_drawn(tmp_path):
+def test_a_run_draws_its_figures(tmp_path):
     with patch.multiple(reports.plots, **FIGURES):
         script("train", *TINY, "--name", "a", cwd=tmp_path)
     for figure in ("curve", "panels", "batch"):
         assert Image.open(tmp_path / f"saved_models/a.{figure}.png").size[0] > 500
 
 
-def test_a_second_run_does_not_touch_the_first(tmp_path):
+def test_a_second_run_does_not_change_the_files_of_the_first(tmp_path):
     script("train", *TINY, cwd=tmp_path)
     before = (tmp_path / "saved_models/unet.pth").read_bytes()
     script("train", *TINY, "--seed", 1, cwd=tmp_path)
@@ -94,28 +92,28 @@ def test_a_run_that_diverges_keeps_the_best_weights(tmp_path):
     assert contents(tmp_path / "saved_models")["a.pth"] == before["a.pth"]
 
 
-@pytest.mark.parametrize("rate, steps", [(1e30, 3), (1e10, 1)], ids=["in the epoch", "in its last step"])
-def test_a_run_that_diverges_at_once_saves_nothing(rate, steps, tmp_path):
+@pytest.mark.parametrize("rate, steps", [(1e30, 3), (1e10, 1)], ids=["before its last step", "in its last step"])
+def test_a_run_that_diverges_in_its_first_epoch_saves_nothing(rate, steps, tmp_path):
     flags = (*UNSTEADY, "-lr", rate, "--steps", steps, "--epochs", 1)
     assert "NaN" in error_of(script("train", *flags, cwd=tmp_path, expect=2))
     assert not [*(tmp_path / "saved_models").glob("*.pth")]
 
 
-def test_a_loss_that_does_not_move_gets_a_note(tmp_path):
+def test_a_constant_training_loss_gets_a_note(tmp_path):
     flags = ("--schedule", "none", "-lr", 0, "--weight_decay", 0, "--steps", 12, "--augment", "none")
     assert "--learning_rate" in script("train", *TINY, *flags, cwd=tmp_path).stderr.splitlines()[-1]
 
 
-def test_micro_batches_give_what_the_batch_gives(tmp_path):
+def test_micro_batches_give_the_weights_of_the_whole_batch(tmp_path):
     flags = (*TINY, "--norm", "none", "--augment", "full", "--precision", "float32", "--optimizer", "sgd")
-    for number in (1, 3):
-        script("train", *flags, "--name", number, "--accumulation_steps", number, cwd=tmp_path)
+    for steps in (1, 3):
+        script("train", *flags, "--name", steps, "--accumulation_steps", steps, cwd=tmp_path)
     whole, parts = (weights_of(tmp_path, name) for name in "13")
     for name, value in whole.items():
         torch.testing.assert_close(value, parts[name], atol=1e-5, rtol=1e-4)
 
 
-def test_a_lack_of_memory_names_a_flag(tmp_path, monkeypatch):
+def test_the_error_for_too_little_memory_names_accumulation_steps(tmp_path, monkeypatch):
     def forward(self, x):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
@@ -124,7 +122,7 @@ def test_a_lack_of_memory_names_a_flag(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("with_fc", [True, pytest.param(False, marks=pytest.mark.integration)])
-def test_published_encoder_weights_load(with_fc, tmp_path):
+def test_encoder_weights_of_torchvision_are_loaded(with_fc, tmp_path):
     weights = torchvision.models.resnet34(weights=None).state_dict()
     if not with_fc:
         weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
@@ -137,8 +135,8 @@ def test_published_encoder_weights_load(with_fc, tmp_path):
     assert torch.equal(weights_of(tmp_path)["encoder.layer4.2.conv2.weight"], weights["layer4.2.conv2.weight"])
 
 
-def test_a_run_keeps_the_precision_it_was_begun_in(tmp_path, monkeypatch):
-    """auto takes what is measured to be faster; --resume on another processor continues in the run's precision."""
+def test_a_resumed_run_keeps_its_precision_unless_a_flag_changes_it(tmp_path, monkeypatch):
+    """Even on a processor for which auto would choose another one."""
     for epochs, faster in ((1, "bfloat16"), (2, "float32")):
         speeds = {"float32": 100.0, "bfloat16": 100.0, faster: 300.0}
         monkeypatch.setattr(runtime, "convolution_speeds", lambda speeds=speeds: speeds)
@@ -154,7 +152,7 @@ def test_a_run_keeps_the_precision_it_was_begun_in(tmp_path, monkeypatch):
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
-def test_main_leaves_a_notebooks_process_as_it_was(tmp_path, monkeypatch):
+def test_main_restores_signals_and_torch_settings_for_notebooks(tmp_path, monkeypatch):
     def state():
         cudnn = torch.backends.cudnn
         flags = (torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), cudnn.benchmark)

@@ -21,7 +21,7 @@ def test_dice_and_jaccard_of_known_masks(a, b, expected):
     assert jaccard_score(counts(a, b)).item() == pytest.approx(expected / (2 - expected), rel=1e-12)
 
 
-def test_scores_against_a_plain_count():
+def test_scores_match_a_count_in_plain_python():
     rng = random.Random(0)
     prediction = torch.tensor([[[[rng.random() < 0.4 for _ in range(7)] for _ in range(5)]] for _ in range(20)])
     mask = torch.tensor([[[[rng.choice((0, 1, 1, 255)) for _ in range(7)] for _ in range(5)]] for _ in range(20)])
@@ -46,13 +46,13 @@ def test_scores_against_a_plain_count():
     assert found["pooled_dice"] == pytest.approx(pooled[0] / pooled[1], abs=1e-12)
 
 
-def test_a_home_that_is_not_found_stays_as_it_is_written(monkeypatch):
+def test_an_unknown_home_folder_is_left_unexpanded(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert [str(user_path(text)) for text in ("~/runs", "~no-such-user/x")] == ["/home/me/runs", "~no-such-user/x"]
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_a_closed_stream_ends_no_command(name, monkeypatch):
+def test_commands_run_with_a_closed_stream(name, monkeypatch):
     monkeypatch.setattr(sys, "stdout", sys.stdout)
     monkeypatch.setattr(sys, "stderr", sys.stderr)
     monkeypatch.setattr(sys, name, None)
