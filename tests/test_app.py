@@ -13,11 +13,10 @@ from zipfile import ZipFile
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_checkpoint, with_orientation
+from conftest import ROOT, draw_folder, make_checkpoint, with_orientation
 from PIL import Image
 
 import app
-import shapes
 from photos.outputs import Style, cut_out
 from photos.prediction import load_model, predict
 from utils import UserError
@@ -27,8 +26,7 @@ SETTINGS = (0.5, False, "#ffffff")  # threshold, whether to fill the background,
 
 
 def draw(path, width, height, **options):
-    image, _ = shapes.draw(np.random.default_rng([8, 1]), height, width, count=4)
-    Image.fromarray(image).save(path, **options)
+    Image.fromarray(draw_folder(1, width, height)[0]).save(path, **options)
     return str(path)
 
 

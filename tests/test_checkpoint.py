@@ -68,6 +68,8 @@ def test_the_options_of_a_state_dict_are_inferred(name, options, tmp_path):
 
 
 class Hostile:
+    """Prints a word if it is unpickled."""
+
     def __reduce__(self):
         return print, ("executed",)
 

@@ -198,7 +198,10 @@ def test_deep_images_are_scaled_by_the_range_of_their_type(kind):
 # ----------------------------------------------------------------------------- camera files
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP"])
+NEEDS_AVIF = pytest.mark.skipif(not features.check("avif"), reason="this Pillow cannot read AVIF")
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF", "WEBP", pytest.param("AVIF", marks=NEEDS_AVIF)])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied(kind, orientation):
     image = Image.new("RGB", (24, 16), "black")
@@ -222,8 +225,3 @@ def test_heic_is_read_or_the_missing_package_is_named(monkeypatch, tmp_path):
     monkeypatch.setitem(__import__("sys").modules, "pillow_heif", None)
     with pytest.raises(ImageError, match="HEIC.*pip install pillow-heif"):
         read_image(tmp_path / "a.HEIC")
-
-
-@pytest.mark.skipif(not features.check("avif"), reason="this Pillow cannot read AVIF")
-def test_avif_is_read():
-    assert read_image(saved(photo(64, 48), "AVIF", exif=with_orientation(6))).size == (48, 64)

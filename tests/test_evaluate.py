@@ -113,12 +113,13 @@ def test_threshold_chosen_needs_a_checkpoint_with_a_threshold():
         resolve_threshold("chosen", Checkpoint({}, "unet", {}), "a.pth")
 
 
-def test_the_error_for_too_little_memory_names_the_flag_to_lower(pets, tmp_path, monkeypatch):
-    def predict(self, pixels):
+@pytest.mark.parametrize("name, flag", [("train", "--accumulation_steps 2"), ("evaluate", "--batch_size"),
+                                        ("inference", "--batch_size")])  # fmt: skip
+def test_the_error_for_too_little_memory_names_the_flag_to_change(name, flag, pets, tmp_path, monkeypatch):
+    def forward(self, image):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
     make_checkpoint(tmp_path / "a.pth")
-    monkeypatch.setattr("predictor.Predictor.logits", predict)
-    for name in ("evaluate", "inference"):
-        done = script(name, "--model", "a.pth", "--data_path", pets, cwd=tmp_path, expect=2)
-        assert "--batch_size" in error_of(done)
+    monkeypatch.setattr("models.unet.UNet.forward", forward)
+    flags = ("--width", 4, "--image_size", 32) if name == "train" else ("--model", "a.pth")
+    assert flag in error_of(script(name, "--data_path", pets, *flags, cwd=tmp_path, expect=2))

@@ -8,6 +8,7 @@ import torch
 from conftest import error_of, make_checkpoint, read_scores, script
 from fuzz import fuzz
 from PIL import Image
+from test_checkpoint import Hostile
 from test_download import server  # noqa: F401
 
 import oxford_pet
@@ -16,21 +17,13 @@ from models import MODELS, build_model
 from utils import UserError
 
 
-class Creates:
-    """Creates a file if it is unpickled."""
-
-    def __reduce__(self):
-        return (open, ("harm.txt", "w"))
-
-
 def test_no_command_runs_code_in_a_checkpoint(tmp_path):
-    torch.save({"model": Creates()}, tmp_path / "harm.pth")
-    for name in ("evaluate", "inference", "report"):
-        done = script(name, "--model", "harm.pth", cwd=tmp_path, expect=2)
-        assert "harm.pth" in error_of(done)
-    script("train", "--resume", "harm.pth", cwd=tmp_path, expect=2)
-    script("train", "--model", "resnet34_unet", "--encoder_weights", "harm.pth", cwd=tmp_path, expect=2)
-    assert not (tmp_path / "harm.txt").exists()
+    torch.save({"model": Hostile()}, tmp_path / "harm.pth")
+    commands = [(name, "--model") for name in ("evaluate", "inference", "report")]
+    commands += [("train", "--resume"), ("train", "--model", "resnet34_unet", "--encoder_weights")]
+    for command in commands:
+        done = script(*command, "harm.pth", cwd=tmp_path, expect=2)
+        assert "harm.pth" in error_of(done) and "executed" not in done.stdout
 
 
 def test_a_damaged_training_state_is_not_resumed(tmp_path):

@@ -42,20 +42,16 @@ def soft_threshold(probability):
 
 
 @pytest.mark.parametrize("size", [768, 120])
-def test_a_known_alpha_is_recovered(monkeypatch, size):
+def test_a_known_alpha_is_recovered_even_of_single_hairs(monkeypatch, size):
     monkeypatch.setattr(matting, "WORK_SIZE", size)
     photo, probability, target = scene()
     alpha, _ = matte(photo, probability)
     error, before = (alpha - target).abs().sum(), (soft_threshold(probability) - target).abs().sum()
     assert error < before / 4
     assert alpha[target == 1].mean() > 0.98 and alpha[target == 0].mean() < 0.01
-
-
-def test_alpha_follows_single_hairs():
-    photo, probability, target = scene()
-    alpha, _ = matte(photo, probability)
-    hair = (target > 0.1) & (target < 0.9)
-    assert torch.corrcoef(torch.stack([alpha[hair], target[hair]]))[0, 1] > 0.9
+    if size == 768:
+        hair = (target > 0.1) & (target < 0.9)
+        assert torch.corrcoef(torch.stack([alpha[hair], target[hair]]))[0, 1] > 0.9
 
 
 def test_the_old_background_is_removed_from_the_colors():

@@ -113,14 +113,6 @@ def test_micro_batches_give_the_weights_of_the_whole_batch(tmp_path):
         torch.testing.assert_close(value, parts[name], atol=1e-5, rtol=1e-4)
 
 
-def test_the_error_for_too_little_memory_names_accumulation_steps(tmp_path, monkeypatch):
-    def forward(self, x):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-
-    monkeypatch.setattr("models.unet.UNet.forward", forward)
-    assert "--accumulation_steps 2" in error_of(script("train", *TINY, cwd=tmp_path, expect=2))
-
-
 @pytest.mark.parametrize("with_fc", [True, pytest.param(False, marks=pytest.mark.integration)])
 def test_encoder_weights_of_torchvision_are_loaded(with_fc, tmp_path):
     weights = torchvision.models.resnet34(weights=None).state_dict()
