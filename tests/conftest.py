@@ -165,6 +165,13 @@ def with_orientation(orientation):
     return exif
 
 
+def encoded(image, kind, **options):
+    """Return an image as the bytes of a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
 def random_photo(width=50, height=30, seed=0):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 

@@ -7,7 +7,6 @@ an input that takes longer than HANG seconds as a hang, and an accepted one that
 """
 
 import argparse
-import io
 import random
 import signal
 import sys
@@ -19,10 +18,19 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
 
-import conftest  # noqa: E402
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-from conftest import draw_folder, draw_pet, load_folder, load_pets, make_checkpoint, make_folder, make_pets  # noqa: E402
+from conftest import (  # noqa: E402  # noqa: E402
+    draw_folder,
+    draw_pet,
+    encoded,
+    load_folder,
+    load_pets,
+    make_checkpoint,
+    make_folder,
+    make_pets,
+    with_orientation,
+)
 from PIL import Image  # noqa: E402
 
 import cache  # noqa: E402
@@ -61,19 +69,13 @@ def mutate(content, rng):
     return bytes(content)
 
 
-def encoded(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    return file.getvalue()
-
-
 def image_files(rng):
     """Return an image file of each common kind."""
     pixels = np.random.default_rng(rng.randrange(2**32))
     rgb = Image.fromarray(pixels.integers(0, 255, (24, 31, 3), dtype=np.uint8))
     deep = Image.fromarray(pixels.integers(0, 65535, (12, 9), dtype=np.uint16))
     return [
-        encoded(rgb, "JPEG", exif=conftest.with_orientation(6)),
+        encoded(rgb, "JPEG", exif=with_orientation(6)),
         encoded(rgb.convert("CMYK"), "JPEG"),
         encoded(rgb, "PNG"),
         encoded(deep, "PNG"),

@@ -30,7 +30,7 @@ sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
 import numpy as np  # noqa: E402
 import profiles  # noqa: E402
 import torch  # noqa: E402
-from conftest import make_checkpoint, read_table, with_orientation  # noqa: E402
+from conftest import encoded, make_checkpoint, read_table, with_orientation  # noqa: E402
 from PIL import Image, ImageCms, ImageOps  # noqa: E402
 
 NOT_DECODED = {"PDF", "EPS", "WMF", "BUFR", "GRIB", "HDF5", "PALM", "IPTC", "MPEG"}
@@ -59,13 +59,9 @@ class Folder:
 
     def add_image(self, image, kind, name=None, **options):
         """Save an image if Pillow can write it."""
-        file = io.BytesIO()
-        try:
-            image.save(file, kind, **options)
-        except Exception:
-            return None
-        label = name or f"{image.mode.replace(';', '-')} {' '.join(options)}"
-        return self.add(name or f"{label.strip()}.{kind.lower()}", file.getvalue())
+        label = f"{image.mode.replace(';', '-')} {' '.join(options)}".strip()
+        with contextlib.suppress(Exception):
+            self.add(name or f"{label}.{kind.lower()}", encoded(image, kind, **options))
 
 
 def sample(mode, size=(40, 28), seed=0):
@@ -232,44 +228,32 @@ def add_frames(folder):
 
 
 def add_names(folder):
-    content = io.BytesIO()
-    sample("RGB").save(content, "PNG")
+    content = encoded(sample("RGB"), "PNG")
     names = ["two\nlines.png", "-dash.png", 'quote\'s "two".png', "[ab]*?.png", "%s{}.png", " blank .png", "犬 süß.png"]
     names += ["e\u0301.png", "a;b,c.png", "UPPER.PNG", "two.dots.png", "x=" * 60 + ".png"]
-    for name in names:
-        folder.add(f"={name}", content.getvalue())
-    folder.add("=" + "n" * 246 + ".png", content.getvalue())
-    folder.add("=" + "n" * 246 + ".jpg", content.getvalue())
-    folder.add("=" + "犬" * 83 + ".jpg", content.getvalue())
-    with contextlib.suppress(OSError):
-        folder.add("=" + os.fsdecode(b"caf\xe9.jpg"), content.getvalue())
+    names += ["n" * 246 + ".png", "n" * 246 + ".jpg", "犬" * 83 + ".jpg", os.fsdecode(b"caf\xe9.jpg")]
+    names += ["sub/deep/same.png", "sub/same.png", "sub/same.jpg"]
     (folder.path / "sub/deep").mkdir(parents=True)
-    folder.add("=sub/deep/same.png", content.getvalue())
-    folder.add("=sub/same.png", content.getvalue())
-    folder.add("=sub/same.jpg", content.getvalue())
+    for name in names:
+        with contextlib.suppress(OSError):  # some file systems take only UTF-8
+            folder.add(f"={name}", content)
 
 
 def add_broken(folder, writers):
     """Add files without an image or with only part of one, misleading suffixes, links, a pipe and a socket."""
     for kind in writers:
         for part in (3, 1.1):
-            file = io.BytesIO()
             with contextlib.suppress(Exception):
-                sample("L" if kind == "SPIDER" else "RGB", (80, 60)).save(file, kind)
-                content = file.getvalue()
+                content = encoded(sample("L" if kind == "SPIDER" else "RGB", (80, 60)), kind)
                 folder.add(f"cut {part}.{kind.lower().replace('spider', 'png')}", content[: int(len(content) / part)])
     for name, content in (("empty.jpg", b""), ("text.jpg", b"no image\n" * 99), ("zeros.png", bytes(5000))):
         folder.add(name, content, readable=False)
     for kind in ("EPS", "PDF"):
-        file = io.BytesIO()
-        sample("RGB").save(file, kind)
-        folder.add(f"is {kind}.jpg", file.getvalue(), readable=False)
+        folder.add(f"is {kind}.jpg", encoded(sample("RGB"), kind), readable=False)
     folder.add("is HEIC.heic", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", readable=False)
     for kind in ("JPEG", "PNG", "TIFF", "WEBP", "GIF", "BMP"):
         for ending in ("jpg", "gif"):
-            file = io.BytesIO()
-            sample("RGB").save(file, kind)
-            folder.add(f"{kind} named.{ending}", file.getvalue())
+            folder.add(f"{kind} named.{ending}", encoded(sample("RGB"), kind))
     folder.path.joinpath("loop.png").symlink_to("loop.png")
     folder.path.joinpath("zero.jpg").symlink_to("/dev/zero")
     os.mkfifo(folder.path / "pipe.jpg")
@@ -286,9 +270,7 @@ def add_broken(folder, writers):
 def add_large(folder):
     """Add a photo of 12 megapixels and a decompression bomb."""
     folder.add_image(sample("RGB", (400, 300)).resize((4000, 3000)), "JPEG", "12 megapixels.jpg")
-    file = io.BytesIO()
-    Image.new("1", (20000, 20000)).save(file, "PNG")
-    folder.add("bomb.png", file.getvalue(), readable=False)
+    folder.add("bomb.png", encoded(Image.new("1", (20000, 20000)), "PNG"), readable=False)
 
 
 # ------------------------------------------------------------------------------------------- the checks
@@ -438,18 +420,15 @@ def run_large(checks, here):
     """Check peak memory with eight palette images of 8,000×8,000 pixels, and with twelve 12-megapixel photos."""
     palette = Image.new("P", (8000, 8000))
     palette.putpalette([0, 0, 0, 255, 0, 0])
-    palettes, photos = io.BytesIO(), io.BytesIO()
-    palette.save(palettes, "PNG", transparency=0)
-    sample("RGB", (400, 300)).resize((4000, 3000)).save(photos, "JPEG", quality=80)
-    peaks = []
+    photo, peaks = sample("RGB", (400, 300)).resize((4000, 3000)), []
     for name, content, count, kinds in (
-        ("palettes", palettes, 8, ("mask",)),
-        ("photos", photos, 12, ("mask", "overlay", "cutout")),
+        ("palettes", encoded(palette, "PNG", transparency=0), 8, ("mask",)),
+        ("photos", encoded(photo, "JPEG", quality=80), 12, ("mask", "overlay", "cutout")),
     ):
         folder = here / name / "d"
         folder.mkdir(parents=True)
         for index in range(count):
-            (folder / f"{index}.jpg").write_bytes(content.getvalue())
+            (folder / f"{index}.jpg").write_bytes(content)
         for shared in ("all.pth", "bin"):
             (here / name / shared).symlink_to(here / shared)
         status, peak = end_of(start(here / name, "out", "--save", *kinds))

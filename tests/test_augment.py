@@ -99,7 +99,7 @@ def test_gray_images_are_augmented(batch):
 
 
 def test_color_jitter_matches_torchvision():
-    image = torch.rand(5, 3, 8, 8) * 0.2 + 0.4  # far from the limits, at which torchvision clamps between its steps
+    image = torch.rand(5, 3, 8, 8) * 0.2 + 0.4  # far from 0 and 1, where torchvision clamps after each step
     factors = torch.rand(5, 3) * 0.4 + 0.8
     found = jitter_color(image * 255, factors) / 255
     for one, result, brightness, contrast, saturation in zip(image, found, *factors.T.tolist(), strict=True):

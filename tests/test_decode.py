@@ -6,8 +6,8 @@ import os
 import numpy as np
 import profiles
 import pytest
+from conftest import encoded, with_orientation
 from conftest import random_photo as photo
-from conftest import with_orientation
 from PIL import Image, ImageCms, features
 
 from photos.colors import to_rgb
@@ -17,10 +17,7 @@ RED = Image.new("RGB", (12, 8), (200, 30, 40))
 
 
 def saved(image, kind, **options):
-    file = io.BytesIO()
-    image.save(file, kind, **options)
-    file.seek(0)
-    return file
+    return io.BytesIO(encoded(image, kind, **options))
 
 
 FILES = {
@@ -55,7 +52,7 @@ def test_the_content_decides_the_format_not_the_suffix(kind, tmp_path):
         (None, "missing"),
     ],
 )
-def test_the_error_says_why_a_file_cannot_be_read(content, reason, tmp_path):
+def test_the_error_gives_the_reason_why_a_file_cannot_be_read(content, reason, tmp_path):
     if content is not None:
         (tmp_path / "broken.jpg").write_bytes(content)
     with pytest.raises(ImageError, match=reason):

@@ -57,7 +57,7 @@ def test_dice_is_also_given_without_empty_masks(pets, tmp_path):
     assert result["dice_without_empty"] == pytest.approx(np.mean(rest), abs=1e-6)
 
 
-def test_scores_at_half_at_a_given_and_at_the_chosen_threshold(pets, tmp_path):
+def test_the_threshold_is_half_by_default_or_given_or_chosen(pets, tmp_path):
     make_checkpoint(tmp_path / "a.pth", threshold=0.3)
     half, _ = evaluate(tmp_path, "--data_path", pets)
     given, _ = evaluate(tmp_path, "--data_path", pets, "--threshold", "0.3")

@@ -46,7 +46,7 @@ def test_a_checkpoint_in_half_precision_is_smaller_and_computed_in_float32(tmp_p
     torch.testing.assert_close(one, two, atol=0.02, rtol=0)
 
 
-def test_the_output_is_next_to_the_checkpoint_or_at_output(tmp_path):
+def test_the_output_is_next_to_the_checkpoint_unless_output_is_given(tmp_path):
     make_checkpoint(tmp_path / "a.pth")
     (tmp_path / "exp").mkdir()
     for flags, written in (((), "a"), (("--output", "exp"), "exp/a"), (("--output", "exp/b"), "exp/b")):

@@ -139,7 +139,7 @@ def kill_a_worker():
     """Kill the data-loading process after the third step."""
     patch = after_each_step(lambda taken, learner: taken == 3 and multiprocessing.active_children()[0].kill())
     patch.__enter__()
-    kill_a_worker.patch = patch  # keeps it alive
+    kill_a_worker.patch = patch  # keeps the context manager alive
 
 
 def test_if_a_worker_is_killed_the_run_is_saved_and_the_error_is_one_line(tmp_path):
@@ -171,7 +171,7 @@ if __name__ == "__main__":
 """
 
 
-def test_an_exception_ends_a_run_with_workers_with_a_traceback(tmp_path):
+def test_an_exception_in_a_run_with_workers_ends_it_with_a_traceback(tmp_path):
     """In a process of its own, which a leftover data-loading process would keep from ending."""
     (tmp_path / "broken.py").write_text(BROKEN)
     command = [sys.executable, "broken.py", *map(str, RUN), "--workers", "1"]

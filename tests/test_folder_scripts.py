@@ -88,7 +88,7 @@ def test_files_that_are_ignored_are_noted_and_the_pairs_are_trained_on(tmp_path)
 
 
 @pytest.mark.integration
-def test_train_resume_evaluate_and_report(tmp_path):
+def test_a_folder_goes_through_train_resume_evaluate_and_report(tmp_path):
     data = make_folder(tmp_path / "data", 20)
     flags = ("--data_path", "data", *TINY, "--name", "a")
     out = script("train", *flags, cwd=tmp_path).stdout

@@ -130,7 +130,7 @@ def test_narrow_photos_are_matted(size):
     assert foreground.shape == (*size[::-1], 3)
 
 
-def test_a_photo_of_one_color_has_alpha_from_the_probability():
+def test_a_photo_of_one_color_gets_alpha_by_depth_in_the_mask():
     _, probability, target = scene(hairs=0)
     photo = Image.new("RGB", (240, 180), BLUE)
     alpha, foreground = matte(photo, probability)

@@ -32,7 +32,7 @@ class Block(nn.Module):
         self.head = nn.Conv2d(8, 1, 1)
 
 
-def test_muon_decays_linear_layers_and_depthwise_convolutions_by_adamw():
+def test_muon_leaves_linear_layers_and_depthwise_convolutions_to_adamw_with_decay():
     block = Block()
     names = {id(parameter): name for name, parameter in block.named_parameters()}
     matrices, others, decayed = ([names[id(p)] for p in part] for part in split_parameters(block))

@@ -272,7 +272,7 @@ def test_8_bit_images_have_no_intensity_range_and_nan_is_black(tmp_path):
     assert folder.measure_range(flat) == [7, 7] and folder.measure_range(find_pairs(data)[0]["0"]) == []
 
 
-def test_a_note_says_that_16_bit_color_images_lose_their_lower_bits(tmp_path):
+def test_16_bit_color_images_get_a_note_that_they_lose_their_lower_bits(tmp_path):
     data = make_folder(tmp_path / "data", 6)
     assert "16-bit" not in lines(data)
     size, color, compress = struct.pack(">IIBBBBB", 60, 44, 16, 2, 0, 0, 0), b"\0" * (1 + 60 * 6), zlib.compress

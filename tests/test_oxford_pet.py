@@ -105,7 +105,7 @@ def test_a_dataset_on_a_gpu_gives_the_same_batches(pets):
 
 
 TRIMAP = "annotations/trimaps/Drawn_3.png"
-SPOILED = {  # what the error must contain: what to do with the files
+SPOILED = {  # regular expression for the error: how to damage the files
     "images/Drawn_3.jpg": lambda pets, trimap: (pets / "images/Drawn_3.jpg").write_text("no image"),
     "trimaps/Drawn_3.png .*missing": lambda pets, trimap: (pets / TRIMAP).unlink(),
     "Drawn_3.png .*9x9.*60x44": lambda pets, trimap: trimap.resize((9, 9), 0).save(pets / TRIMAP),

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, error_of, make_checkpoint, read_table, script
+from conftest import ROOT, encoded, error_of, make_checkpoint, read_table, script
 from conftest import random_photo as photo
 from PIL import Image
 
@@ -52,7 +52,7 @@ def names(folder):
 # ------------------------------------------------------------------------------- files and folders
 
 
-def test_a_folder_of_all_kinds_of_files(call, tmp_path):
+def test_a_folder_is_processed_and_bad_files_are_reported(call, tmp_path):
     """Images are segmented, bad ones are named, other files are counted, and no input changes."""
     folder = tmp_path / "d"
     (folder / "sub").mkdir()
@@ -277,8 +277,7 @@ def test_pixels_in_flight_are_bounded_and_a_larger_image_is_admitted_alone():
 
 
 def test_dash_reads_standard_input_and_writes_standard_output(tmp_path, model):
-    photo(33, 21).save(tmp_path / "a.png")
-    content = (tmp_path / "a.png").read_bytes()
+    content = encoded(photo(33, 21), "PNG")
     command = [sys.executable, ROOT / "src/predict.py", "--model", model]
     done = subprocess.run([*command, "-", "--save", "cutout"], input=content, capture_output=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -291,10 +290,9 @@ def test_dash_reads_standard_input_and_writes_standard_output(tmp_path, model):
 @pytest.mark.integration
 def test_12_megapixel_photos_on_24_cores_need_bounded_memory(tmp_path, model):
     (tmp_path / "d").mkdir()
-    content = io.BytesIO()
-    photo(400, 300).resize((4000, 3000)).save(content, "JPEG")
+    content = encoded(photo(400, 300).resize((4000, 3000)), "JPEG")
     for index in range(30):
-        (tmp_path / f"d/{index}.jpg").write_bytes(content.getvalue())
+        (tmp_path / f"d/{index}.jpg").write_bytes(content)
     program = (
         "import resource, sys, startup, cores; cores.available_cores = lambda: 24; import predict; predict.main(); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
@@ -425,8 +423,8 @@ def state():
     names = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGPIPE", "SIGCHLD")
     signals = [signal.getsignal(getattr(signal, name)) for name in names]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("KMP_")}
-    torchs = torch.get_num_threads(), torch.get_rng_state().tolist()
-    return (umask, signals, environment, [*warnings.filters], torchs,
+    torch_state = torch.get_num_threads(), torch.get_rng_state().tolist()
+    return (umask, signals, environment, [*warnings.filters], torch_state,
             matplotlib.rcParams._get("backend"), PIL.Image.MAX_IMAGE_PIXELS)
 before = state()
 import numpy as np

@@ -45,7 +45,7 @@ def square(top, left, side=20, size=64):
     return mask
 
 
-def test_boundary_f_of_shifted_squares():
+def test_boundary_f_tolerates_a_shift_of_one_pixel():
     assert tolerance_of(256, 256) == 3 and tolerance_of(480, 854) == 8 and tolerance_of(64, 64) == 1
     target = square(20, 20)
     assert boundary_f(target, target).item() == 1
@@ -62,7 +62,7 @@ def test_a_contour_is_one_pixel_wide_and_a_full_image_has_none():
     assert not contour(torch.ones(1, 1, 8, 8, dtype=torch.bool)).any()
 
 
-def test_near_is_a_disc():
+def test_near_dilates_by_a_disc():
     point = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
     point[0, 0, 4, 4] = True
     y, x = torch.meshgrid(torch.arange(9) - 4, torch.arange(9) - 4, indexing="ij")

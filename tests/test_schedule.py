@@ -32,7 +32,7 @@ from training.schedule import (
         (33, 100, [32, 64, 100]),
     ],
 )
-def test_image_sizes_between_start_and_end(start, end, expected):
+def test_image_sizes_grow_from_start_to_end(start, end, expected):
     assert sizes(start, end) == expected
 
 
