@@ -1,26 +1,17 @@
 """Feed mutated images, checkpoints, packed arrays and split files to their readers.
 
-    python tests/fuzz.py --inputs 2000
-
 Each must be read correctly or refused in one line. Any exception but UserError and ImageError counts as a traceback,
 an input that takes longer than HANG seconds as a hang, and an accepted one that breaks its reader's promise as wrong.
 """
 
-import argparse
 import random
 import signal
-import sys
-import tempfile
-import time
 import traceback
 from pathlib import Path
 
-TESTS = Path(__file__).parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
-
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from conftest import (  # noqa: E402  # noqa: E402
+import numpy as np
+import torch
+from conftest import (
     draw_folder,
     draw_pet,
     encoded,
@@ -31,15 +22,15 @@ from conftest import (  # noqa: E402  # noqa: E402
     make_pets,
     with_orientation,
 )
-from PIL import Image  # noqa: E402
+from PIL import Image
 
-import cache  # noqa: E402
-from checkpoint import load, restore_model  # noqa: E402
-from oxford_pet import read_trimap, split_names  # noqa: E402
-from photos.decode import ImageError, read_image  # noqa: E402
-from predict import load_model, predict  # noqa: E402
-from training.args import parse_args  # noqa: E402
-from utils import UserError  # noqa: E402
+import cache
+from checkpoint import load, restore_model
+from oxford_pet import read_trimap, split_names
+from photos.decode import ImageError, read_image
+from predict import load_model, predict
+from training.args import parse_args
+from utils import UserError
 
 HANG = 20  # seconds
 
@@ -273,21 +264,3 @@ def fuzz(inputs, folder, seed=0):
         signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
     return counts
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--inputs", type=int, default=2000)
-    parser.add_argument("--seed", type=int, default=0)
-    args, start = parser.parse_args(), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        counts = fuzz(args.inputs, Path(folder), args.seed)
-    print(
-        f"{counts['tried']} inputs, {counts['accepted']} accepted: tracebacks {counts['tracebacks']}, "
-        f"hangs {counts['hangs']}, wrong results {counts['wrong']}, {time.perf_counter() - start:.0f} s"
-    )
-    return 1 if counts["tracebacks"] or counts["hangs"] or counts["wrong"] else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

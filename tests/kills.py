@@ -1,26 +1,17 @@
 """Kill a training process at random moments, often while it saves.
 
-    python tests/kills.py --kills 50
-
 After every kill, each saved file must be complete. At the end, weights and history must equal those of an
 uninterrupted run bit for bit.
 """
 
-import argparse
 import random
-import sys
-import tempfile
 import time
-from pathlib import Path
 
-TESTS = Path(__file__).parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent / "src")]
+import torch
+from PIL import Image
+from processes import finish, launch, slow_disk
 
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from processes import finish, launch, slow_disk  # noqa: E402
-
-from checkpoint import load  # noqa: E402
+from checkpoint import load
 
 RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 12, "--batch_size", 2, "--steps", 40)
 RUN = (*RUN, "--epochs", 3, "--augment", "full", "--dropout", 0.3, "--save_every", "5steps")
@@ -79,20 +70,3 @@ def kill_often(kills, cwd, seed=0):
         same &= all(torch.equal(value, end["model"][key]) for key, value in whole["model"].items())
         same &= (folder / "whole.csv").read_bytes() == (folder / f"{name}.csv").read_bytes()
     return done, saving, runs, broken, same
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    kills, start = parser.parse_args().kills, time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        done, saving, runs, broken, same = kill_often(kills, Path(folder))
-    print(
-        f"{done} kills ({saving} while saving) in {runs} runs, {broken} lost or broken files, "
-        f"final weights {'identical' if same else 'DIFFER'}, {time.perf_counter() - start:.0f} s"
-    )
-    return 0 if same and not broken else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -56,8 +56,8 @@ def test_growth_ramps_up_all_parameters_but_the_flips():
 
 def test_pixels_outside_the_image_are_ignored():
     image, mask = torch.full((4, 3, 64, 64), 200, dtype=torch.uint8), torch.ones(4, 1, 64, 64, dtype=torch.uint8)
-    _, turned = augment(image, mask, Strength(rotation=45, scale=(1.2, 1.3)), params(4, 3))
-    assert set(turned.unique().tolist()) == {1, 255}  # nothing becomes background
+    _, rotated = augment(image, mask, Strength(rotation=45, scale=(1.2, 1.3)), params(4, 3))
+    assert set(rotated.unique().tolist()) == {1, 255}  # nothing becomes background
 
 
 def test_flips_are_exact(batch):
@@ -75,8 +75,8 @@ def test_rotation_does_not_distort_images_that_are_not_square():
     """A disc in a wide image stays a disc: its bounding box stays square."""
     y, x = torch.meshgrid(torch.arange(64), torch.arange(128), indexing="ij")
     disc = ((y - 32) ** 2 + (x - 64) ** 2 < 20**2).to(torch.uint8)[None, None].repeat(8, 1, 1, 1)
-    _, turned = augment(disc.repeat(1, 3, 1, 1), disc, Strength(rotation=80), params(8))
-    for mask in turned[:, 0] == 1:
+    _, rotated = augment(disc.repeat(1, 3, 1, 1), disc, Strength(rotation=80), params(8))
+    for mask in rotated[:, 0] == 1:
         rows, columns = mask.any(1).sum().item(), mask.any(0).sum().item()
         assert abs(rows - 39) <= 2 and abs(columns - 39) <= 2
 

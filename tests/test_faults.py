@@ -172,7 +172,7 @@ if __name__ == "__main__":
 
 
 def test_an_exception_in_a_run_with_workers_ends_it_with_a_traceback(tmp_path):
-    """In a process of its own, which a leftover data-loading process would keep from ending."""
+    """In a separate process, since a leftover data-loading process would keep it from ending."""
     (tmp_path / "broken.py").write_text(BROKEN)
     command = [sys.executable, "broken.py", *map(str, RUN), "--workers", "1"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}

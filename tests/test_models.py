@@ -24,7 +24,7 @@ def test_parameter_counts_match_other_implementations():
 @pytest.mark.parametrize("norm", ["batch", "none"])
 @pytest.mark.parametrize("name, depth, join", [("unet", 4, 2), ("unet_shallow", 2, 2), ("unet_add", 4, 1)])
 def test_unets_have_the_parameters_of_the_papers_figure(name, depth, join, norm):
-    """Two 3x3 convolutions per level and path, 2x2 up-convolutions, 1x1 head. join: 2 to concatenate, 1 to add skips."""
+    """Two 3x3 convolutions per level and path, 2x2 up-convolutions, a 1x1 head. join: 2 if skips are concatenated."""
 
     def double(i, o):  # a bias, or a norm's scale and shift, per channel
         return 9 * (i + o) * o + 2 * o * (2 if norm == "batch" else 1)

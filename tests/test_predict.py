@@ -344,10 +344,10 @@ def test_the_background_may_be_a_color_or_an_image(call, tmp_path, monkeypatch, 
     Image.new("RGB", (300, 50), "blue").save(tmp_path / "blue.png")
     for background, expected in (("#00ff00", (0, 255, 0)), ("blue.png", (0, 0, 255))):
         call("--save", "cutout", "--background", background, "--overwrite", "--output", "out")
-        made = Image.open(tmp_path / "out/a.png")
-        assert made.mode == "RGB" and made.size == (120, 90)
-        assert made.getpixel((0, 0)) == expected and made.getpixel((50, 30)) == (255, 165, 0)
-        assert made.getpixel((25, 30)) == (expected if mode == "RGBA" else (255, 165, 0))
+        cutout = Image.open(tmp_path / "out/a.png")
+        assert cutout.mode == "RGB" and cutout.size == (120, 90)
+        assert cutout.getpixel((0, 0)) == expected and cutout.getpixel((50, 30)) == (255, 165, 0)
+        assert cutout.getpixel((25, 30)) == (expected if mode == "RGBA" else (255, 165, 0))
 
 
 def test_outputs_have_no_metadata_and_no_hidden_colors(call, tmp_path):
@@ -358,13 +358,13 @@ def test_outputs_have_no_metadata_and_no_hidden_colors(call, tmp_path):
     for path in (tmp_path / "out").rglob("*.*"):
         content = path.read_bytes()
         assert not any(word in content for word in (b"SECRET", b"Exif", b"eXIf", b"pHYs"))
-    made = {}
+    cutouts = {}
     for hidden in ("black", "lime"):
         image = photo(60, 40).convert("RGBA")
         image.paste(Image.new("RGBA", (20, 40), hidden), (40, 0))
         image.putalpha(Image.fromarray(np.where(np.arange(60) < 40, 255, 0).astype(np.uint8)[None].repeat(40, 0)))
-        made[hidden] = np.asarray(cut_out(image, torch.ones(40, 60)))
-    assert (made["black"] == made["lime"]).all() and not made["lime"][:, 40:].any()
+        cutouts[hidden] = np.asarray(cut_out(image, torch.ones(40, 60)))
+    assert (cutouts["black"] == cutouts["lime"]).all() and not cutouts["lime"][:, 40:].any()
 
 
 def test_a_cutout_has_soft_edges_and_is_cropped_to_its_alpha():
