@@ -19,7 +19,7 @@ from utils import UserError
 
 CPU = torch.device("cpu")
 DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
-# Ctrl-C; kill, Slurm and torchrun; a terminal that closes; Slurm's USR1; SGE's USR2; CPU limits. Windows has only two.
+# from Ctrl-C; kill, Slurm and torchrun; a closed terminal; Slurm; SGE; CPU limits. Windows has only the first two.
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = [number for number in signal.Signals if number.name in STOP_NAMES]
 LAYOUTS = "images/ and masks/, or the images/ and annotations/ of Oxford-IIIT Pet"
@@ -53,7 +53,7 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
 
 
 def load_split(options: DataOptions, split: str) -> SegmentationDataset:
-    """Load a split. Raises UserError that lists the missing or broken files."""
+    """Load a split. Raises UserError, listing the missing or broken files."""
     return module_of(options.dataset).load_dataset(options, split)
 
 
@@ -66,7 +66,7 @@ def hashes(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -
 
 
 def hash_of_set(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -> str:
-    """Return a short hash of which images a dataset contains, in total or at `indices`."""
+    """Return one short hash for all images of a dataset, or for those at `indices`."""
     return hashlib.sha256(" ".join(hashes(dataset, indices)).encode()).hexdigest()[:12]
 
 
@@ -99,7 +99,7 @@ class TrainingData:
         self.train, self.valid = self._load(options)
         self.indices = list(range(len(self.train)))
         if options.dataset == "shapes":
-            return  # every one has foreground
+            return  # every image has foreground
         present: list[int] = []
         for indices in torch.arange(len(self.train)).split(64):
             masks = self.train[indices.tolist()]["mask"]
@@ -170,6 +170,6 @@ def identity(batch):
 
 
 def ignore_stop_signals(worker):
-    """Ignore signals, which all of a job's processes receive: the parent ends its workers."""
+    """Ignore stop signals, which reach all processes of a job: the parent ends its workers."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
