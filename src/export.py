@@ -6,7 +6,7 @@
 onnx (pip install -r requirements-export.txt) and pt2 (torch.export) map `image`, float32 (N, C, H, W),
 RGB in [0, 1], of any size (pt2: above 32 pixels a side), to `probability` of foreground, float32
 (N, 1, H, W). half is a checkpoint for this repo, with the convolutions' weights in float16. A file
-whose output differs from the checkpoint's is not written (onnx: compared only with onnxruntime).
+whose output differs from the checkpoint's is not written (onnx: unchecked without onnxruntime).
 """
 
 if __name__ == "__main__":

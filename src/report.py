@@ -117,7 +117,7 @@ def draw_figures(content: dict, predict) -> dict:
 
 
 def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list[str]]:
-    """Return a row for each group of `recipes_of`: the mean and deviation of each score."""
+    """Return a row for each group of `recipes_of`: the mean and standard deviation of each score."""
     rows = []
     for group in recipes_of(checkpoints):
         runs = [results[index] for index in group.values()]
