@@ -79,7 +79,7 @@ def test_images_of_different_folders_are_not_compared(tmp_path):
     assert "different images" in out and str(tmp_path / "B") in out
     done = script("report", *models, "--data_path", "A", "--image_size", 16, "--tta", cwd=tmp_path)
     page = (tmp_path / "report/index.html").read_text()
-    assert "a: 16×16 pixels, border foreground, with --tta" in page
+    assert "a: 16×16 pixels, --border foreground, --tta" in page
     assert "used for training" in done.stdout and "used for training" in page
     assert "breed" not in page and "dogs" not in page and "<h2>Seeds" not in page
 
