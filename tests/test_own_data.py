@@ -68,7 +68,7 @@ def test_split_folders_are_the_splits(order, valid, tmp_path):
         "valid": [f"{valid}/{index}" for index in range(7, 10)],
         "test": [f"test/{index}" for index in range(10, 15)],
     }
-    assert "15 pairs" in lines(data) and "by its split folders: 7 train, 3 valid, 5 test" in lines(data)
+    assert "15 pairs" in lines(data) and "split by folder: 7 train, 3 valid, 5 test" in lines(data)
     mask = load_folder(data, "valid").original_mask(f"{valid}/7")[0].numpy()
     assert np.array_equal(mask, draw_folder(7)[1])
 
@@ -419,7 +419,7 @@ def test_the_hint_on_names_pairs_them(images, labels, pattern, tmp_path):
 
 def test_no_hint_that_would_give_one_mask_to_all_images(tmp_path):
     data = touch(tmp_path / "data", ["x_1_rgb8.png", "x_2_rgb8.png"], ["x_1_gt.png", "x_2_gt.png"])
-    with pytest.raises(UserError, match="rename masks like their images"):
+    with pytest.raises(UserError, match="rename the masks to match their images"):
         find_pairs(data)
 
 

@@ -108,7 +108,7 @@ TRIMAP = "annotations/trimaps/Drawn_3.png"
 SPOILED = {
     r"images/Drawn_3.jpg is not a": lambda pets, trimap: (pets / "images/Drawn_3.jpg").write_text("no image"),
     r"trimaps/Drawn_3.png is missing": lambda pets, trimap: (pets / TRIMAP).unlink(),
-    r"Drawn_3.png is 9x9, but its image 60x44": lambda pets, trimap: trimap.resize((9, 9), 0).save(pets / TRIMAP),
+    r"Drawn_3.png is 9x9, but its image is 60x44": lambda pets, trimap: trimap.resize((9, 9), 0).save(pets / TRIMAP),
     r"trimaps/Drawn_3.png has mode L and the values": lambda pets, trimap: ImageOps.invert(trimap).save(pets / TRIMAP),
     r"trimaps/Drawn_3.png has mode RGB": lambda pets, trimap: trimap.convert("RGB").save(pets / TRIMAP),
 }

@@ -72,7 +72,7 @@ def test_a_folder_of_everything(call, tmp_path):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     done = call("--recursive", "--output", "out", "--save", *KINDS, expect=2)
     assert "6 images into out" in done.stdout and "text.jpg is not an image" in error_of(done)
-    assert all(words in done.stdout for words in ("4 non-image files", "2 .txt", "1 .dcm", "1 hidden"))
+    assert all(words in done.stdout for words in ("ignored 4 files", "2 .txt", "1 .dcm", "1 hidden"))
     assert "moves.gif: only the first of 3 pages" in done.stdout
     assert {path: path.read_bytes() for path in before} == before
     stems = ["$x_1$", "Mein Hund ist süß 犬", "moves", "plain.jpg", "plain.png", "sub/plain"]
