@@ -50,7 +50,7 @@ def main():
         check_output(args.output)
     runtime = init_processes(choose_runtime(args.device, args.precision))
     results, images = [], []
-    with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size"):
+    with when_memory_runs_out("use a smaller --batch_size or --image_size"):
         for path, checkpoint in zip(paths, checkpoints, strict=True):
             result, rows = score_checkpoint(path, checkpoint, args, runtime)
             results.append(result)

@@ -81,7 +81,7 @@ def main():
     make_folder(args.output, "--output")
     if args.rle:
         make_folder(args.rle.parent, "--rle")
-    with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size"):
+    with when_memory_runs_out("use a smaller --batch_size or --image_size"):
         predict_split(predictor, args)
     destroy_processes()
 

@@ -143,7 +143,7 @@ def add_counts(counts) -> list[dict[int, int]]:
         for total, part in zip(totals, parts, strict=True):
             total.update(part)
         if len(totals[0]) > MOST_VALUES:
-            raise UserError(f"masks in --data_path have over {MOST_VALUES:,} values; are they photos?")
+            raise UserError(f"masks in --data_path have over {MOST_VALUES:,} values; check that they are not photos")
     return [dict(total) for total in totals]
 
 

@@ -100,7 +100,8 @@ def predict_files(args):
         try:
             pipeline.run(todo, add)
         except BaseException:
-            print(f"stopped after {count_of(written, 'image')}; rerun with --skip_existing", file=sys.stderr)
+            flag = "--overwrite" if args.overwrite else "--skip_existing"
+            print(f"stopped after {count_of(written, 'image')}; rerun with {flag}", file=sys.stderr)
             raise
     speed = written / (time.perf_counter() - began)
     images = count_of(written, "image")
@@ -112,12 +113,11 @@ def predict_files(args):
     for note in notes:
         print("note:", note.message)
     if problems:
-        images = count_of(len(todo), "image")
-        raise UserError(f"{len(problems):,} of {images} failed: {'; '.join(problems)}")
+        raise UserError(f"{len(problems):,} of {count_of(len(todo), 'image')} failed: {'; '.join(problems)}")
 
 
 def find_jobs(args):
-    """Return the jobs, and the number of non-image files by suffix. Raises UserError."""
+    """Return the jobs, and the number of ignored files by suffix. Raises UserError."""
     output = args.output
     images, unused = find_images(args.images, args.recursive, output)
     if is_image_name(output):
@@ -212,7 +212,7 @@ def main():
     check_flags(args)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
-    with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size or --tile"):
+    with when_memory_runs_out("use a smaller --batch_size, --image_size or --tile"):
         work = predict_stream if args.images == ["-"] else predict_files
         work(args)
 

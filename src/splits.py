@@ -152,7 +152,7 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     def default(text):
         return f"; default: {recorded or text}"
 
-    own = "only with --dataset folder: "
+    own = "your own masks only: "
     values = "mask values of the foreground, e.g. 3, 128-255 or 255,0,0"
     ignore = "mask values to ignore"
     pattern = "name of a mask, with {name}, {id} (up to the first _) or {number}, e.g. '{name}_gt.png'"

@@ -219,6 +219,14 @@ def test_what_goes_wrong_with_one_image_is_a_line(call, tmp_path, monkeypatch):
     assert [row["name"] for row in table(tmp_path / "n.csv")] == ["a.png", "c.png"]
 
 
+def test_the_error_for_a_truncated_photo_names_it_once(call, tmp_path):
+    file = tmp_path / "d/a.jpg"
+    photo().save(file)
+    os.truncate(file, file.stat().st_size // 2)
+    error = error_of(call(expect=2))
+    assert error.count("a.jpg") == 1 and "cannot be decoded" in error
+
+
 def test_a_full_disk_ends_the_run_with_the_rows_of_what_is_done(call, tmp_path, monkeypatch):
     for index in range(6):
         photo().save(tmp_path / f"d/{index}.png")
@@ -232,6 +240,7 @@ def test_a_full_disk_ends_the_run_with_the_rows_of_what_is_done(call, tmp_path, 
     monkeypatch.setattr(Pipeline, "write_outputs", fail)
     done = call("--csv", "n.csv", "--batch_size", 1, expect=2)
     assert "3.png" in error_of(done) and "--skip_existing" in done.stderr
+    assert "rerun with --overwrite" in call("--overwrite", expect=2).stderr  # --skip_existing would keep old outputs
     assert {"0.png", "1.png", "2.png"} <= {row["name"] for row in table(tmp_path / "n.csv")}
 
 

@@ -40,7 +40,7 @@ def find_images(inputs, recursive: bool = False, output: Path | None = None) -> 
                 images.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
     if not images:
         rest = f" ({describe_unused(unused)})" if unused else ""
-        raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; use --recursive to search subfolders")
+        raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; pass others, or --recursive for subfolders")
     return dict(images.values()), unused
 
 

@@ -60,7 +60,10 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     for first in range(0, len(several), BATCH):
         sizes, inputs = [], []
         for image in several[first : first + BATCH]:
-            photo = read_any(model, image)
+            try:
+                photo = read_any(model, image)
+            except ImageError as error:
+                raise ImageError(f"{image} {error}") from None
             if tile:
                 results.append(tile_probability(model, photo, tile).numpy())
             else:
@@ -86,10 +89,7 @@ def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
             return to_srgb(image, keep_alpha, values)
     is_file = isinstance(image, (str, os.PathLike)) or hasattr(image, "read")
     check("an image", image, is_file, "a path, a PIL image, a uint8 array, or a list of these")
-    try:
-        return read_image(image, keep_alpha, values)
-    except ImageError as error:
-        raise ImageError(f"{image} {error}") from None
+    return read_image(image, keep_alpha, values)
 
 
 def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:

@@ -186,8 +186,8 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
         raise UserError(f"--resume {path} contains only weights; pass the NAME.last.pth next to it")
     augmentation = asdict(AUGMENTS[checkpoint.args.get("augment", "none")])
     if "state" not in checkpoint.training or checkpoint.augmentation != augmentation:
-        commit = checkpoint.git.get("commit")
-        raise UserError(f"--resume {path} is from another version of train.py; check out commit {commit}")
+        commit = checkpoint.git.get("commit") or "unknown"
+        raise UserError(f"--resume {path} needs the version of train.py that wrote it (commit: {commit})")
     values = defaults | checkpoint.args
     for flag, value in values.items():
         if value and flag.endswith(("_path", "_dir", "_list", "weights")):
