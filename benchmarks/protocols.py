@@ -35,7 +35,7 @@ from scoring import add_threshold_flag, confusion, dice_score, jaccard_score, ra
 from splits import BORDERS, SPLITS, SegmentationDataset
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
-TOLERANCE = 0.008  # of the image's diagonal, as in DAVIS
+TOLERANCE = 0.008  # fraction of the image's diagonal, as in DAVIS
 PUBLISHED_SIZE = 256  # image size of the published scores, in pixels
 # Who reports under a protocol, (border, size, average, pixels), at threshold 0.5. Reports 1 to 5: see
 # benchmarks/README.md; report 3 uses synthetic shapes. segmentation_models.pytorch's example
@@ -126,7 +126,7 @@ def count_images(
 ) -> dict[tuple[str, str, float], torch.Tensor]:
     """Predict every image once, and count its pixels for each border rule, size and threshold.
 
-    loader: of a dataset with border rule "ignore". Returns, by (border, size, threshold), float64 (N, 5): true
+    loader: for a dataset with border rule "ignore". Returns, by (border, size, threshold), float64 (N, 5): true
     positives, false positives, false negatives, true negatives, boundary F (NaN for border "ignore").
     """
     keys = [(border, size, value) for size in ("network", "original") for value in thresholds for border in BORDERS]
@@ -168,7 +168,7 @@ def dice_of_target(counts: torch.Tensor) -> torch.Tensor:
 
 
 def table_of(counted: dict[tuple[str, str, float], torch.Tensor], image_size: int) -> list[Row]:
-    """Return a row per protocol. counted: from `count_images`. image_size: of the network's input, in pixels.
+    """Return a row per protocol. counted: from `count_images`. image_size: the network's input size, in pixels.
 
     Rows name who reports such numbers only at threshold 0.5, and at original size or at PUBLISHED_SIZE.
     """
@@ -189,7 +189,7 @@ def table_of(counted: dict[tuple[str, str, float], torch.Tensor], image_size: in
 
 
 def print_protocols(rows: Sequence[Row], image_size: int):
-    """Print a table. image_size: of the network's input, in pixels."""
+    """Print a table. image_size: the network's input size, in pixels."""
     header = f"{'border':10}  {'size':8}  {'average':7}  {'pixels':8}  {'threshold':>9}  {'Dice':>6}  {'IoU':>6}"
     print(f"{header}  {'boundary F':>10}  reported by")
     for row in rows:

@@ -33,14 +33,14 @@ class Checkpoint:
     name: str  # name and options: as `build_model` takes them
     options: dict
     dataset: str = "pets"
-    image_size: int = 256  # of the network's input, in pixels
-    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # of pixels in [0, 1]
+    image_size: int = 256  # the network's input size, in pixels
+    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: [0.5] * 3)
     border: str = "foreground"  # class of trimap borders
     threshold: float | None = None  # with the highest validation Dice
     intensity_range: list[float] | None = None  # values that map to black and to white
     # provenance
-    epoch: int = 0  # epoch, seconds and scores: of these weights
+    epoch: int = 0  # epoch, seconds and scores: when the weights were saved
     seconds: float = 0.0
     scores: dict = field(default_factory=dict)
     args: dict = field(default_factory=dict)  # every flag of train.py
@@ -94,13 +94,13 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
     """Load a checkpoint, or a state_dict of the network `model_type`, onto the CPU. Raises UserError."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{flag} {path} not found; run python src/train.py to train one")
+        raise UserError(f"{flag} {path} not found; run python src/train.py to train a network")
     values = read(path)
     needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
     if not needed <= values.keys():  # a plain state_dict
         if not model_type:
             hint = f"{flag} takes saved_models/NAME.pth, or a state_dict if {type_flag} names its network"
-            raise UserError(f"{path} is not a checkpoint of src/train.py; {hint}")
+            raise UserError(f"{path} was not written by src/train.py; {hint}")
         weights = unwrap(values)
         try:
             options = options_of(model_type, weights)
@@ -113,7 +113,7 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
     known = {entry.name for entry in fields(Checkpoint)}
     checkpoint = Checkpoint(**{name: value for name, value in values.items() if name in known})
     if not checkpoint.is_valid():
-        raise UserError(f"{path} is damaged: its metadata is not valid; train it again")
+        raise UserError(f"{path} is damaged: its metadata is not valid; train the network again")
     if model_type not in (None, checkpoint.name):
         raise UserError(f"{path} is a {checkpoint.name}, not a {model_type}; omit {type_flag}")
     return checkpoint
@@ -158,9 +158,9 @@ def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, 
         model.float()
     except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = shorten(str(error), 200)
-        raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
+        raise UserError(f"{path} does not match its network ({reason}); train the network again") from None
     if not all(value.sum().isfinite() for value in model.state_dict().values()):
-        raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
+        raise UserError(f"{path} has weights that are NaN or infinite; use an earlier checkpoint")
     model = (runtime.suited_to(model).to_device(model) if runtime else model).eval()
     if folded and getattr(model, "norm_follows_convolution", False):
         fold_batch_norms(model)

@@ -1,4 +1,4 @@
-"""From a dataset's name to batches. A dataset, indexed with a list, returns a batch."""
+"""Load datasets by name, and make batches. A dataset indexed with a list returns a batch."""
 
 import hashlib
 import importlib
@@ -19,10 +19,10 @@ from utils import UserError
 
 CPU = torch.device("cpu")
 DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
-# from Ctrl-C; kill, Slurm and torchrun; a closed terminal; Slurm; SGE; CPU limits. Windows has only the first two.
+# sent by, in this order: Ctrl-C; kill, Slurm or torchrun; a closed terminal; Slurm; SGE; a CPU limit (Windows: two)
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = [number for number in signal.Signals if number.name in STOP_NAMES]
-LAYOUTS = "images/ and masks/, or the images/ and annotations/ of Oxford-IIIT Pet"
+LAYOUTS = "images/ and masks/, or Oxford-IIIT Pet's images/ and annotations/"
 
 
 def module_of(dataset: str):
@@ -91,7 +91,7 @@ def shuffled_batches(indices, batch_size: int, seed: int, steps: Iterable[int]) 
 class TrainingData:
     """The training and validation sets. Raises UserError. Collective.
 
-    indices: of the images to train on, without the few pets that have empty masks.
+    indices: the training images, without the few images of pets whose masks are empty.
     """
 
     def __init__(self, options: DataOptions):
@@ -138,7 +138,7 @@ class TrainingData:
 
 
 def train_loader(dataset, indices, args: Namespace, steps, device=CPU, workers: int | None = None) -> DataLoader:
-    """Load shuffled batches of the images at `indices`, one per step. workers: by default args.workers."""
+    """Load the images at `indices`, shuffled, in one batch per step. workers: by default args.workers."""
     batches = shuffled_batches(indices, args.batch_size, args.seed, steps)
     workers = args.workers if workers is None else workers
     return make_loader(dataset, workers, device, batch_sampler=batches)

@@ -47,7 +47,7 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
 def add_data_flags(parser, batch_size: int = 32, precision: str = "float32"):
     add = parser.add_argument
     add_dataset_flags(add, "the checkpoint's")
-    add("--border", choices=BORDERS, help="class of trimap borders; default: the checkpoint's")
+    add("--border", choices=BORDERS, help="treatment of trimap borders; default: the checkpoint's")
     add("--limit", type=positive_int, help="use the first LIMIT images")
     add("--workers", type=worker_count, default=0, help="data loading processes; default %(default)s")
     add_predictor_flags(parser, batch_size, precision)

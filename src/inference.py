@@ -1,10 +1,10 @@
-"""Predict a split of the checkpoint's dataset: write masks and panels.png, and print the scores.
+"""Run a checkpoint on a split of its dataset: write masks and panels.png, and print the scores.
 
     python src/inference.py --model unet.pth
     python src/inference.py --model unet.pth --split valid --output masks --rle submission.csv
     torchrun --nproc_per_node 2 src/inference.py --model unet.pth
 
-Masks are PNGs of 0 and 255 at original size. panels.png shows the images with the best, median and
+Masks are PNGs with values 0 and 255 at the original size. panels.png shows the images with the best, median and
 worst Dice. For your own photos, use predict.py.
 """
 
@@ -59,17 +59,17 @@ def predict_split(predictor, args):
     if args.rle:
         rows = [(name, runs[name]) for name in dataset.names]
         write_csv(args.rle, ["image_id", "encoded_mask"], rows)
-    print(f"wrote {count_of(len(dataset), 'mask')}{at_threshold} and panels.png into {args.output}")
+    print(f"wrote {count_of(len(dataset), 'mask')}{at_threshold} and panels.png to {args.output}")
 
 
 def get_args_parser():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
-    add("--split", choices=SPLITS, default="test", help="split to predict; default %(default)s")
+    add("--split", choices=SPLITS, default="test", help="split to run on; default %(default)s")
     add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask (run lengths, column-major, 1-based)")
+    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major run lengths from 1)")
     add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 

@@ -26,7 +26,7 @@ def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor)
 
 
 def warning(result: dict) -> str:
-    """Return a note on the training images in a row of scores, or "" if there are none."""
+    """Return a note on how many scored images were used for training, or "" if none were."""
     if not result.get("trained_on"):
         return ""
     text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"

@@ -38,7 +38,7 @@ class MaskRule:
 
     foreground: tuple[tuple[int, int], ...]  # ranges of values
     ignored: tuple[tuple[int, int], ...] = ()
-    colors: tuple[tuple[int, int, int], ...] = ()  # of colored lossy masks
+    colors: tuple[tuple[int, int, int], ...] = ()  # for colored lossy masks
 
     def read(self, path: Path, page: int = 0) -> Image.Image:
         """Read a mask as a PIL image of mode L with the values of `labels`. Raises ImageError."""

@@ -47,7 +47,7 @@ class Pair:
     name: str
     image: Path
     label: Path
-    page: int = 0  # of both files, if they have several
+    page: int = 0  # in both files, if they have several
 
 
 def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None):
@@ -120,7 +120,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     pairs: dict[str, Pair] = {}
     faults: list[str] = []
     ignored: dict[str, list[Path]] = defaultdict(list)  # by reason
-    endings: Counter = Counter()  # of files that are not images
+    endings: Counter = Counter()  # suffixes of files that are not images
     parts = parts_of(root)
     ignored["no images/ or masks/"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
     for part in parts:

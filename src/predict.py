@@ -5,7 +5,7 @@
     python src/predict.py photos --recursive --model unet.pth --save cutout --crop --skip_existing
     python src/predict.py - --model unet.pth < cat.jpg > mask.png
 
-Outputs are named NAME.png (overlays and panels: NAME.jpg). Several kinds of output get a folder each.
+Outputs are named NAME.png (overlays and panels: NAME.jpg). With several kinds of output, each has its own folder.
 In a notebook:
 
     from petseg import load_model, predict   # after: pip install -e .
@@ -105,13 +105,13 @@ def predict_files(args):
             raise
     speed = written / (time.perf_counter() - began)
     images = count_of(written, "image")
-    print(f"wrote {', '.join(args.save)} for {images} into {args.output}: {speed:.1f} images/s")
+    print(f"wrote {', '.join(args.save)} for {images} to {args.output}: {speed:.1f} images/s")
     if args.skip_existing:
         print(f"skipped {count_of(len(jobs) - len(todo), 'image')} whose outputs exist")
     if unused:
         print(describe_unused(unused))
-    for note in notes:
-        print("note:", note.message)
+    for text in dict.fromkeys(str(note.message) for note in notes):  # outputs may read a photo again
+        print("note:", text)
     if problems:
         raise UserError(f"{len(problems):,} of {count_of(len(todo), 'image')} failed: {'; '.join(problems)}")
 
@@ -184,8 +184,8 @@ def get_args_parser():
     add("--background", metavar="COLOR|FILE", help="background for cutouts: a color or an image")
     add("--matting", action="store_true", help="use closed-form matting (slower); see requirements-matting.txt")
     add("--tile", type=image_side, help="predict large photos in tiles of this size, in pixels")
-    add("--csv", type=user_path, help="CSV file of image sizes, foreground fractions and bounding boxes")
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask (run lengths, column-major, 1-based)")
+    add("--csv", type=user_path, help="write image sizes, foreground fractions and bounding boxes to this CSV file")
+    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major run lengths from 1)")
     add_predictor_flags(parser)
     return parser
 

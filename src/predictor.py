@@ -22,7 +22,7 @@ class Predictor:
     """A network with its normalization, input size and runtime.
 
     network: in evaluation mode, on the runtime's device, in its memory layout.
-    mean, std: of each channel, to normalize pixels in [0, 1]. size: of the network's input, in pixels.
+    mean, std: per channel, to normalize pixels in [0, 1]. size: the network's input size, in pixels.
     tta: average the predictions for the image and its mirror image. checkpoint: the network's.
     """
 

@@ -21,8 +21,8 @@ class Runtime:
     """Where and how a network runs."""
 
     device: torch.device = torch.device("cpu")
-    dtype: torch.dtype = torch.float32  # of convolutions and matrix products
-    memory_format: torch.memory_format = torch.channels_last  # of the weights
+    dtype: torch.dtype = torch.float32  # for convolutions and matrix products
+    memory_format: torch.memory_format = torch.channels_last  # for the weights
     speeds: dict[str, float] = field(default_factory=dict, compare=False)  # GFLOP/s per core, if measured
 
     @property
@@ -84,8 +84,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
 def add_runtime_flags(parser, precision="auto"):
     add = parser.add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (CUDA if available, else CPU); default auto")
-    text = "auto: the fastest on this device; default %(default)s"
-    add("--precision", default=precision, choices=PRECISIONS, help=text)
+    add("--precision", default=precision, choices=PRECISIONS, help="auto: fastest on this device; default %(default)s")
 
 
 def pick_device(name: str) -> torch.device:

@@ -67,7 +67,7 @@ class DiceMeter:
         self.dataset, self.thresholds = dataset, thresholds
         self.criterion, self.original_size = criterion, original_size
         self.histograms, self.losses = [], []
-        self.nan = []  # of each batch; read at the end, since reading waits for a GPU
+        self.nan = []  # one value per batch; read at the end, since reading waits for a GPU
 
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions` and its logits (N, C, H, W)."""
@@ -122,7 +122,7 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
 
 
 def best_threshold(counts: torch.Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """Return the threshold with the highest mean Dice; of ties, the nearest to 0.5. counts: (thresholds, N, 4)."""
+    """Return the threshold with the highest mean Dice; if tied, the one nearest to 0.5. counts: (thresholds, N, 4)."""
     means = [dice_score(part).mean().item() for part in counts]
     best = [value for value, mean in zip(thresholds, means, strict=True) if mean == max(means)]
     return min(best, key=lambda value: abs(value - 0.5))
@@ -143,7 +143,7 @@ def threshold(text: str) -> float | str:
 
 
 def add_threshold_flag(parser):
-    text = "lowest probability of foreground; chosen: the one with the highest validation Dice; default 0.5"
+    text = "minimum foreground probability; chosen: the threshold with the highest validation Dice; default 0.5"
     parser.add_argument("--threshold", type=threshold, default=0.5, metavar="VALUE|chosen", help=text)
 
 

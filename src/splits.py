@@ -69,7 +69,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     part, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= part <= parts or parts < 2:
-        raise UserError(f"--fold {text} is not K/N, such as 1/5 for the first of five folds")
+        raise UserError(f"--fold {text} must be K/N, 1 <= K <= N, e.g. 1/5 for the first of five folds")
     return part, parts
 
 
@@ -98,7 +98,7 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
             del names[held_out]
     if not names:
         data = options.path or options.dataset
-        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add some, or correct the lists")
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add images, or correct --*_list")
     return names
 
 
@@ -118,7 +118,7 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     unknown = [repr(line) for line, name in entries if not name]
     repeated = [repr(name) for name, times in Counter(names).items() if times > 1]
     if unknown:
-        raise UserError(f"{label} lists {first_few(unknown)}, not found in the dataset; correct the list")
+        raise UserError(f"{label} lists names that the dataset lacks: {first_few(unknown)}; correct the list")
     if repeated:
         raise UserError(f"{label} lists {first_few(repeated)} more than once; correct the list")
     if not names:
@@ -152,15 +152,14 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     def default(text):
         return f"; default: {recorded or text}"
 
-    own = "your own masks only: "
-    values = "mask values of the foreground, e.g. 3, 128-255 or 255,0,0"
-    ignore = "mask values to ignore"
-    pattern = "name of a mask, with {name}, {id} (up to the first _) or {number}, e.g. '{name}_gt.png'"
-    folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
+    own = "for your own dataset: "
+    values = "mask values that are foreground, e.g. 3, 128-255 or 255,0,0"
+    pattern = "mask file names, e.g. '{name}_gt.png'; or {id} (name up to the first _) or {number} (last in the name)"
+    folder = "the Oxford-IIIT Pet folder, or a folder that contains images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
     add("--foreground", nargs="+", help=own + values + default("all above 0"))
-    add("--ignore", nargs="+", help=own + ignore + default("255 if the other values are class indices"))
+    add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 if the others are class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
         text = f"text file that lists the {SPLIT_NAMES[split]} images"

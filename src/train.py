@@ -55,7 +55,7 @@ class Learner:
     """The network and what trains it.
 
     train_model: `model`, or a wrapper that compiles it or averages gradients over processes.
-    scaler: of the loss, for float16. ema: averaged weights, or None.
+    scaler: scales the loss, for float16. ema: averaged weights, or None.
     """
 
     model: torch.nn.Module
@@ -129,7 +129,7 @@ def main(argv=None) -> int:
                 train(learner, data, augmentation, args, state, meter, progress, files)
             return report_end(args, state, files, progress.finished(), stop.signal)
     finally:
-        for worker in multiprocessing.active_children():  # they ignore SIGTERM, which Python sends
+        for worker in multiprocessing.active_children():  # they ignore the SIGTERM that Python sends at exit
             worker.kill()
         destroy_processes()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-LARGEST_SIDE = 2**14  # of the network's input, in pixels
+LARGEST_SIDE = 2**14  # largest network input, in pixels
 
 
 class UserError(Exception):
@@ -65,7 +65,7 @@ def when_memory_runs_out(advice: str):
         raise UserError(f"the GPU ran out of memory; {advice}") from None
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
-            advice = "use --workers 0, or more shared memory (docker run --shm-size 8g)"
+            advice = "use --workers 0, or add shared memory (docker run --shm-size 8g)"
             reason = "a data loading process was killed, perhaps for lack of memory"
             raise UserError(f"{reason}; {advice}") from None
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):

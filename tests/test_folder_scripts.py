@@ -57,7 +57,7 @@ MISTAKES = [
     (nothing, ("--foreground", "7"), "--foreground 7: the masks, such as data/masks/0.png, have the values 0 and 255"),
     (nothing, ("--foreground", "7-3"), "--foreground 7-3 is not"),
     (nothing, ("--ignore", "red"), "--ignore red is not"),
-    (nothing, ("--fold", "4/3"), "--fold 4/3 is not K/N"),
+    (nothing, ("--fold", "4/3"), "--fold 4/3"),
     (nothing, ("--fold", "1/3", "--train_list", "x"), "--train_list"),
     (nothing, ("--test_list", "nowhere.txt"), "--test_list nowhere.txt not found"),
     (nothing, ("--valid_list", "data/images/3.png"), "--valid_list data/images/3.png is not a UTF-8 text file"),

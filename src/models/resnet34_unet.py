@@ -72,7 +72,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, in_channels, skip_channels, out_channels, form):
         super().__init__()
-        self.channels = in_channels if form == "nearest" else out_channels  # of the upsampled features
+        self.channels = in_channels if form == "nearest" else out_channels  # after upsampling
         joined = self.channels + skip_channels
         if form == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")

@@ -1,4 +1,4 @@
-"""For other programs, after `pip install -e .`: `from petseg import load_model, predict`.
+"""Use the networks in other programs: `pip install -e .`, then `from petseg import load_model, predict`.
 
 The scripts' modules (utils, data, ...) are loaded as submodules of this package, so that they
 do not collide with other programs' modules.

@@ -40,7 +40,7 @@ def find_images(inputs, recursive: bool = False, output: Path | None = None) -> 
                 images.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
     if not images:
         rest = f" ({describe_unused(unused)})" if unused else ""
-        raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; pass others, or --recursive for subfolders")
+        raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; pass other paths, or try --recursive")
     return dict(images.values()), unused
 
 
@@ -87,7 +87,7 @@ def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[s
             stem = name.as_posix()
         key = stem.casefold()
         if key in jobs:
-            raise UserError(f"{jobs[key].path} and {path} have the same outputs; predict them separately")
+            raise UserError(f"{jobs[key].path} and {path} would have the same output; use two output folders")
         files = {kind: folder / (stem + endings[kind]) for kind, folder in folders.items()}
         jobs[key] = Job(path, files, name.as_posix(), stem)
     return list(jobs.values())

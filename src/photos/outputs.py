@@ -35,7 +35,7 @@ class Style:
     largest: bool = False  # keep only the largest component
     crop: bool = False  # crop cutouts to the foreground
     closed_form: bool = False  # see `matte`
-    background: tuple | str | Image.Image | None = None  # of cutouts: a color or an RGB image
+    background: tuple | str | Image.Image | None = None  # behind cutouts: a color or an RGB image
     each: bool = False  # write one cutout per large component
 
 
@@ -52,7 +52,7 @@ def to_gray(values):
 def overlay(photo, probability, threshold=0.5):
     """Draw the mask and its outline over the photo. Returns mode RGB."""
     mask = mask_of(probability, threshold)
-    width = max(1, round(max(photo.size) / 400))  # of the outline, in pixels
+    width = max(1, round(max(photo.size) / 400))  # outline width in pixels
     grown = scipy.ndimage.maximum_filter(np.asarray(mask), 2 * width + 1)
     result = on_white(photo).copy()
     result.paste(result.point(TINT), mask=mask)

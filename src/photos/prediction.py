@@ -44,7 +44,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     | array uint8 (H, W, 3) or (H, W, 4) | RGB or RGBA |
     | list or tuple of these, of any sizes | in batches |
 
-    Transparent images are put on white. image_size: of the network's input; default: the checkpoint's.
+    Transparent images are put on white. image_size: the network's input size; default: the checkpoint's.
     tile: see `tile_probability`. tta: average the predictions for the image and its mirror image.
 
     Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises

@@ -134,7 +134,7 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
 
 
 def panel_rows(predictor: Predictor, dataset: Dataset, indices, threshold: float = 0.5) -> list[dict]:
-    """Predict the images at `indices`, for `plot_panels`. threshold: a probability."""
+    """Return rows for `plot_panels` of the images at `indices`. threshold: a probability."""
     batch = dataset[list(indices)]
     images, masks = batch["image"].cpu(), batch["mask"].cpu()
     logits = foreground(predictor.logits(batch["image"])).cpu()
@@ -146,7 +146,7 @@ def panel_rows(predictor: Predictor, dataset: Dataset, indices, threshold: float
 
 
 def example_rows(predictor: Predictor, dataset: Dataset, dices, threshold: float = 0.5) -> list[dict]:
-    """Predict the best, median and worst images, for `plot_panels`. dices: (N,), on the CPU."""
+    """Return rows for `plot_panels` of the best, median and worst predictions. dices: (N,), on the CPU."""
     groups, indices = zip(*best_median_worst(dices), strict=True)
     rows = panel_rows(predictor, dataset, indices, threshold)
     for row, group in zip(rows, groups, strict=True):

@@ -34,11 +34,11 @@ class Result:
     foreground: np.ndarray  # (N,) foreground fraction of the ground truth
     bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8)
     seconds: float  # for the whole evaluation
-    megabytes: float = 0.0  # of the checkpoint file
+    megabytes: float = 0.0  # size of the checkpoint file
 
 
 def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: DataLoader, size: int) -> Result:
-    """Score a checkpoint on every image. size: of the predictions kept for `agreement`, in pixels."""
+    """Score a checkpoint on every image. size: side of the predictions kept for `agreement`, in pixels."""
     dataset: SegmentationDataset = loader.dataset  # type: ignore[assignment]
     meter, bits = DiceMeter(dataset), []
     start = time.perf_counter()

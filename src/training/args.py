@@ -58,7 +58,7 @@ def get_args_parser(doc) -> Parser:
     add("--image_size", type=image_side, help="image size in pixels; default 256, or 64 for shapes")
     start = "image size of the first epochs; 0: --image_size; default 64 for pets, else 0"
     add("--start_size", type=non_negative_int, help=start)
-    add("--border", choices=BORDERS, default="foreground", help="class of trimap borders; default foreground")
+    add("--border", choices=BORDERS, default="foreground", help="treatment of trimap borders; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default scale_jitter")
     kinds = ("fixed", "train", "unit", "imagenet", "weights")
     values = "mean/std: fixed (0.5; default), train (measured), unit (0, 1), imagenet, weights (default with --weights)"
@@ -78,7 +78,6 @@ def get_args_parser(doc) -> Parser:
     add("--in_channels", type=int, choices=(1, 3), default=3, help="input channels: 3 for color, 1 for gray; default 3")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="output channels; 2: with background; default 1")
     add_training_flags(parser)
-    add_runtime_flags(parser)
     return parser
 
 
@@ -92,15 +91,17 @@ def add_training_flags(parser):
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
     add("--learning_rate", "-lr", type=non_negative_float, help="peak learning rate; default: the optimizer's")
     add("--weight_decay", type=non_negative_float, help="weight decay; default 0.05 for muon, 0.01 for adamw, else 0")
-    add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)} or a sum: bce:1,dice:0.5; default bce_dice")
+    losses = f"{', '.join(LOSSES)} or a weighted sum, e.g. bce:1,dice:0.5; default bce_dice"
+    add("--loss", type=loss, default="bce_dice", help=losses)
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="optimizer; default muon")
     add("--schedule", choices=SCHEDULES, default="wsd", help="learning rate schedule; default wsd")
-    add("--ema", type=fraction, default=0.999, help="decay of the averaged weights; 0: off; default 0.999")
+    add("--ema", type=fraction, default=0.999, help="EMA decay for weight averaging; 0: off; default 0.999")
 
-    add = parser.add_argument_group("run").add_argument
+    run = parser.add_argument_group("run")
+    add = run.add_argument
     add("--seed", type=seed, default=0, help="random seed; default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
-    add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, in this mode")
+    add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, optionally with a mode")
     add("--deterministic", action="store_true", help="use deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
     add("--name", type=file_name, help="name of the run's files; default: the network's, numbered if taken (unet-2)")
@@ -108,6 +109,7 @@ def add_training_flags(parser):
     often = "minutes between saves within an epoch, or e.g. 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)
     add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its arguments")
+    add_runtime_flags(run)
 
 
 def loss(text):
@@ -157,7 +159,7 @@ def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
         if flag in given and given[flag] != flags.get(flag, defaults.get(flag)):
             raise UserError(f"--{flag} {given[flag]} differs from the network in --weights {path}; omit --{flag}")
-    if flags["out_channels"] > 2:  # of another repo's network
+    if flags["out_channels"] > 2:  # another repo's network
         flags["out_channels"] = 1
     return {flag: value for flag, value in flags.items() if flag not in given}
 

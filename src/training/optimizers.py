@@ -12,7 +12,7 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of the quintic a x + b x^3 + c x^5 (Jordan et al.)
-STEPS = 5  # of the quintic
+STEPS = 5  # iterations of the quintic
 RMS = 0.2  # approximate root mean square of an AdamW update (Liu et al.)
 MOMENTUM = 0.95  # Nesterov momentum
 BLOCK = 64  # rows that are orthogonalized together
@@ -38,7 +38,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
 class Muon(Optimizer):
     """Momentum with orthogonalized updates for `matrices`, PyTorch's AdamW for `others` (not decayed) and `decayed`.
 
-    matrices: of two dimensions or more; the first gives the rows. The root mean square of an update is about RMS * lr.
+    matrices: tensors of two or more dimensions; the first gives the rows. An update has a root mean square of RMS * lr.
     """
 
     def __init__(self, matrices, others, decayed, lr, weight_decay=0.0):

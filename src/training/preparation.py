@@ -21,7 +21,7 @@ from utils import UserError, count_of, note
 MEAN_STD = {
     "fixed": ([0.5] * 3, [0.5] * 3),
     "unit": ([0.0] * 3, [1.0] * 3),
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # of torchvision's pretrained networks
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained networks
 }
 
 
@@ -60,7 +60,7 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
         number += pixels[:, 0].numel()
     mean = total / number
     std = (squares / number - mean**2).clamp(min=0).sqrt()
-    std[std < 1e-6] = 1  # of a constant channel
+    std[std < 1e-6] = 1  # constant channels
     return mean.tolist(), std.tolist()
 
 

@@ -25,7 +25,7 @@ SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before th
 
 
 class Progress:
-    """Shows how far along a run is; decides when it saves and stops. Only logging and saving wait for a GPU."""
+    """Shows how far along a run is; decides when it saves and stops. Only logging and saving synchronize a GPU."""
 
     def __init__(self, args: Namespace, state: TrainState, steps_per_epoch: int, stop: SimpleNamespace):
         self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop
@@ -227,5 +227,5 @@ def save_if_workers_die(save):
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
             raise
         save()
-        advice = "the run is saved; resume it with --workers 0 or more shared memory (docker run --shm-size 8g)"
+        advice = "the run is saved; resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
         raise UserError(f"--workers: a data loading process was killed; {advice}") from None

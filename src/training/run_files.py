@@ -98,6 +98,6 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
                 open(folder / f"{candidate}.csv", "x").close()  # fails if another run has taken it
                 return candidate
     except OSError as error:
-        raise UserError(f"--save_dir {folder} cannot be written ({error.strerror}); choose another") from None
+        raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}); choose another") from None
     hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
     raise UserError(f"--name {name} is taken: {folder}/{name}.csv or .pth exists; {hint}")

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 SCHEDULES = ("none", "plateau", "cosine", "onecycle", "wsd")
-WARMUP_STEPS = 200  # of wsd; a tenth of the run's steps if that is fewer
+WARMUP_STEPS = 200  # for wsd; a tenth of the run's steps if that is fewer
 COOLDOWN = 1 / 3  # fraction of a run over which wsd falls to 0
 
 

@@ -14,7 +14,7 @@ from training.schedule import at_largest_size
 class TrainState:
     """How far along a run is, and its history.
 
-    step: optimizer steps taken. seconds: of training, without validation. elapsed: of the whole run, for --hours.
+    step: optimizer steps taken. seconds: training time without validation. elapsed: time of the whole run, for --hours.
     max_size: the largest image size so far. warmup: steps over which wsd rises.
     first_epoch: index of the first one considered for "best"; earlier checkpoints are gone or not comparable.
     threshold, scores: from the last validation. history: a row of NAME.csv per epoch.
