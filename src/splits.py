@@ -155,14 +155,14 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     own = "for your own dataset: "
     values = "mask values that are foreground, e.g. 3, 128-255 or 255,0,0"
     pattern = "mask file names, e.g. '{name}_gt.png'; or {id} (name up to the first _) or {number} (last in the name)"
-    folder = "the Oxford-IIIT Pet folder, or a folder that contains images/ and masks/"
+    folder = "the Oxford-IIIT Pet folder, or one with images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
     add("--foreground", nargs="+", help=own + values + default("all above 0"))
     add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 if the others are class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
-        text = f"text file that lists the {SPLIT_NAMES[split]} images"
+        text = f"text file of the {SPLIT_NAMES[split]} images"
         add(f"--{split}_list", type=user_path, help=text + (default("") if recorded else ""))
 
 

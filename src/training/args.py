@@ -68,15 +68,15 @@ def get_args_parser(doc) -> Parser:
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet")
-    add("--width", type=positive_int, help="unet, unet_shallow, unet_add: channels of the first level; default 64")
+    add("--width", type=positive_int, help="U-Nets: channels of the first level; default 64")
     add("--depth", type=positive_int, help="unet, unet_add: number of times the size is halved; default 4")
-    add("--norm", choices=("batch", "none"), help="unet, unet_shallow, unet_add: normalization; default batch")
-    add("--dropout", type=fraction, help="unet, unet_shallow, unet_add: dropout at the bottleneck; default 0")
+    add("--norm", choices=("batch", "none"), help="U-Nets: normalization; default batch")
+    add("--dropout", type=fraction, help="U-Nets: dropout at the bottleneck; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: kind of decoder; default nearest")
     add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights for the encoder")
     add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune")
-    add("--in_channels", type=int, choices=(1, 3), default=3, help="input channels: 3 for color, 1 for gray; default 3")
-    add("--out_channels", type=int, choices=(1, 2), default=1, help="output channels; 2: with background; default 1")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="3 for color, 1 for gray; default 3")
+    add("--out_channels", type=int, choices=(1, 2), default=1, help="1, or 2 with background; default 1")
     add_training_flags(parser)
     return parser
 
@@ -104,7 +104,7 @@ def add_training_flags(parser):
     add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, optionally with a mode")
     add("--deterministic", action="store_true", help="use deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
-    add("--name", type=file_name, help="name of the run's files; default: the network's, numbered if taken (unet-2)")
+    add("--name", type=file_name, help="name of the run's files; default: --model, numbered if taken (unet-2)")
     add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
     often = "minutes between saves within an epoch, or e.g. 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)

@@ -25,7 +25,7 @@ SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before th
 
 
 class Progress:
-    """Shows how far along a run is; decides when it saves and stops. Only logging and saving synchronize a GPU."""
+    """Shows a run's progress; decides when it saves and stops. Only logging and saving synchronize a GPU."""
 
     def __init__(self, args: Namespace, state: TrainState, steps_per_epoch: int, stop: SimpleNamespace):
         self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop

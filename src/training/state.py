@@ -12,7 +12,7 @@ from training.schedule import at_largest_size
 
 @dataclass
 class TrainState:
-    """How far along a run is, and its history.
+    """A run's progress and history.
 
     step: optimizer steps taken. seconds: training time without validation. elapsed: time of the whole run, for --hours.
     max_size: the largest image size so far. warmup: steps over which wsd rises.
