@@ -1,10 +1,10 @@
 """Measure a training step on a quiet and on a busy machine, with PyTorch's settings and with those of our commands.
 
-    python benchmarks/busy.py --precision auto float32               # U-Net of width 16 and ResNet34-UNet, 128x128
-    GOMP_SPINCOUNT=5000 python benchmarks/busy.py --model unet       # another spin
+    python benchmarks/busy.py --precision auto float32               # U-Net of width 16 and ResNet34-U-Net, 128x128
+    GOMP_SPINCOUNT=5000 python benchmarks/busy.py --model unet       # another spin count
 
-quiet: nothing else runs. busy: another process computes on one thread. two: two such runs at once. Each cell is the
-median of the turns' seconds per step; settings take turns. The machine must be quiet otherwise.
+quiet: nothing else runs. busy: another process computes on one thread. two: two training runs at once, of which the
+slower one counts. Each cell is the median of the rounds' seconds per step; settings take turns. Nothing else may run.
 """
 
 import statistics
@@ -46,7 +46,7 @@ def start(setting, flags):
 
 
 def turn(processes, steps):
-    """Return the seconds per step of processes that take them at the same time."""
+    """Take steps in all processes at once, and return the seconds per step of the slowest."""
     for process in processes:
         process.stdin.write(f"{steps}\n")
         process.stdin.flush()
@@ -81,12 +81,12 @@ def main():
     parser.add_argument("--width", type=positive_int, default=16, help="width of the U-Net; default %(default)s")
     parser.add_argument("--image_size", type=positive_int, default=128, help="image size; default %(default)s")
     parser.add_argument("--batch_size", "-b", type=positive_int, default=16, help="batch size; default %(default)s")
-    parser.add_argument("--precision", nargs="+", default=["auto"], help="precisions; default auto")
+    parser.add_argument("--precision", nargs="+", default=["auto"], help="precisions, as in train.py; default auto")
     parser.add_argument("--steps", type=positive_int, default=3, help="steps per turn; default %(default)s")
-    parser.add_argument("--rounds", type=positive_int, default=5, help="number of turns; default %(default)s")
+    parser.add_argument("--rounds", type=positive_int, default=5, help="number of rounds; default %(default)s")
     args = parser.parse_args()
     if busy_cores() > BUSY:
-        note("other processes are running: repeat this on a quiet machine")
+        note("other processes are running; repeat this on a quiet machine")
     print(f"{'seconds per step':34}" + "".join(f"{name:>10}" for name in ("quiet", "busy", "two")))
     for model in [args.model] if args.model else ["unet", "resnet34_unet"]:
         for precision in args.precision:

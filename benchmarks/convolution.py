@@ -1,15 +1,15 @@
-"""Convolution and transposed convolution written by hand in NumPy, for reading; the networks use PyTorch's.
+"""Convolution and transposed convolution written by hand in NumPy, for clarity; the networks use PyTorch's.
 
     y[o, i, j] = sum over c, a, b of w[o, c, a, b] * x[c, i + a - k // 2, j + b - k // 2]
 
-with x zero outside: what deep learning calls a convolution, and signal processing a cross-correlation.
+x is zero outside. Deep learning calls this a convolution, signal processing a cross-correlation.
 """
 
 import numpy as np
 
 
 def conv2d(x, w):
-    """x (c_in, h, w), w (c_out, c_in, k, k), k odd, to (c_out, h, w); stride 1, zero padding k // 2.
+    """Convolve x (c_in, h, w) with w (c_out, c_in, k, k), k odd, to (c_out, h, w): stride 1, zero padding k // 2.
 
     Equal to torch.nn.functional.conv2d(x, w, padding=k // 2).
     """
@@ -20,10 +20,10 @@ def conv2d(x, w):
 
 
 def deconv2d(x, w):
-    """x (c_in, h, w), w (c_out, c_in, k, k), k odd, to (c_out, 2h - 1, 2w - 1): a transposed convolution of stride 2.
+    """Convolve x (c_in, h, w) with w (c_out, c_in, k, k), k odd, to (c_out, 2h - 1, 2w - 1): transposed, stride 2.
 
-    Zeros go between and around the pixels, (2h + 1, 2w + 1); a convolution follows, and one pixel off
-    every side. For k = 3 equal to conv_transpose2d(x, turned, stride=2, padding=1), where turned is w
+    Insert zeros between and around the pixels (2h + 1, 2w + 1), convolve, and crop one pixel from every
+    side. For k = 3, equal to conv_transpose2d(x, rotated, stride=2, padding=1), where rotated is w
     rotated by 180 degrees with its first two axes swapped.
     """
     c, height, width = x.shape

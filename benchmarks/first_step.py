@@ -1,6 +1,6 @@
-"""Run train.py for a few steps, and print as JSON when they were done and the process's peak memory.
+"""Run STEPS steps of train.py, and print JSON: seconds to the first, seconds of the rest, and peak memory in GiB.
 
-BEGAN=$(date +%s.%N) python benchmarks/first_step.py STEPS FLAGS-OF-TRAIN      # also under torchrun
+BEGAN=$(date +%s.%N) python benchmarks/first_step.py STEPS TRAIN_FLAGS...      # also with torchrun
 """
 
 import json

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Everything that is measured on a GPU, in two calls of at most ten minutes each:
-#   benchmarks/gpu.sh checks DATA OUT    # the cuda tests, steps per second with and without torch.compile, batch sizes
-#   benchmarks/gpu.sh train DATA OUT     # ResNet34-UNet for eight minutes; its weights in parts of 15 MB
-# DATA: the pets. OUT: an empty folder for logs, histories and weights. On a machine that is lent for minutes, send the
-# images at 256x256 as JPEG (the data is then under 64 MB) and leave the released weights out.
+#   benchmarks/gpu.sh checks DATA OUT    # the cuda tests, training speed with and without torch.compile, batch sizes
+#   benchmarks/gpu.sh train DATA OUT     # ResNet34-U-Net for eight minutes; its weights in parts of 15 MB
+# DATA: the pets. OUT: an empty folder for logs, histories and weights. If uploads to the machine are limited, send the
+# images as 256x256 JPEGs (the data is then under 64 MB) and leave out the released weights.
 set -uo pipefail
 what=$1 data=$2 out=$3
 python=${PYTHON:-python}
@@ -28,7 +28,7 @@ if [ "$what" = checks ]; then
             --data_path "$data" --cache_dir "$cache" --steps 20 --rounds 3
     done
 else
-    note "ResNet34-UNet"
+    note "ResNet34-U-Net"
     timed 560 "$python" src/train.py --model resnet34_unet --data_path "$data" --cache_dir "$cache" --hours 0.13 \
         --start_size 128 --batch_size 64 --save_dir "$out" --name gpu --save_every 2
     "$python" src/export.py --model "$out/gpu.pth" --format half

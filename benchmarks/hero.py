@@ -25,12 +25,12 @@ from utils import Parser, UserError, run
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS, WIDTH, GAP, LABEL_HEIGHT, MARGIN = 4, 296, 12, 34, 4  # pixels
-SQUARE = 9  # pixels of a square of the checkerboard
+SQUARE = 9  # side of a checkerboard square, in pixels
 COLORMAP = "viridis"
 
 
 def checkerboard(size: tuple[int, int]) -> Image.Image:
-    """Return the gray and white squares that stand for transparency, in mode RGBA."""
+    """Return a checkerboard, which shows transparency, in mode RGBA. size: (width, height)."""
     x, y = np.arange(size[0]) // SQUARE, np.arange(size[1]) // SQUARE
     squares = np.where(np.add.outer(y, x) % 2, 255, 214).astype(np.uint8)
     return Image.fromarray(squares).convert("RGBA")

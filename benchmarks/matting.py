@@ -1,26 +1,26 @@
-"""Measure the error of cutouts against a known alpha, by method.
+"""Measure the errors of cutouts against a known alpha, by method.
 
     python benchmarks/matting.py                                     # synthetic fur and backgrounds
-    pip install -r requirements-matting.txt                          # then three more rows, with PyMatting
+    pip install -r requirements-matting.txt                          # for three more rows, with PyMatting
     python benchmarks/matting.py --photos photos --model saved_models/resnet34_unet_pets.pth
 
 Foregrounds are synthetic: a body with thousands of fine hairs across its edge, drawn at three times the size, so that
 alpha and the foreground's colors are known exactly after reduction. Each is put on a synthetic background. The
-probability imitates a 256x256 prediction of a network trained on the pets: a smooth outline half a border outside the
-edge, perturbed, blurred and enlarged bilinearly. Methods:
+probability imitates a 256x256 prediction of a network trained on the pets: a smooth outline half a border's width
+outside the edge, perturbed, blurred and enlarged bilinearly. Methods:
 
-before:      alpha = clip((p - 0.5) * 2 + 0.5), colors of the photo: the cutouts before matting was added.
-guided:      photos/matting.py.
-closed_form: photos/matting.py with PyMatting's closed form in the band.
+before:      alpha = clip((p - 0.5) * 2 + 0.5) and the photo's colors, as in cutouts before matting was added.
+guided:      src/photos/matting.py.
+closed_form: src/photos/matting.py with PyMatting's closed form in the band around the edge.
 knn:         PyMatting's KNN matting in the same band, multi-level foreground colors (Germer et al. 2020).
-rembg:       like rembg: mask above 240 and below 10 eroded by 10 pixels, closed form in between, the same colors.
+rembg:       as in rembg: masks above 240 and below 10 eroded by 10 pixels, closed form in between, colors as for knn.
 
-Alpha: sum of absolute differences in thousands, mean squared error and gradient error (Rhemann et al. 2009,
-"A Perceptually Motivated Online Benchmark for Image Matting") over the whole photo. Color: mean absolute difference
-of the foreground's colors, 0 to 255, weighted by the true alpha, over pixels whose alpha is between 0 and 1. Cutout:
-mean absolute difference of the image on green, 0 to 255, over the band.
+Alpha: sum of absolute differences, mean squared error and gradient error (Rhemann et al. 2009, "A Perceptually
+Motivated Online Benchmark for Image Matting") over the whole photo, scaled as in `errors`. Color: mean absolute
+difference of the foreground's colors, 0 to 255, weighted by the true alpha, over pixels whose alpha is between 0.02
+and 0.98. Cutout: mean absolute difference of the cutout on green, 0 to 255, within 7 pixels of these.
 
---photos takes a folder of images/ and trimaps/, and prints the mean alpha over the trimaps' classes.
+With --photos, a folder with images/ and trimaps/, it also prints the mean alpha over the trimaps' classes.
 """
 
 import math
@@ -39,14 +39,14 @@ from photos.matting import BORDER, border_width, depth_in_mask, find_band, matte
 from predictor import to_size
 from utils import Parser, positive_int, run
 
-SCALE = 3  # foregrounds are drawn at this times their size
+SCALE = 3  # foregrounds are drawn at this many times their size
 GREEN = (0, 255, 0)
 
 # --------------------------------------------------------------------------------------- drawing
 
 
 def draw_foreground(rng, width, height):
-    """Draw a furry animal of ellipses. Returns colors float32 (H, W, 3) in [0, 1], and alpha float32 (H, W)."""
+    """Draw a furry animal made of ellipses. Returns colors float32 (H, W, 3) in [0, 1], and alpha float32 (H, W)."""
     large = np.array([width, height]) * SCALE
     size = large.min()
     canvas = Image.new("RGBA", tuple(large.tolist()), (0, 0, 0, 0))
@@ -84,7 +84,7 @@ def natural_color(rng):
 
 
 def coat(rng, coats, x, y, large):
-    """Return the color of a hair that starts at x, y: two coats in patches, with a random lightness per hair."""
+    """Return the color of a hair that starts at x, y: two coats in patches, with a random lightness for each hair."""
     patches = math.sin(9 * x / large[0] + 5 * y / large[1]) + math.sin(7 * x / large[0] - 11 * y / large[1])
     fraction = 1 / (1 + math.exp(-4 * patches))
     color = (coats[0] * (1 - fraction) + coats[1] * fraction) * rng.normal(1, 0.12)
@@ -123,7 +123,7 @@ def noise(rng, channels, cells, width, height):
 
 
 def network_probability(rng, alpha, side=256):
-    """Imitate a side x side prediction of a foreground. alpha (H, W) to probability (H, W).
+    """Imitate a network's prediction at side x side pixels: alpha (H, W) to probability (H, W).
 
     The border's width varies from the 5% to the 95% quantile of the training trimaps; the method assumes the median.
     """
@@ -134,7 +134,7 @@ def network_probability(rng, alpha, side=256):
     half = area * rng.uniform(0.028, 0.060) / 2
     depth = depth_in_mask(inside[0, 0], 20) + half
     depth += noise(rng, 1, 24, side, side)[0] * 1.5 + noise(rng, 1, 6, side, side)[0] * 1
-    softness = rng.uniform(1.0, 3.0)  # p goes from 0.1 to 0.9 within 4 to 13 pixels of the network's, as on photos
+    softness = rng.uniform(1.0, 3.0)  # p goes from 0.1 to 0.9 within 4 to 13 of the network's pixels, as on photos
     return to_size((depth / softness).sigmoid(), (width, height))
 
 
@@ -147,7 +147,7 @@ def before(photo, probability):
 
 
 def with_trimap(solve):
-    """Turn a PyMatting method on a trimap into one on a photo and a probability, with multi-level colors."""
+    """Turn solve(image, probability), which returns alpha, into a method with multi-level foreground colors."""
 
     def method(photo, probability):
         from pymatting import estimate_foreground_ml
@@ -190,7 +190,7 @@ def methods():
         import pymatting  # noqa: F401
     except ImportError:
         return found
-    torch.set_num_threads(threads)  # importing numba sets OpenMP to all cores
+    torch.set_num_threads(threads)  # importing numba makes OpenMP use all cores
     found["closed_form"] = lambda photo, probability: matte(photo, probability, closed_form=True)
     return {**found, "knn": with_trimap(knn), "rembg": with_trimap(rembg)}
 
@@ -250,9 +250,9 @@ def score_drawings(args):
     print(f"{'':14}{'SAD':>8}{'MSE':>8}{'gradient':>10}{'color':>8}{'cutout':>9}{'CPU s':>9}{'/ before':>30}")
     for name, values in total.items():
         values /= args.drawings
-        shares = "  ".join(f"{value:.2f}" for value in (values / total["before"])[:5])
+        ratios = "  ".join(f"{value:.2f}" for value in (values / total["before"])[:5])
         sad, mse, gradient, color, cut, seconds = values
-        print(f"{name:14}{sad:8.2f}{mse:8.2f}{gradient:10.2f}{color:8.2f}{cut:9.2f}{seconds:9.2f}{shares:>30}")
+        print(f"{name:14}{sad:8.2f}{mse:8.2f}{gradient:10.2f}{color:8.2f}{cut:9.2f}{seconds:9.2f}{ratios:>30}")
 
 
 def score_photos(args):
@@ -282,7 +282,7 @@ def main():
     add("--drawings", type=positive_int, default=12, help="number of drawings; default %(default)s")
     add("--width", type=positive_int, default=640, help="width of a drawing in pixels; default %(default)s")
     add("--height", type=positive_int, default=480, help="height of a drawing in pixels; default %(default)s")
-    add("--photos", type=Path, help="folder with images/ and trimaps/, also measured")
+    add("--photos", type=Path, help="folder with images/ and trimaps/ to measure too")
     add("--model", type=Path, default=Path("saved_models/resnet34_unet_pets.pth"), help="checkpoint for --photos")
     args = parser.parse_args()
     score_drawings(args)

@@ -2,7 +2,7 @@
 
     python benchmarks/model_size.py --image_size 256
 
-Multiply-adds are of convolutions and transposed convolutions: half of what torch's FlopCounterMode counts.
+Only convolutions and transposed convolutions count; multiply-adds are half of the FLOPs in torch's FlopCounterMode.
 """
 
 import sys

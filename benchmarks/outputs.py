@@ -1,13 +1,13 @@
 """Measure images per second of predict.py for each kind of output, and the network's fraction of the time.
 
-    python benchmarks/outputs.py --input photos                       # as they are
+    python benchmarks/outputs.py --input photos                       # at original size
     python benchmarks/outputs.py --input photos --megapixels 12       # enlarged to a phone's 12 megapixels
     python benchmarks/outputs.py --input dataset/oxford-iiit-pet/images --limit 200 --save mask overlay
 
-Each row times predict.py's pipeline, from image files to output files. fraction: time of only the network, on the
-same images in the same batches, decoded and resized beforehand, divided by the pipeline's time. The pipeline reads and
-writes files in threads while the network runs, so 100% means that predict.py is as fast as its network. Rows take
-turns; fraction is the median over the turns, followed by its range.
+Each row times predict.py's pipeline, from image files to output files. fraction: the time of the network by itself,
+on the same images in the same batches, decoded and resized beforehand, divided by the pipeline's time. The pipeline
+reads and writes files in threads while the network runs, so 100% means that predict.py is as fast as its network.
+Rows take turns; fraction is the median over the rounds, followed by its range.
 """
 
 import statistics
@@ -77,7 +77,7 @@ def report(predictor, paths, args, folder):
     turns = {"network": lambda: seconds_of_network(predictor, batches)}
     for kind in args.save:
         turns[kind] = lambda kind=kind: seconds_of_pipeline(predictor, paths, kind, args, folder)
-    seconds_of_network(predictor, batches[:1])  # warm
+    seconds_of_network(predictor, batches[:1])  # warm-up
     seconds = in_turns(turns, args.rounds)
     fractions = ratios_to("network", seconds)
     print(f"{'':14}{'images/s':>12}{'fraction':>10}{'range':>16}")
@@ -93,12 +93,12 @@ def main():
     add = parser.add_argument
     add("--model", type=Path, default=RELEASED, help="checkpoint; default saved_models/resnet34_unet_pets.pth")
     add("--input", nargs="+", required=True, help="image files, folders or globs")
-    add("--limit", type=positive_int, help="number of images; default: all")
+    add("--limit", type=positive_int, help="use the first LIMIT images; default: all")
     size = checked(float, lambda x: 0 < x <= 1000, "a number above 0, at most 1,000")
     add("--megapixels", type=size, help="enlarge copies of the images to this size")
     add("--save", nargs="+", choices=KINDS, default=list(KINDS), help="kinds of output, one row each; default: all")
     add("--batch_size", "-b", type=positive_int, default=8, help="images per batch; default %(default)s")
-    add("--rounds", type=positive_int, default=3, help="number of turns per row; default %(default)s")
+    add("--rounds", type=positive_int, default=3, help="number of rounds; default %(default)s")
     add_runtime_flags(parser)
     args = parser.parse_args()
     predictor = load_predictor(args.model, choose_runtime(args.device, args.precision))

@@ -3,25 +3,25 @@
     python benchmarks/prediction.py                                                      # both released networks
     python benchmarks/prediction.py --model saved_models/unet_pets.pth --precision bfloat16 --rounds 15
     python benchmarks/prediction.py --only torchscript optimized                        # no compiler needed
-    pip install -r requirements-export.txt                                               # then a row for onnxruntime
+    pip install -r requirements-export.txt                                               # for a row with onnxruntime
 
 | contender | what runs |
 |---|---|
-| eager | Predictor.network, its weights in the precision, as the scripts of src/ run it |
+| eager | Predictor.network with its weights in --precision, as the commands in src/ run it |
 | cast per call | the same network with float32 weights, which autocast casts on every call (float32: like eager) |
 | other layout | channels last if src/ uses the default layout, and vice versa |
 | torchscript | traced, frozen |
 | optimized | torchscript after torch.jit.optimize_for_inference, which packs weights for oneDNN |
 | compile | torch.compile |
 | frozen | torch.compile with options={"freezing": True}: weights are constants, packed once |
-| autotuned | frozen, with mode max-autotune-no-cudagraphs's search; skipped unless given to --only |
+| autotuned | frozen, with the search of mode max-autotune-no-cudagraphs; skipped unless --only lists it |
 | aoti | torch.export, AOTInductor |
-| onnx | src/export.py's ONNX program of the network in onnxruntime; float32 only |
+| onnx | the network exported to ONNX, in onnxruntime; float32 only |
 
 Every contender gets the float images that Predictor.logits computes, in the layout of src/, and returns logits. One
-whose logits differ from eager's is not timed. There are two tables: one image at a time, and batches of 16. Contenders
-take turns; a turn is an untimed call, then several timed ones. ready: seconds from the eager network to the contender's
-first logits, including compilation. eager / it: the median of the turns' ratios, and their quartiles.
+whose logits differ too much from eager's is not timed. There is a table for each checkpoint, precision and batch size.
+Contenders take turns; a turn is an untimed call, then several timed ones. ready: seconds from the eager network to the
+contender's first logits, including compilation. eager / it: the median of the rounds' ratios, and their quartiles.
 """
 
 import copy
@@ -49,8 +49,8 @@ from utils import Parser, UserError, positive_int, run
 
 RELEASED = [Path(__file__).parents[1] / "saved_models" / f"{name}_pets.pth" for name in ("unet", "resnet34_unet")]
 NOISY = 1.2  # upper / lower quartile of a contender's ratios, above which its median means nothing
-TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # largest difference from eager's logits / largest of these
-TURN = 0.3  # seconds of eager that a turn has at least
+TOLERANCE = {"float32": 1e-3, "bfloat16": 5e-2}  # largest difference from eager's logits / largest of eager's logits
+TURN = 0.3  # approximate seconds of eager per turn
 
 # ---------------------------------------------------------------------------------- contenders
 #
@@ -120,7 +120,7 @@ def aoti(predictor, images):
 
 def onnx(predictor, images):
     if predictor.runtime.precision != "float32":
-        raise NotImplementedError("its convolutions on a CPU are only float32")
+        raise NotImplementedError("onnxruntime has only float32 convolutions on CPUs")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         torch.onnx.export(copied(predictor), (images,), path, dynamo=True, input_names=["image"], verbose=False)
@@ -157,13 +157,13 @@ def make(names, predictor, images):
     """Return the contenders that agree with eager, their seconds and differences, and why others are left out."""
     calls, ready, differences, left_out = {}, {}, {}, {}
     expected = eager(predictor, images)(images).float()
-    torch.compiler.reset()  # after some recompilations it falls back to eager, silently
+    torch.compiler.reset()  # else torch.compile falls back to eager after some recompilations
     for name in ("eager", *names):
         began = time.perf_counter()
         try:
             call = (eager if name == "eager" else CONTENDERS[name])(predictor, images)
             logits = call(images).float()
-        except (ImportError, NotImplementedError, RuntimeError, UserError) as error:  # of packages and compilers
+        except (ImportError, NotImplementedError, RuntimeError, UserError) as error:  # by packages and compilers
             left_out[name] = " ".join(str(error).split())[:200]
             continue
         difference = (logits - expected).abs().max().item()
@@ -213,7 +213,7 @@ def turn_of(call, images, times):
 
 
 def processor():
-    """Return the name of the processor, if Linux has it."""
+    """Return the name of the processor, if Linux reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
@@ -224,16 +224,16 @@ def processor():
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model", nargs="+", type=Path, default=RELEASED, help="checkpoints; default: the released ones")
-    add("--precision", nargs="+", choices=TOLERANCE, help="default: float32, and bfloat16 if auto chooses it")
+    add("--model", nargs="+", type=Path, default=RELEASED, help="checkpoints; default: the two released ones")
+    add("--precision", nargs="+", choices=TOLERANCE, help="precisions; default: float32, and what auto chooses")
     add("--only", nargs="+", choices=CONTENDERS, help="contenders besides eager; default: all but autotuned")
     add("--batch_size", "-b", nargs="+", type=positive_int, default=[1, 16], help="batch sizes; default 1 16")
-    add("--rounds", type=positive_int, default=9, help="number of turns; default %(default)s")
+    add("--rounds", type=positive_int, default=9, help="number of rounds; default %(default)s")
     add("--threads", type=positive_int, help="number of threads; default: one per core")
     args = parser.parse_args()
     args.only = args.only or [name for name in CONTENDERS if name not in SLOW]
     if args.threads:
-        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # AOTInductor asks it
+        os.environ["OMP_NUM_THREADS"] = str(args.threads)  # AOTInductor reads it
         torch.set_num_threads(args.threads)
     args.precision = args.precision or sorted({"float32", choose_runtime("cpu").precision}, reverse=True)
     print(f"{processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}; {args.rounds} rounds")

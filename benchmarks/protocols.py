@@ -1,11 +1,11 @@
-"""Score checkpoints on the pets under every published protocol, so that numbers of different papers compare.
+"""Score checkpoints on the pets under every published protocol, to compare numbers from different papers.
 
     python benchmarks/protocols.py --model saved_models/unet_pets.pth                      # prints a table
     python benchmarks/protocols.py --model saved_models/*.pth --output scores/protocols    # + .json and .csv
 
 Papers on Oxford-IIIT Pet differ in what the trimap's border counts as, in the size at which pixels are compared, in
-whether Dice is averaged over images or computed over all pixels, and in the threshold. Each is a row here. All
-rows come from one pass over the split.
+whether Dice is averaged over images or computed over all pixels, and in the threshold. Each protocol is a row here.
+All rows come from one pass over the split.
 
 The last column is the boundary F-measure: Csurka, Larlus, Perronnin, "What is a good evaluation measure for semantic
 segmentation?", BMVC 2013, section 3.2, in the form of Perazzi et al., "A Benchmark Dataset and Evaluation Methodology
@@ -35,21 +35,21 @@ from scoring import add_threshold_flag, confusion, dice_score, jaccard_score, ra
 from splits import BORDERS, SPLITS, SegmentationDataset
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
-TOLERANCE = 0.008  # of the image's diagonal, as in DAVIS
-PUBLISHED_SIZE = 256  # pixels, the size at which the named reports score
-# Who reports under a protocol: (border, size, average, Dice of) at threshold 0.5. Reports 1 to 5: see
+TOLERANCE = 0.008  # fraction of the image's diagonal, as in DAVIS
+PUBLISHED_SIZE = 256  # image size of the published scores, in pixels
+# Who reports under a protocol, (border, size, average, pixels), at threshold 0.5. Reports 1 to 5: see
 # benchmarks/README.md; report 3 uses synthetic shapes. segmentation_models.pytorch's example
-# (binary_segmentation_intro.ipynb) takes trimap 2 as background, 1 and 3 as foreground, resizes to 256 x 256, and
-# prints per-image and dataset IoU of test.txt.
+# (binary_segmentation_intro.ipynb) takes trimap 2 as background, 1 and 3 as foreground, resizes to 256x256, and
+# prints per-image and dataset IoU of test.txt. The course and the other project: see saved_models/README.md.
 REPORTED = {
     ("foreground", "network", "image", "all"): (
-        "reports 1, 2, 4, 5 and this repo (Dice), segmentation_models.pytorch (per-image IoU), a project of 2025 (IoU)"
+        "reports 1, 2, 4, 5 and this repo (Dice), segmentation_models.pytorch (per-image IoU), another project (IoU)"
     ),
     ("foreground", "network", "pooled", "all"): "segmentation_models.pytorch (dataset IoU)",
     ("foreground", "original", "image", "all"): "this repo --original_size (Dice)",
-    ("background", "network", "image", "all"): "course of 2026 (Dice; border rule known, size not)",
-    ("background", "original", "image", "all"): "course of 2026 (Dice; border rule known, size not)",
-    ("foreground", "network", "image", "target's"): "a project of 2025 (Dice; false positives cost nothing)",
+    ("background", "network", "image", "all"): "the reports' course, 2026 (Dice; size unknown)",
+    ("background", "original", "image", "all"): "the reports' course, 2026 (Dice; size unknown)",
+    ("foreground", "network", "image", "target's"): "another project (Dice; false positives cost nothing)",
 }
 
 
@@ -57,8 +57,8 @@ REPORTED = {
 class Row:
     """A split's scores under one protocol.
 
-    border: one of BORDERS. size: "network" or "original", at which pixels are compared. average: "image", the mean
-    over images, or "pooled", all pixels together. pixels: "all", or "target's" if Dice considers no others.
+    border: one of BORDERS. size: "network" or "original", the size at which pixels are compared. average: "image",
+    the mean over images, or "pooled", all pixels together. pixels: "all", or "target's" if Dice considers no others.
     boundary: mean boundary F, if it is defined. reported: who publishes such numbers.
     """
 
@@ -95,7 +95,7 @@ def score_checkpoint(path: Path, args, runtime) -> list[dict]:
     predictor = make_predictor(checkpoint, path, runtime, args.tta)
     options = replace(options_of_data(checkpoint, args), border="ignore")
     if options.dataset != "pets":
-        raise UserError(f"{path} is not for the pets (but for {options.dataset}); only their trimaps have a border")
+        raise UserError(f"{path} is for {options.dataset}, but only the pets' masks have a border; choose another")
     dataset = load_split(options, args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
     wanted = resolve_threshold(args.threshold, checkpoint, path)
@@ -112,9 +112,9 @@ def score_checkpoint(path: Path, args, runtime) -> list[dict]:
 
 
 def target_under(mask: torch.Tensor, border: str) -> torch.Tensor:
-    """Return a mask of border rule "ignore" (0, 1, and 255 for the border) under another rule, uint8 of any shape.
+    """Convert a mask of border rule "ignore" (0, 1, and 255 for the border) to another rule, uint8 of any shape.
 
-    The rule "ignore" loses nothing of a trimap, so one reading of the data serves all three.
+    A mask under the rule "ignore" has all information of its trimap, so the data is read only once.
     """
     if border == "ignore":
         return mask
@@ -124,9 +124,9 @@ def target_under(mask: torch.Tensor, border: str) -> torch.Tensor:
 def count_images(
     predictor: Predictor, loader: DataLoader, thresholds: Sequence[float], title: str
 ) -> dict[tuple[str, str, float], torch.Tensor]:
-    """Predict every image once, and count its pixels under each border rule, size and threshold.
+    """Predict every image once, and count its pixels for each border rule, size and threshold.
 
-    loader: of a dataset with border rule "ignore". Returns, by (border, size, threshold), float64 (N, 5): true
+    loader: for a dataset with border rule "ignore". Returns, by (border, size, threshold), float64 (N, 5): true
     positives, false positives, false negatives, true negatives, boundary F (NaN for border "ignore").
     """
     keys = [(border, size, value) for size in ("network", "original") for value in thresholds for border in BORDERS]
@@ -148,7 +148,7 @@ def count_images(
 def under_each_border(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Count pixels and compute boundary F under the three rules: boolean (N, 1, H, W) to float64 (N, BORDERS, 5).
 
-    Boundary F is NaN if the border is ignored: the true contour lies in the very pixels that are left out.
+    Boundary F is NaN if the border is ignored, since the true contour lies in the pixels that are left out.
     """
     columns = []
     for border in BORDERS:
@@ -162,15 +162,15 @@ def under_each_border(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Ten
 
 
 def dice_of_target(counts: torch.Tensor) -> torch.Tensor:
-    """Return Dice over the target's own pixels, 2 TP / (2 TP + FN), (N, 4) to (N,): false positives cost nothing."""
+    """Return Dice over only the target's pixels, 2 TP / (2 TP + FN), (N, 4) to (N,): false positives cost nothing."""
     tp, _, fn, _ = counts.double().unbind(1)
     return ratio(2 * tp, 2 * tp + fn)
 
 
 def table_of(counted: dict[tuple[str, str, float], torch.Tensor], image_size: int) -> list[Row]:
-    """Return a row per protocol. counted: from `count_images`. image_size: of the network's input, in pixels.
+    """Return a row per protocol. counted: from `count_images`. image_size: the network's input size, in pixels.
 
-    A row lists who reports such numbers only at threshold 0.5 and at the size they report at.
+    Rows name who reports such numbers only at threshold 0.5, and at original size or at PUBLISHED_SIZE.
     """
     rows = []
     for (border, size, threshold), table in counted.items():
@@ -189,7 +189,7 @@ def table_of(counted: dict[tuple[str, str, float], torch.Tensor], image_size: in
 
 
 def print_protocols(rows: Sequence[Row], image_size: int):
-    """Print a table. image_size: of the network's input, in pixels."""
+    """Print a table. image_size: the network's input size, in pixels."""
     header = f"{'border':10}  {'size':8}  {'average':7}  {'pixels':8}  {'threshold':>9}  {'Dice':>6}  {'IoU':>6}"
     print(f"{header}  {'boundary F':>10}  reported by")
     for row in rows:
@@ -200,7 +200,7 @@ def print_protocols(rows: Sequence[Row], image_size: int):
     pixels = tolerance_of(image_size, image_size)
     print(
         f"Boundary F (DAVIS, CVPR 2016): tolerance 0.8% of the diagonal, {pixels} px at {image_size}x{image_size}; "
-        "not defined if the border is ignored. R3 scores synthetic shapes, which have no border."
+        "not defined if the border is ignored. Report 3 uses synthetic shapes, which have no border."
     )
 
 
@@ -208,7 +208,7 @@ def print_protocols(rows: Sequence[Row], image_size: int):
 
 
 def tolerance_of(height: int, width: int) -> int:
-    """Return the tolerance for an image in whole pixels: 3 at 256 x 256."""
+    """Return the tolerance for an image in whole pixels: 3 at 256x256."""
     return math.ceil(TOLERANCE * math.hypot(height, width))
 
 
@@ -229,8 +229,8 @@ def near(contours: torch.Tensor, tolerance: int) -> torch.Tensor:
 def boundary_f(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Return the harmonic mean of the matched fractions of both contours, by image.
 
-    prediction, target: boolean (N, 1, H, W). Returns float64 (N,), on the CPU. Two masks without a contour score 1; a
-    contour on one side only, or none matched, scores 0.
+    prediction, target: boolean (N, 1, H, W). Returns float64 (N,), on the CPU. Two masks without a contour score 1. If
+    only one mask has a contour, or no pixel is matched, the score is 0.
     """
     tolerance = tolerance_of(*target.shape[-2:])
     predicted, true = contour(prediction), contour(target)
@@ -245,7 +245,7 @@ def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--model", type=user_path, nargs="+", required=True, help="checkpoints")
     parser.add_argument("--split", choices=SPLITS, default="test", help="split to score; default %(default)s")
-    parser.add_argument("--output", type=user_path, help="write OUTPUT.json and OUTPUT.csv, a row per protocol")
+    parser.add_argument("--output", type=user_path, help="write OUTPUT.json and OUTPUT.csv, with a row per protocol")
     add_threshold_flag(parser)
     add_data_flags(parser)
     return parser

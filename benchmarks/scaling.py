@@ -3,9 +3,9 @@
     python benchmarks/scaling.py                      # all three, with a small U-Net
     python benchmarks/scaling.py --only processes --model resnet34_unet --image_size 128
 
-Each row is a separate process that runs train.py on synthetic images, decoded before: seconds from its start to the end
-of its first step, images per second of the steps after it, and its peak resident memory. Rows of a table take turns,
-`--rounds` of them, and the table shows medians.
+Each row is a separate run of train.py on synthetic images, decoded beforehand: seconds from its start to the end of its
+first step, images per second of the later steps, and the peak resident memory of its first process. Rows of a table
+take turns for --rounds rounds, and the table shows medians.
 """
 
 import json
@@ -61,7 +61,7 @@ def table(title, rows, args):
 def main():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--only", choices=("dataset", "size", "processes"), help="one table only; default: all three")
+    add("--only", choices=("dataset", "size", "processes"), help="measure only this table; default: all three")
     add("--model", default="unet", help="network; default %(default)s")
     add("--width", type=positive_int, default=8, help="width of the U-Net; default %(default)s")
     add(
@@ -73,7 +73,7 @@ def main():
     add("--images", type=positive_int, default=250, help="images in the smallest dataset; default %(default)s")
     add("--batch_size", "-b", type=positive_int, default=16, help="images per step; default %(default)s")
     add("--steps", type=at_least_two, default=9, help="steps per row; default %(default)s")
-    add("--rounds", type=positive_int, default=3, help="number of turns; default %(default)s")
+    add("--rounds", type=positive_int, default=3, help="number of rounds; default %(default)s")
     add(
         "--device",
         default="auto",

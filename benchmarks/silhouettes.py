@@ -2,8 +2,8 @@
 
     python benchmarks/silhouettes.py --model saved_models/resnet34_unet_pets.pth --output benchmarks/silhouettes.png
 
-The figure holds no pixel of a photo, so it may be published whatever the photos' license. Images keep their original
-shape. Dice is computed as in evaluate.py, at the size of the network's input. Images with an empty mask are excluded.
+The figure contains no pixels of photos, so it may be published whatever the photos' license. Images keep their original
+shape. Dice is computed as in evaluate.py, at the size of the network's input. Images with an empty mask are not drawn.
 """
 
 import sys
@@ -26,8 +26,8 @@ from splits import SPLITS
 from utils import Parser, run
 
 BACKGROUND, CORRECT = (232, 236, 240), (52, 73, 94)
-EACH = 2  # images of a group
-SIZE = (12, 4.9)  # inches, at 100 pixels an inch
+EACH = 2  # images per group: best, median, worst
+SIZE = (12, 4.9)  # inches, at 100 pixels per inch
 
 
 def silhouette(target: np.ndarray, prediction: np.ndarray) -> np.ndarray:
@@ -58,7 +58,7 @@ def squared(drawn: np.ndarray) -> np.ndarray:
 
 
 def draw(rows: list[tuple[str, float, np.ndarray, np.ndarray]], title: str):
-    """Draw ground truths above predictions. rows: group, Dice, ground truth and prediction of each image."""
+    """Draw ground truths above predictions. rows: each image's group, Dice, ground truth and prediction."""
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 

@@ -1,15 +1,15 @@
-"""Measure images per second and peak memory of our training step and of the usual loop, and the parts of our step.
+"""Measure images per second and peak memory of our training step and of a plain loop; time the parts of our step.
 
     python benchmarks/throughput.py --model resnet34_unet --image_size 256
     python benchmarks/throughput.py --model unet --width 32 --image_size 128 --also="--optimizer adamw" --also=--compile
-    pip install segmentation-models-pytorch      # then a third row: its Unet("resnet34"), with the plain loop
+    pip install segmentation-models-pytorch      # for a third row: its Unet("resnet34"), in the plain loop
 
 ours:  the step of src/train.py, from packed images.
 plain: the loop of the five reports and of milesial/Pytorch-UNet with the same network: each image decoded and resized
        by Pillow in a DataLoader with a worker per core, float32, default layout, Adam, loss.item().
 
 Each contender is a separate process; they take turns, so that a machine whose speed drifts slows all of them. On a busy
-machine no ratio is printed. Images are the pets if --data_path has them, else synthetic ones of 500x375 pixels.
+machine no ratio is printed. Without --data_path and dataset/oxford-iiit-pet, images are synthetic, 500x375 pixels.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-if multiprocessing.current_process().name.startswith("ours"):  # the usual loop runs without our commands' settings
+if multiprocessing.current_process().name.startswith("ours"):  # the plain loop runs without our commands' settings
     import startup  # noqa: F401
 import torch
 from PIL import Image
@@ -54,7 +54,7 @@ from utils import Parser, UserError, positive_int, run
 
 
 def draw_dataset(folder, images, width=500, height=375):
-    """Draw images in the official layout, a tenth of them for the test split."""
+    """Draw images in the layout of the pets, and a tenth as many for the test split."""
     for part in ("images", "annotations/trimaps"):
         (folder / part).mkdir(parents=True)
     names = [f"Drawn_{index}" for index in range(images + images // 10 + 1)]
@@ -70,7 +70,7 @@ def draw_dataset(folder, images, width=500, height=375):
 
 
 def our_run(options, more=()):
-    """Build a run of train.py before its first step. Returns what `train_step` takes, and endless batches."""
+    """Set up a run of train.py up to its first step. Returns what `train_step` takes, and endless batches."""
     args, _ = parse_args(None, [*train_flags(options), *more])
     runtime = choose_runtime(options.device, options.precision)
     seed_everything(0)
@@ -92,7 +92,7 @@ def our_run(options, more=()):
 
 
 def our_step(options, more=()):
-    """Return a function that takes one training step and notes its scores, as train.py does."""
+    """Return a function that takes one training step and adds up its scores, as train.py does."""
     (learner, augmentation, args), batches = our_run(options, more)
     meter, steps = TrainMeter(), itertools.count()
 
@@ -129,7 +129,7 @@ class PlainPets(Dataset):
 
 
 def plain_step(args, model):
-    """Return a function that takes one training step the usual way."""
+    """Return a function that takes one training step of the plain loop."""
     device = pick_device(args.device)
     torch.manual_seed(0)
     model = model.to(device).train()
@@ -166,7 +166,7 @@ def contender(name, args):
 
 
 def serve(name, args, pipe):
-    """Run a contender's process: take the requested steps, and return the seconds."""
+    """Run a contender's process: take the requested steps, and send back the seconds."""
     try:
         step, device = contender(name, args), pick_device(args.device)
         for steps in iter(pipe.recv, None):
@@ -180,7 +180,7 @@ def serve(name, args, pipe):
         pipe.send(peak_memory(device))
     except (UserError, RuntimeError, SystemExit) as error:
         pipe.send(str(error))
-    except (EOFError, KeyboardInterrupt):  # the race was called off
+    except (EOFError, KeyboardInterrupt):  # the main process has stopped
         pass
 
 
@@ -199,7 +199,7 @@ def race(names, args):
     for name in names:
         pipes[name], other = context.Pipe()
         process = context.Process(target=serve, name=name, args=(name, args, other))
-        process.start()  # not a daemon, which may have no workers
+        process.start()  # not a daemon, since daemons cannot have workers
         other.close()
 
     def ask(name, what):
@@ -213,12 +213,12 @@ def race(names, args):
         return answer
 
     for name in names:
-        ask(name, 2)  # warm
+        ask(name, 2)  # warm-up
     seconds = in_turns({name: lambda name=name: ask(name, args.steps) / args.steps for name in names}, args.rounds)
     return seconds, {name: ask(name, None) for name in names}
 
 
-# ------------------------------------------------------------------------- what the step is made of
+# --------------------------------------------------------------------------- parts of the step
 
 
 class Stopwatch:
@@ -241,7 +241,7 @@ class Stopwatch:
 
 
 def timed_step(learner, augmentation, batches, step, watch):
-    """Take train.train_step's step in one micro-batch, with a clock around each part."""
+    """Take the step of train.train_step in one micro-batch, and time each part."""
     with watch.on("data"):
         batch = next(batches)
     with watch.on("augmentation"):
@@ -263,7 +263,7 @@ def timed_step(learner, augmentation, batches, step, watch):
 
 
 def parts_of_step(args):
-    """Return the fraction of our step's time by part, and its images per second with the clocks around each part."""
+    """Return the fraction of our step's time by part, and its images per second while its parts are timed."""
     (learner, augmentation, _), batches = our_run(args)
     watch = Stopwatch(learner.runtime.device)
     timed_step(learner, augmentation, batches, 0, watch)
@@ -277,7 +277,7 @@ def parts_of_step(args):
 
 
 def training_flops(args):
-    """Return the floating-point operations of one image's step: forward once, backward twice."""
+    """Return a step's floating-point operations per image: forward once, backward twice as many."""
     settings, _ = parse_args(None, train_flags(args))
     with torch.device("meta"):
         model, image = build_model(args.model, **network_options(settings)), torch.empty(1, 3, *2 * [args.image_size])
@@ -287,7 +287,7 @@ def training_flops(args):
 
 
 def peaks(args):
-    """Return the machine's FLOP/s in a matrix product and in a convolution's training, in the precision of the step."""
+    """Return the machine's FLOP/s in a matrix product and in training a convolution, in the step's precision."""
     runtime = choose_runtime(args.device, args.precision)
     device, watch = runtime.device, Stopwatch(runtime.device)
     n = 8192 if device.type == "cuda" else 2048
@@ -321,10 +321,10 @@ def parse_flags(argv=None):
     add("--width", type=positive_int, help="only for U-Nets: channels of the first level")
     add("--image_size", type=positive_int, default=256, help="image size; default %(default)s")
     add("--batch_size", "-b", type=positive_int, default=16, help="images per step; default %(default)s")
-    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet, or synthetic images")
-    add("--cache_dir", type=Path, help="folder for the decoded images; default: a temporary one")
+    add("--data_path", type=Path, help="folder of the pets; default dataset/oxford-iiit-pet, else synthetic images")
+    add("--cache_dir", type=Path, help="folder for decoded images; default: a temporary one")
     add("--steps", type=positive_int, default=3, help="steps per turn; default %(default)s")
-    add("--rounds", type=positive_int, default=5, help="number of turns; default %(default)s")
+    add("--rounds", type=positive_int, default=5, help="number of rounds; default %(default)s")
     add("--device", default="auto", help="device; default %(default)s")
     add("--precision", default="auto", help="precision of our step; default %(default)s")
     add("--also", action="append", default=[], metavar="FLAGS", help="add a row: ours with these flags of train.py")

@@ -1,16 +1,16 @@
-"""Measure seconds of training to a validation Dice, with the default recipe and with report 2's, on one machine.
+"""Measure seconds of training to a validation Dice, for the default recipe and report 2's, on one machine.
 
     python benchmarks/time_to_dice.py --model resnet34_unet                                  # 40 epochs, to 256x256
     python benchmarks/time_to_dice.py --model unet --width 16 --image_size 96 --epochs 3 4 10  # in half an hour
 
 Both train the same kind of network from scratch on the pets, in turns, and are scored on the validation split at
---image_size, also while the default recipe still trains on smaller images. Scoring and decoding are not counted. A
-short run of the default recipe reaches a low Dice sooner than a long one, whose learning rate falls later: with several
---epochs there are as many runs.
+--image_size, even while the default recipe still trains on smaller images. Scoring and decoding are not counted. A
+short run of the default recipe reaches a low Dice sooner than a long one, whose learning rate falls later, so each
+number in --epochs is a separate run.
 
-Report 2's recipe (R2) gets five times the seconds of the longest run: constant size, batches of 16, Adam at 5e-4
-(unet) or 1e-4, halved when the validation loss stagnates, BCE + Dice, its own decoder, and no norm in the decoder
-(U-Net: no norm at all).
+Report 2's recipe (R2) gets five times the seconds of the longest run. It uses a constant image size, batches of 16,
+Adam at 5e-4 (unet) or 1e-4 (resnet34_unet), halved when the validation loss stagnates, BCE + Dice, its own decoder,
+and no norm in the decoder (U-Net: no norm at all).
 """
 
 import itertools
@@ -38,7 +38,7 @@ from training.state import TrainMeter, TrainState
 from utils import Parser, positive_int, run
 
 GOALS = (0.80, 0.85, 0.88, 0.89, 0.90, 0.91)
-TIMES = 5  # how much more time Report 2's recipe (R2) gets
+TIMES = 5  # time of report 2's recipe (R2) / time of the longest run
 TURN = 20  # seconds of the default recipe's turns
 R2 = "--start_size 0 --batch_size 16 --augment light --loss bce_dice --optimizer adam --weight_decay 1e-5"
 R2 += " --schedule plateau --ema 0 --epochs 10000"
@@ -46,7 +46,7 @@ R2_OF = {"unet": "--norm none --learning_rate 5e-4", "resnet34_unet": "--decoder
 
 
 class Contender:
-    """Recipe that trains for some seconds at a time, and is scored after each epoch."""
+    """Run of a recipe that trains for some seconds at a time, and is scored after each epoch."""
 
     def __init__(self, label, recipe, shared):
         self.label = label
@@ -119,7 +119,7 @@ class Contender:
 
 
 def table(contenders):
-    """Yield lines: seconds to each Dice, and how many times as long the last one takes as the fastest other."""
+    """Yield lines: seconds to each Dice, and the ratio of the last contender's time to the fastest other's."""
     theirs = contenders[-1]
     yield "Dice      " + "".join(f"{one.label:>22}" for one in contenders) + f"{'R2 / fastest':>16}"
     for goal in GOALS:
@@ -145,8 +145,8 @@ def main():
         default=[40],
         help="epochs of the default recipe, one run for each number; default 40",
     )
-    add("--data_path", type=Path, default=Path("dataset/oxford-iiit-pet"), help="dataset; default %(default)s")
-    add("--cache_dir", type=Path, help="folder for decoded images")
+    add("--data_path", type=Path, default=Path("dataset/oxford-iiit-pet"), help="folder of pets; default %(default)s")
+    add("--cache_dir", type=Path, help="folder for decoded images; default: cache/ in --data_path")
     add("--limit", type=positive_int, help="use only the first LIMIT images of each split (for quick tests)")
     args = parser.parse_args()
     flags = {"model": args.model, "image_size": args.image_size, "data_path": args.data_path, "name": "time_to_dice"}

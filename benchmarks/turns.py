@@ -37,11 +37,11 @@ def refuse_noise(spreads, limit=NOISY):
     """Raise UserError if a contender's ratios are too far apart. spreads: (lowest, highest) by contender."""
     names = ", ".join(name for name, (low, high) in spreads.items() if high > limit * low)
     if names:
-        raise UserError(f"the machine is too noisy: turns of {names} differ by more than {limit}x; run it again")
+        raise UserError(f"the machine is too noisy: turns of {names} differ by more than {limit}x; run this again")
 
 
 def busy_cores(seconds=1.0):
-    """Return how many cores others use while this process sleeps, or 0 if the system does not report it."""
+    """Return how many cores other processes use while this one sleeps, or 0 if the system does not report it."""
 
     def used():
         try:

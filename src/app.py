@@ -1,4 +1,4 @@
-"""A local web page: drop photos, compare before and after, and download the results at full size.
+"""Serve a web page: drop photos, compare before and after, and download the results at original size.
 
     pip install -r requirements-app.txt
     python src/app.py --model unet.pth  # then open http://127.0.0.1:7860
@@ -25,13 +25,13 @@ from predictor import to_size
 from runtime import add_runtime_flags
 from utils import Parser, UserError, positive_int, run, user_path
 
-SHOWN_SIZE = 1536  # pixels of the longer side of what the page shows
+SHOWN_SIZE = 1536  # longer side of the images on the page, in pixels
 KEPT = 1800  # seconds after which uploads and results are deleted
 ONE_AT_A_TIME = {"concurrency_id": "photo", "concurrency_limit": 1}  # over all visitors
 
 
 def make(model, path, max_size, kind, threshold, fill, color):
-    """Return a photo, reduced to max_size if it is not None, and its output."""
+    """Return a photo and its output, both reduced to max_size unless that is None."""
     photo = read_any(model, path, keep_alpha=True)
     probability = probability_of(model, [to_input(model, photo)])[0]
     if max_size:
@@ -49,9 +49,9 @@ def show(model, path, *settings):
 
 
 def download(model, paths, kind, *settings):
-    """Return a ZIP of the outputs of all photos at full size."""
+    """Return the path of a ZIP of all photos' outputs at original size."""
     folder = Path(tempfile.mkdtemp())
-    with ZipFile(folder / f"{kind}s.zip", "w") as archive:  # not compressed, since images are
+    with ZipFile(folder / f"{kind}s.zip", "w") as archive:  # stored, since images are compressed
         for number, path in enumerate(paths, 1):
             prefix = f"{number}_" if len(paths) > 1 else ""
             file = folder / f"{prefix}{Path(path).stem}{KINDS[kind]}"
@@ -78,7 +78,7 @@ def build_page(gr, model):
         return gr.Dropdown(names, value=good[0] if good else None, visible=len(good) > 1), good
 
     with gr.Blocks(title="Pet segmentation", delete_cache=(KEPT, KEPT)) as blocks:
-        gr.Markdown("# Pet segmentation\nDrop one or several photos.")
+        gr.Markdown("# Pet segmentation\nDrop one or more photos.")
         readable = gr.State([])
         with gr.Row():
             with gr.Column(scale=1):
@@ -91,7 +91,7 @@ def build_page(gr, model):
                 color = gr.ColorPicker("#ffffff", label="Color", elem_id="color")
             with gr.Column(scale=2):
                 shown = gr.ImageSlider(label="Before and after", type="pil", interactive=False, elem_id="shown")
-                button = gr.Button("Make a ZIP at full size", variant="primary", elem_id="download")
+                button = gr.Button("Make a ZIP at original size", variant="primary", elem_id="download")
                 file = gr.File(label="Download", elem_id="zip")
         settings = [kind, threshold, fill, color]
         upload.change(choices, upload, [photo, readable], **ONE_AT_A_TIME)
@@ -119,24 +119,23 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
-    add("--host", default="127.0.0.1", help="0.0.0.0 serves the whole network; default %(default)s")
-    add("--port", type=positive_int, default=7860, help="default %(default)s")
-    add("--share", action="store_true", help="serve the page to anyone, through Gradio, for 72 hours")
+    add("--host", default="127.0.0.1", help="address; 0.0.0.0 serves the whole network; default %(default)s")
+    add("--port", type=positive_int, default=7860, help="port; default %(default)s")
+    add("--share", action="store_true", help="make the page public through Gradio, for up to a week")
     add_runtime_flags(parser)
     args = parser.parse_args()
     gradio = import_gradio()
     model = load_model(args.model, args.device, args.precision)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # no photo outlives the page
-        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # no download
+        fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # system fonts: no download
         options = {"max_file_size": "30mb", "footer_links": [], "show_error": True}
         options |= {"server_name": args.host, "server_port": args.port, "share": args.share}
         page = build_page(gradio, model)
         try:
             page.launch(theme=gradio.themes.Default(**fonts), **options)
         except OSError as error:
-            where = f"--host {args.host} --port {args.port}"
-            raise UserError(f"{where} cannot be used ({error}); choose another") from None
+            raise UserError(f"--host {args.host} --port {args.port} cannot be used ({error}); choose another") from None
 
 
 if __name__ == "__main__":

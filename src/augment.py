@@ -1,4 +1,4 @@
-"""Augmentation of a batch of images and masks, on the device, each image with its own params.
+"""Augmentation of a batch of images and masks, on the device, each image with its own random parameters.
 
 All geometry is one grid sample; all color is one matrix per image. Pixels outside an image get its mean color, and
 255 (ignored) in the mask.
@@ -11,22 +11,22 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
-LUMA = (0.299, 0.587, 0.114)  # of red, green and blue in gray (ITU-R BT.601)
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in gray (ITU-R BT.601)
 
 
 @dataclass
 class Strength:
-    """Range of each effect in both directions, sampled uniformly; scale and aspect log-uniformly."""
+    """Range of each effect, in both directions; sampled uniformly, scale and aspect log-uniformly, elastic normally."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False
     rotation: float = 0.0  # degrees
-    scale: tuple = (1.0, 1.0)  # visible fraction of the side: below 1 crops
-    aspect: float = 1.0  # largest ratio of the sides' scales
-    shift: float = 0.0  # fraction of the side
-    color: float = 0.0  # fraction of brightness, contrast and saturation
-    elastic: float = 0.0  # standard deviation of 3x3 displacements, fraction of the side
-    growth: float = 0.0  # epochs in which all but flips grow to these ranges
+    scale: tuple = (1.0, 1.0)  # visible fraction of the size: below 1 crops
+    aspect: float = 1.0  # largest ratio of the scales of width and height
+    shift: float = 0.0  # fraction of the size
+    color: float = 0.0  # largest relative change of brightness, contrast and saturation
+    elastic: float = 0.0  # standard deviation of 3x3 displacements, fraction of the size
+    growth: float = 0.0  # epochs over which all but the flips grow to these ranges
 
     def after(self, epochs: float) -> "Strength":
         """Return the ranges after `epochs` epochs."""
@@ -50,7 +50,7 @@ AUGMENTS = {
 
 
 def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """Divide (N, C, H, W) by 255, and normalize with each channel's mean and std: float32."""
+    """Divide images (N, C, H, W) by 255, and normalize each channel with its mean and std: float32."""
     means = constant(tuple(mean), image.device).view(-1, 1, 1)
     stds = constant(tuple(std), image.device).view(-1, 1, 1)
     return (image.float() / 255 - means) / stds
@@ -59,14 +59,14 @@ def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.
 @lru_cache
 @torch.inference_mode(False)
 def constant(values: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Copy float32 values to a device once, because a copy waits for a GPU."""
+    """Copy values to a device once, as float32, because a copy waits for the GPU."""
     return torch.tensor(values, device=device)
 
 
 def random_params(n: int, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    """Draw n images' random params, on the CPU."""
+    """Draw random parameters for n images, on the CPU."""
     return {
-        "uniform": torch.rand(n, 10, generator=generator),  # flips, rotation, scale, shifts, 3 colors, aspect
+        "uniform": torch.rand(n, 10, generator=generator),  # flips, rotation, scale, shifts, color (3), aspect
         "normal": torch.randn(n, 2, 3, 3, generator=generator),  # elastic
     }
 
@@ -97,7 +97,7 @@ def sampling_grid(image, strength, params):
         taller = torch.where(flip_y < 0.5, -taller, taller)
     shift_x = (2 * shift_x - 1) * 2 * strength.shift
     shift_y = (2 * shift_y - 1) * 2 * strength.shift
-    ratio = width / height  # so that a rotation turns and does not shear
+    ratio = width / height  # so that a rotation does not shear
     x = torch.stack([cos * wider, -sin / ratio * taller, shift_x], dim=1)
     y = torch.stack([sin * ratio * wider, cos * taller, shift_y], dim=1)
     theta = torch.stack([x, y], dim=1).to(image.device, non_blocking=True)
@@ -110,10 +110,10 @@ def sampling_grid(image, strength, params):
 
 
 def warp(image, mask, grid):
-    """Sample image (float) and mask (uint8) at `grid`: bilinearly, the mask by majority."""
+    """Sample images (float) bilinearly and masks (uint8) by majority, at `grid`."""
     mean = image.mean((2, 3), keepdim=True)
     target, known = (mask == 1).float(), (mask != 255).float()
-    stacked = torch.cat([image - mean, target, known], dim=1)  # outside: mean color, unknown
+    stacked = torch.cat([image - mean, target, known], dim=1)  # outside: mean color, ignored
     stacked = F.grid_sample(stacked, grid, align_corners=False)
     image, target, known = stacked.split([image.shape[1], 1, 1], dim=1)
     mask = (target >= known / 2).to(torch.uint8)

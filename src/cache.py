@@ -30,8 +30,8 @@ from utils import UserError, count_of, note
 
 HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
-FORMAT = 3  # of the packed pixels: increment it when they change
-KEPT_BYTES = 4_000_000_000  # of older arrays
+FORMAT = 3  # increment when the packed pixels change
+KEPT_BYTES = 4_000_000_000  # of all arrays, or of four new ones if that is more
 PIXELS_IN_FLIGHT = 48_000_000  # decoded at the same time; each takes about 12 bytes
 remembered: dict[Path, object] = {}  # results of `remember`
 
@@ -60,7 +60,7 @@ class PackedDataset(Dataset):
     def __getitem__(self, index):
         if not isinstance(index, list):
             return {key: values[0] for key, values in self[[index]].items()}
-        if isinstance(self.packed, torch.Tensor):  # a list as index would wait for the GPU
+        if isinstance(self.packed, torch.Tensor):  # indexing with a list would wait for the GPU
             pixels = self.packed[torch.tensor(index).to(self.packed.device, non_blocking=True)]
         else:
             pixels = torch.from_numpy(np.asarray(self.packed[index]))
@@ -71,7 +71,7 @@ class PackedDataset(Dataset):
     __getitems__ = __getitem__  # called by DataLoader with a batch's indices
 
     def __getstate__(self):
-        """Give a spawned worker the mapped file's name, not its bytes."""
+        """Pass the mapped file's name to a spawned worker, not its bytes."""
         packed = Path(self.packed.filename) if isinstance(self.packed, np.memmap) else self.packed
         return {**self.__dict__, "packed": packed}
 
@@ -105,7 +105,7 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
     """Decode, resize (images bilinearly, labels by nearest neighbor) and store every pair of a split.
 
     read: callable(pair) that returns image and label. settings: other JSON values that affect the pixels.
-    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if that cannot be written. Raises UserError.
+    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if writing fails. Raises UserError.
     """
     size, folder = options.image_size, Path(options.cache)
     target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
@@ -125,7 +125,7 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
         packed = new_array(temporary, shape)
         fill(packed, pairs, read, split, options)
         packed.flush()
-        del packed  # some systems rename no mapped files
+        del packed  # some systems cannot rename mapped files
         os.replace(temporary, target)
         return np.load(target, mmap_mode="r")
     except OSError as error:
@@ -143,7 +143,7 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
 def new_array(path: Path, shape: tuple):
     """Return an empty array mapped from a new file. Raises OSError.
 
-    Its disk blocks are allocated at once, since writing to a full disk kills the process (SIGBUS).
+    Its disk blocks are allocated at once, since mapped writes to a full disk kill the process (SIGBUS).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     size = int(np.prod(shape)) + HEADER
@@ -165,7 +165,7 @@ def remove_old(folder: Path, room: int):
     Arrays used within the last hour stay, for concurrent runs.
     """
     now = time.time()
-    with suppress(OSError):  # of files that others remove or own
+    with suppress(OSError):  # files that others remove or own
         for path in folder.glob("unfinished-*"):
             if path.stat().st_mtime < now - 24 * HOUR:
                 path.unlink()
@@ -178,14 +178,14 @@ def remove_old(folder: Path, room: int):
 
 
 def release_pages(array):
-    """Unmap the touched pages of a mapped array, to free their memory."""
+    """Release the touched pages of a mapped array, to free their memory."""
     mapped = getattr(array, "_mmap", None)
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def fingerprint(pairs: list[Pair], *settings) -> str:
-    """Return a short hash of what pixels depend on: settings, and files' names, sizes and times."""
+    """Return a short hash of what the pixels depend on: settings, and the files' names, sizes and times."""
 
     def stat_of(path):
         with suppress(OSError, ValueError):
@@ -197,7 +197,7 @@ def fingerprint(pairs: list[Pair], *settings) -> str:
 
 
 def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
-    """Fill the array on all cores. Raises UserError with the unusable files."""
+    """Fill the array on all cores. Raises UserError, listing the unusable files."""
     size = options.image_size
     emptied = []  # names of masks that lose all their foreground at this size
 
@@ -245,7 +245,7 @@ def in_parallel(work: Callable, pairs: list[Pair], title: str):
 
 
 def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, combine: Callable):
-    """Return combine(measure(pair) for all pairs), kept in `folder`."""
+    """Return combine(measure(pair) for all pairs), cached in `folder`."""
     path = folder / f"{kind}-{fingerprint(pairs)}.json"
     if path not in remembered:
         try:

@@ -33,31 +33,31 @@ class Checkpoint:
     name: str  # name and options: as `build_model` takes them
     options: dict
     dataset: str = "pets"
-    image_size: int = 256  # of the network's input, in pixels
-    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # of pixels in [0, 1]
+    image_size: int = 256  # the network's input size, in pixels
+    mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: [0.5] * 3)
-    border: str = "foreground"  # what the trimaps' border counts as
+    border: str = "foreground"  # class of trimap borders
     threshold: float | None = None  # with the highest validation Dice
     intensity_range: list[float] | None = None  # values that map to black and to white
     # provenance
-    epoch: int = 0  # epoch, seconds and scores: of the weights
+    epoch: int = 0  # epoch, seconds and scores: when the weights were saved
     seconds: float = 0.0
     scores: dict = field(default_factory=dict)
     args: dict = field(default_factory=dict)  # every flag of train.py
     augmentation: dict | None = None  # parameters of the --augment preset
     precision: str | None = None
-    speeds: dict = field(default_factory=dict)  # of the arithmetic in each precision
+    speeds: dict = field(default_factory=dict)  # GFLOP/s per core, by precision
     command: str | None = None
     versions: dict = field(default_factory=dict)
     device: str | None = None
     git: dict = field(default_factory=dict)
-    trained_on: list[str] | None = None  # hashes of images, also of the runs it started from
+    trained_on: list[str] | None = None  # hashes of images, also of earlier runs
     validated_on: str | None = None  # hash of the validation set
-    training: dict | None = None  # all that --resume needs, in NAME.last.pth
+    training: dict | None = None  # for --resume; only in NAME.last.pth
 
     def is_valid(self) -> bool:
         """Check the fields that build the network and prepare its input."""
-        with suppress(TypeError, ValueError, KeyError, RuntimeError):  # of values of the wrong type
+        with suppress(TypeError, ValueError, KeyError, RuntimeError):  # for values of the wrong type
             channels = self.options["in_channels"]
             low, high = self.intensity_range or (0.0, 1.0)
             numbers = (*self.mean, *self.std, low, high)
@@ -86,21 +86,21 @@ def save(checkpoint: Checkpoint, path: Path):
     """Write a checkpoint atomically. Raises UserError if the disk is full."""
     try:
         write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
-    except RuntimeError as error:  # torch's
+    except RuntimeError as error:  # torch's error for a full disk
         raise UserError(f"{path} cannot be written ({error}); free some space") from None
 
 
 def load(path: Path | str, model_type: str | None = None, flag="--model", type_flag="--model_type") -> Checkpoint:
-    """Load a checkpoint, or a state_dict of network model_type, onto the CPU. Raises UserError."""
+    """Load a checkpoint, or a state_dict of the network `model_type`, onto the CPU. Raises UserError."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{flag} {path} not found; run python src/train.py to train one")
+        raise UserError(f"{flag} {path} not found; run python src/train.py to train a network")
     values = read(path)
     needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
     if not needed <= values.keys():  # a plain state_dict
         if not model_type:
             hint = f"{flag} takes saved_models/NAME.pth, or a state_dict if {type_flag} names its network"
-            raise UserError(f"{path} is not a checkpoint of src/train.py; {hint}")
+            raise UserError(f"{path} was not written by src/train.py; {hint}")
         weights = unwrap(values)
         try:
             options = options_of(model_type, weights)
@@ -108,12 +108,12 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
             raise UserError(f"{path} does not fit {type_flag} {model_type}: {error}") from None
         half = [0.5] * options["in_channels"]
         return Checkpoint(weights, model_type, options, mean=half, std=half)
-    if "settings" in values:  # the name in earlier versions
+    if "settings" in values:  # the name of `args` in earlier versions
         values["args"] = values["settings"]
     known = {entry.name for entry in fields(Checkpoint)}
     checkpoint = Checkpoint(**{name: value for name, value in values.items() if name in known})
     if not checkpoint.is_valid():
-        raise UserError(f"{path} is damaged: its metadata is not valid; train it again")
+        raise UserError(f"{path} is damaged: its metadata is not valid; train the network again")
     if model_type not in (None, checkpoint.name):
         raise UserError(f"{path} is a {checkpoint.name}, not a {model_type}; omit {type_flag}")
     return checkpoint
@@ -130,13 +130,13 @@ def read(path: Path):
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from None
 
 
-# what other code stores weights under, and what it puts before their names
+# keys and name prefixes under which other code stores weights
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 
 
 def unwrap(weights: dict) -> dict:
-    """Remove the wrapper and the prefixes of a state_dict of other code."""
+    """Remove the WRAPPERS and PREFIXES that other code adds to a state_dict."""
     for wrapper in WRAPPERS:
         if isinstance(weights.get(wrapper), dict):
             return unwrap(weights[wrapper])
@@ -158,9 +158,9 @@ def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, 
         model.float()
     except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
         reason = shorten(str(error), 200)
-        raise UserError(f"{path} does not fit the network it names ({reason}); train it again") from None
+        raise UserError(f"{path} does not match its network ({reason}); train the network again") from None
     if not all(value.sum().isfinite() for value in model.state_dict().values()):
-        raise UserError(f"{path} has weights that are not finite numbers; use an earlier checkpoint")
+        raise UserError(f"{path} has weights that are NaN or infinite; use an earlier checkpoint")
     model = (runtime.suited_to(model).to_device(model) if runtime else model).eval()
     if folded and getattr(model, "norm_follows_convolution", False):
         fold_batch_norms(model)
@@ -191,7 +191,7 @@ def load_encoder(model: nn.Module, path: Path):
 
 
 def provenance(device: torch.device) -> dict:
-    """Return the command line, versions, device, git commit and whether its tree is clean."""
+    """Return the command line, versions, device, git commit and whether the working tree is clean."""
 
     def git(*words):
         with suppress(OSError, subprocess.SubprocessError):

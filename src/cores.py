@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 CGROUPS = Path("/sys/fs/cgroup")
-threads_are_bound = False  # startup.py binds OpenMP's threads, except the main thread, to one core each
+threads_are_bound = False  # set by startup.py, which binds each OpenMP thread but the main one to a core
 
 
 def available_cores() -> int:
@@ -33,7 +33,7 @@ def cgroup_quota() -> float:
 
 @contextmanager
 def main_thread_bound():
-    """Keep the main thread in the block on the core that OpenMP's other threads leave to it."""
+    """Within the block, keep the main thread on the core that OpenMP's other threads leave free."""
     if not threads_are_bound:
         yield
         return

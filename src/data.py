@@ -1,4 +1,4 @@
-"""From a dataset's name to batches. A dataset, indexed with a list, returns a batch."""
+"""Load datasets by name, and make batches. A dataset indexed with a list returns a batch."""
 
 import hashlib
 import importlib
@@ -19,10 +19,10 @@ from utils import UserError
 
 CPU = torch.device("cpu")
 DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
-# Ctrl-C; kill, Slurm and torchrun; a terminal that closes; Slurm's USR1; SGE's USR2; CPU limits. Windows has only two.
+# sent by, in this order: Ctrl-C; kill, Slurm or torchrun; a closed terminal; Slurm; SGE; a CPU limit (Windows: two)
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = [number for number in signal.Signals if number.name in STOP_NAMES]
-LAYOUTS = "images/ and masks/, or the images/ and annotations/ of Oxford-IIIT Pet"
+LAYOUTS = "images/ and masks/, or Oxford-IIIT Pet's images/ and annotations/"
 
 
 def module_of(dataset: str):
@@ -53,7 +53,7 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
 
 
 def load_split(options: DataOptions, split: str) -> SegmentationDataset:
-    """Load a split. Raises UserError that lists the missing or broken files."""
+    """Load a split. Raises UserError, listing the missing or broken files."""
     return module_of(options.dataset).load_dataset(options, split)
 
 
@@ -66,7 +66,7 @@ def hashes(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -
 
 
 def hash_of_set(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -> str:
-    """Return a short hash of which images a dataset contains, in total or at `indices`."""
+    """Return one short hash for all images of a dataset, or for those at `indices`."""
     return hashlib.sha256(" ".join(hashes(dataset, indices)).encode()).hexdigest()[:12]
 
 
@@ -91,7 +91,7 @@ def shuffled_batches(indices, batch_size: int, seed: int, steps: Iterable[int]) 
 class TrainingData:
     """The training and validation sets. Raises UserError. Collective.
 
-    indices: of the images to train on, without the few pets that have empty masks.
+    indices: the training images, without the few images of pets whose masks are empty.
     """
 
     def __init__(self, options: DataOptions):
@@ -99,7 +99,7 @@ class TrainingData:
         self.train, self.valid = self._load(options)
         self.indices = list(range(len(self.train)))
         if options.dataset == "shapes":
-            return  # every one has foreground
+            return  # every image has foreground
         present: list[int] = []
         for indices in torch.arange(len(self.train)).split(64):
             masks = self.train[indices.tolist()]["mask"]
@@ -138,7 +138,7 @@ class TrainingData:
 
 
 def train_loader(dataset, indices, args: Namespace, steps, device=CPU, workers: int | None = None) -> DataLoader:
-    """Load shuffled batches of the images at `indices`, one per step. workers: by default args.workers."""
+    """Load the images at `indices`, shuffled, in one batch per step. workers: by default args.workers."""
     batches = shuffled_batches(indices, args.batch_size, args.seed, steps)
     workers = args.workers if workers is None else workers
     return make_loader(dataset, workers, device, batch_sampler=batches)
@@ -170,6 +170,6 @@ def identity(batch):
 
 
 def ignore_stop_signals(worker):
-    """Ignore signals, which all of a job's processes receive: the parent ends its workers."""
+    """Ignore stop signals, which reach all processes of a job: the parent ends its workers."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,11 +1,11 @@
-"""Score checkpoints on a split of the dataset they were trained on.
+"""Score checkpoints on a split of a dataset, by default the one they were trained on.
 
-    python src/evaluate.py --model saved_models/unet.pth                       # the test split
-    python src/evaluate.py --model saved_models/*.pth --split valid            # several in one table
-    python src/evaluate.py --model saved_models/unet.pth --output scores/unet  # + scores/unet.json, .csv
+    python src/evaluate.py --model unet.pth                       # the test split
+    python src/evaluate.py --model *.pth --split valid            # several in one table
+    python src/evaluate.py --model unet.pth --output scores/unet  # writes scores/unet.json and .csv
 
-Scores are means over images, at threshold 0.5 by default; two empty masks score 1. By default the network computes in
-float32, for the same scores on every machine.
+Scores are means over images; pooled_dice counts all pixels together. An empty prediction for an
+empty mask scores 1. The default is float32, so that scores are comparable across machines.
 """
 
 if __name__ == "__main__":
@@ -50,7 +50,7 @@ def main():
         check_output(args.output)
     runtime = init_processes(choose_runtime(args.device, args.precision))
     results, images = [], []
-    with when_memory_runs_out(f"use a --batch_size below {args.batch_size}, or a smaller --image_size"):
+    with when_memory_runs_out("use a smaller --batch_size or --image_size"):
         for path, checkpoint in zip(paths, checkpoints, strict=True):
             result, rows = score_checkpoint(path, checkpoint, args, runtime)
             results.append(result)
@@ -63,13 +63,13 @@ def main():
 
 
 def find_checkpoints(paths: list[Path]) -> list[Path]:
-    """Expand patterns (Windows shells do not), and drop NAME.last.pth next to NAME.pth. Raises UserError."""
+    """Expand patterns (Windows shells do not); drop repeats, and NAME.last.pth before NAME.pth. Raises UserError."""
     found: list[Path] = []
     for path in paths:
         is_pattern = glob.has_magic(str(path)) and not path.exists()
         names = sorted(glob.glob(str(path))) if is_pattern else [str(path)]
         if not names:
-            raise UserError(f"--model {path} matches no file; correct it")
+            raise UserError(f"--model {path} matches no file; correct the pattern")
         found += map(Path, names)
     best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
     return [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]

@@ -1,12 +1,12 @@
-"""Export a checkpoint to a format that runs without this repo, or takes half the space.
+"""Export a checkpoint to a format that runs without this repo or takes half the space.
 
     python src/export.py --model unet.pth --format onnx      # unet.onnx
     python src/export.py --model unet.pth --format pt2 half  # unet.pt2, unet.half.pth
 
 onnx (pip install -r requirements-export.txt) and pt2 (torch.export) map `image`, float32 (N, C, H, W),
 RGB in [0, 1], of any size (pt2: above 32 pixels a side), to `probability` of foreground, float32
-(N, 1, H, W). half is a checkpoint for this repo, with the convolutions' weights in float16. A file is
-written only if its output matches the checkpoint's.
+(N, 1, H, W). half is a checkpoint for this repo, with the convolutions' weights in float16. A file
+whose output differs from the checkpoint's is not written (onnx: unchecked without onnxruntime).
 """
 
 if __name__ == "__main__":
@@ -52,7 +52,7 @@ def write_onnx(program, path):
     names = {"input_names": ["image"], "output_names": ["probability"]}
     try:
         torch.onnx.export(program, f=path, dynamo=True, external_data=False, verbose=False, **names)
-    except ImportError as error:  # torch.onnx imports onnx and onnxscript when it is called
+    except ImportError as error:  # torch.onnx imports onnx and onnxscript only when called
         raise UserError(f"--format onnx: {error}; pip install -r requirements-export.txt") from None
 
 
@@ -74,7 +74,7 @@ READERS = {"onnx": read_onnx, "pt2": lambda path: torch.export.load(path).module
 
 @torch.no_grad()
 def export(checkpoint, path, kind, source="the checkpoint"):
-    """Export a checkpoint. Returns the largest difference, None if unchecked. Raises UserError."""
+    """Export a checkpoint. Returns the largest difference, or None if unchecked. Raises UserError."""
     model = Exported(restore_model(checkpoint, source), checkpoint.mean, checkpoint.std).eval()
     channels = checkpoint.options["in_channels"]
     generator = torch.Generator().manual_seed(0)

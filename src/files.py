@@ -13,7 +13,7 @@ from utils import UserError
 
 
 class CannotWrite(UserError):
-    """A file that cannot be written. errno: the system's reason, if it gave one."""
+    """Raised for a file that cannot be written. errno: the system's error number, if any."""
 
     def __init__(self, path: Path, error: OSError):
         self.errno = error.errno
@@ -25,7 +25,7 @@ class CannotWrite(UserError):
 def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsync: bool = True):
     """Call write(binary file) on a temporary file next to `path`, then rename it to `path`.
 
-    fsync: wait until the file survives a power failure: seconds on a busy disk. Raises CannotWrite.
+    fsync: wait until the file would survive a power failure: seconds on a busy disk. Raises CannotWrite.
     """
     path, temporary = Path(path), None
     try:
@@ -48,7 +48,7 @@ def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsy
             with suppress(OSError):
                 os.unlink(temporary)
     if fsync:
-        with suppress(OSError):  # the rename too; not all systems can do that
+        with suppress(OSError):  # sync the rename too; not all systems can
             folder = os.open(path.parent, os.O_RDONLY)
             with suppress(OSError):
                 os.fsync(folder)

@@ -15,7 +15,7 @@ LIST_FLAGS = ("train_list", "valid_list", "test_list")
 
 
 def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
-    """Return the options of a checkpoint's data; flags take precedence. Raises UserError."""
+    """Return the options for a checkpoint's data; flags take precedence. Raises UserError."""
     recorded = checkpoint.args
     own_path, path = recorded.get("data_path"), args.data_path
     if path is None and checkpoint.dataset != "shapes" and own_path and Path(own_path).is_dir():
@@ -47,7 +47,7 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
 def add_data_flags(parser, batch_size: int = 32, precision: str = "float32"):
     add = parser.add_argument
     add_dataset_flags(add, "the checkpoint's")
-    add("--border", choices=BORDERS, help="class of trimap borders; default: the checkpoint's")
+    add("--border", choices=BORDERS, help="treatment of trimap borders; default: the checkpoint's")
     add("--limit", type=positive_int, help="use the first LIMIT images")
     add("--workers", type=worker_count, default=0, help="data loading processes; default %(default)s")
     add_predictor_flags(parser, batch_size, precision)
@@ -55,8 +55,8 @@ def add_data_flags(parser, batch_size: int = 32, precision: str = "float32"):
 
 def add_predictor_flags(parser, batch_size: int = 8, precision: str = "auto"):
     add = parser.add_argument
-    add("--image_size", type=image_side, help="of the input, in pixels; default: the checkpoint's")
-    add("--batch_size", "-b", type=positive_int, default=batch_size, help="default %(default)s")
+    add("--image_size", type=image_side, help="input size in pixels; default: the checkpoint's")
+    add("--batch_size", "-b", type=positive_int, default=batch_size, help="images per batch; default %(default)s")
     add("--tta", action="store_true", help="average over the image and its mirror image")
     add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
     add_runtime_flags(parser, precision)

@@ -1,8 +1,8 @@
-"""Your own images and masks: DIR/images and DIR/masks (pairs.py has the layouts and names).
+"""Your own images and masks: DIR/images and DIR/masks (see pairs.py for the layouts and names).
 
 Splits are taken from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
 split folders. Other images are divided 80:10:10 by a hash of their name, so adding images does not move
-others. A split that stays empty gets the training image whose hash is closest.
+others. A split that stays empty gets the training image with the highest hash.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ from splits import SPLITS, DataOptions, names_of_split, read_list
 from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
-FEW = 5  # images of a split whose score is mostly chance
-CLIPPED = 0.1  # percent of an image's pixels at either end
+FEW = 5  # images; scores on fewer are mostly chance
+CLIPPED = 0.1  # percent of an image's pixels clipped at either end
 note_once = cache(note)
 
 
@@ -41,7 +41,7 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
     read = partial(read_pair, read_label=rule.read, root=folder.path, intensity_range=folder.intensity_range)
     packed = pack(pairs, read, split, options, *settings)
     identities = [f"{pair.name} of {pair.image.stat().st_size} bytes" for pair in pairs]
-    return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # labels are masks
+    return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # labels are already masks
 
 
 def has_layout(data_path: Path) -> bool:
@@ -57,32 +57,32 @@ def describe(options: DataOptions) -> list[str]:
         with suppress(UserError):
             sizes[split] = len(folder.names(split))
     parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
-    by_folder = " by its split folders" if folder.split_folders else ""
+    by_folder = ", split by folder" if folder.split_folders else ""
     lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}"]
     lines.append(describe_values(*folder.masks))
     if folder.intensity_range:
         low, high = folder.intensity_range
-        lines.append(f"images of more than 8 bits: {low:g} becomes black, {high:g} white")
+        lines.append(f"images with more than 8 bits: {low:g} becomes black, {high:g} white")
     with suppress(ImageError), open_image(next(iter(folder.pairs.values())).image) as header:
         if header.mode == "RGB" and ";16" in str(header.tile):
-            lines.append("note: only the upper 8 bits of 16-bit color images are read; scale them to 8 bits")
+            lines.append("note: only the upper 8 bits of 16-bit color images are read; scale the images to 8 bits")
     if min(sizes.values()) < FEW:
-        lines.append("note: scores on a few images are unreliable; use --fold for cross-validation")
+        lines.append("note: scores on so few images are unreliable; use --fold for cross-validation")
     unused = len(folder.pairs) - sum(sizes.values())
     if unused > 0 and not options.fold:
-        lines.append(f"note: {count_of(unused, 'pair')} in no list, so not used")
+        lines.append(f"note: ignored {count_of(unused, 'pair')} that no list contains")
     return lines
 
 
 class Folder:
-    """The pairs of a folder with its splits, mask values and intensities. Raises UserError."""
+    """A folder's pairs, splits, mask values and intensities. Raises UserError."""
 
     def __init__(self, options: DataOptions):
         self.options, self.path = options, options.folder
         self.pairs, self.notes = find_pairs(self.path, options.mask_pattern)
 
     def find(self, text: str) -> str | None:
-        """Return the name for an entry of a list: a name, or a path through a folder of images."""
+        """Return the name that an entry of a list (NAME or .../images/NAME) refers to, or None."""
         images = "|".join(IMAGES)
         below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{images})/(.+)", text, re.IGNORECASE)
         split, name = below.groups("") if below else ("", text)
@@ -92,7 +92,7 @@ class Folder:
         return names_of_split(self.options, split, self.own_names, self.find)
 
     def own_names(self, split: str, lists: dict) -> list[str]:
-        """Return a split's names by the folder's lists, split folders and the hash."""
+        """Return a split's names from the folder's lists, its split folders or the hash."""
         for each in SPLITS:
             path = self.path / f"{each}.txt"
             if each not in lists and path.is_file():
@@ -101,7 +101,7 @@ class Folder:
         return found["train"] + found["valid"] if split == "trainval" else found[split]
 
     def divide(self, lists: dict) -> dict[str, list[str]]:
-        """Divide other names among the splits without a list, by split folder or else by hash."""
+        """Divide the unlisted names among the splits without a list, by split folder or else by hash."""
         listed = set(chain(*lists.values()))
         free = [split for split in SPLITS if split not in lists]
         found: dict[str, list[str]] = {split: [] for split in free}
@@ -111,7 +111,7 @@ class Folder:
                 found.get(self.split_folders.get(name, ""), rest).append(name)
         if self.split_folders and "train" in free:
             free = ["train"]
-            if found.get("valid") == []:  # there is no such folder: hold out training images
+            if found.get("valid") == []:  # no validation folder: hold out training images
                 free = ["train", "valid"]
                 rest += found["train"]
                 found["train"] = []
@@ -121,7 +121,7 @@ class Folder:
 
     @cached_property
     def split_folders(self) -> dict[str, str]:
-        """The split of each name by its first folder; {} unless there are two splits."""
+        """The split of each name by its first folder; {} if there are fewer than two splits."""
         found = {}
         for name in self.pairs:
             first, slash, _ = name.partition("/")
@@ -152,7 +152,7 @@ class Folder:
 
 
 def measure_range(pair: Pair) -> list[float]:
-    """Return the [low, high] values of an image of more than 8 bits, [] for others."""
+    """Return the [low, high] values of an image with more than 8 bits, [] for others."""
     with suppress(ImageError), open_image(pair.image) as header:
         if header.mode.startswith(("I", "F")):
             values = np.asarray(decode(pair.image, pair.page))
@@ -163,23 +163,23 @@ def measure_range(pair: Pair) -> list[float]:
 
 
 def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
-    """Divide names among splits in the proportion of FRACTIONS, each by its own hash."""
+    """Divide names among splits in proportion to FRACTIONS, each by its hash."""
     found: dict[str, list[str]] = {split: [] for split in splits}
     if not splits:
         return found
 
-    def place(name):  # in [0, 1)
+    def position(name):  # in [0, 1)
         digest = hashlib.sha256(os.fsencode(name)).digest()
         return int.from_bytes(digest[:8], "big") / 2**64
 
     total = sum(FRACTIONS[split] for split in splits)
     ends = list(accumulate(FRACTIONS[split] / total for split in splits))
     for name in names:
-        found[splits[bisect(ends[:-1], place(name))]].append(name)
+        found[splits[bisect(ends[:-1], position(name))]].append(name)
     train = found.get("train", [])
     for split in splits:
         if not found[split] and len(train) > 1:
-            closest = max(train, key=place)
-            train.remove(closest)
-            found[split].append(closest)
+            last = max(train, key=position)
+            train.remove(last)
+            found[split].append(last)
     return found

@@ -1,11 +1,11 @@
-"""Predict a split of the dataset: write its masks and panels.png, and print its scores.
+"""Run a checkpoint on a split of its dataset: write masks and panels.png, and print the scores.
 
     python src/inference.py --model unet.pth
     python src/inference.py --model unet.pth --split valid --output masks --rle submission.csv
     torchrun --nproc_per_node 2 src/inference.py --model unet.pth
 
-Masks are PNGs of 0 and 255 at original size. panels.png shows the best, median and worst images.
-For your own photos, use predict.py.
+Masks are PNGs with values 0 and 255 at the original size. panels.png shows the images with the best, median and
+worst Dice. For your own photos, use predict.py.
 """
 
 if __name__ == "__main__":
@@ -21,9 +21,9 @@ from reports.plots import example_rows, plot_panels
 from reports.table import describe, print_table
 from runtime import choose_runtime
 from scoring import DiceMeter, add_threshold_flag, dice_score, resolve_threshold
-from splits import SPLITS
+from splits import SPLIT_NAMES, SPLITS
 from training.distributed import all_gather, destroy_processes, init_processes, rank, rank_zero_first
-from utils import Parser, UserError, run, user_path, when_memory_runs_out
+from utils import Parser, UserError, count_of, run, user_path, when_memory_runs_out
 
 
 def predict_split(predictor, args):
@@ -53,23 +53,23 @@ def predict_split(predictor, args):
     row = describe(predictor, dataset, args, counts) | scores_apart(predictor.checkpoint, dataset, dice)
     print_table([{"model": str(args.model), "scored_at": threshold, **row}])
     at_threshold = "" if threshold == 0.5 else f" at threshold {threshold:.3g}"
-    title = f"{args.model.name} on the {args.split} split{at_threshold}"
+    title = f"{args.model.name} on the {SPLIT_NAMES[args.split]} split{at_threshold}"
     examples = example_rows(predictor, dataset, dice, threshold)
     plot_panels(examples, title, args.output / "panels.png")
     if args.rle:
         rows = [(name, runs[name]) for name in dataset.names]
         write_csv(args.rle, ["image_id", "encoded_mask"], rows)
-    print(f"wrote {len(dataset):,} masks{at_threshold} and panels.png into {args.output}")
+    print(f"wrote {count_of(len(dataset), 'mask')}{at_threshold} and panels.png to {args.output}")
 
 
 def get_args_parser():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
-    add("--split", choices=SPLITS, default="test", help="split to predict; default %(default)s")
+    add("--split", choices=SPLITS, default="test", help="split to run on; default %(default)s")
     add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths, column-major, from 1")
+    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major run lengths from 1)")
     add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 
@@ -81,8 +81,7 @@ def main():
     make_folder(args.output, "--output")
     if args.rle:
         make_folder(args.rle.parent, "--rle")
-    advice = f"use a --batch_size below {args.batch_size}, or a smaller --image_size"
-    with when_memory_runs_out(advice):
+    with when_memory_runs_out("use a smaller --batch_size or --image_size"):
         predict_split(predictor, args)
     destroy_processes()
 

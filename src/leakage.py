@@ -1,7 +1,7 @@
 """Detect train/test leakage: evaluation images that a checkpoint was trained on.
 
-A checkpoint keeps a hash of each training image's name (in your own folders, of name and size in
-bytes) as `trained_on`. A renamed or re-encoded image is not recognized.
+A checkpoint keeps a hash of each training image's name (for your own folders, of its name and file
+size) as `trained_on`. A renamed or re-encoded image is not recognized.
 """
 
 import torch
@@ -11,9 +11,9 @@ from splits import SegmentationDataset
 
 
 def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor) -> dict:
-    """Compare images that the checkpoint was trained on with the others. scores: Dice (N,).
+    """Compare the images that the checkpoint was trained on with the others. scores: Dice (N,).
 
-    Returns `trained_on` (their number), `dice_trained_on`, `dice_new` (or None), or {} if unknown.
+    Returns `trained_on` (a count), `dice_trained_on` and `dice_new` (None for no images); {} if unknown.
     """
     if checkpoint.trained_on is None:
         return {}
@@ -26,7 +26,7 @@ def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor)
 
 
 def warning(result: dict) -> str:
-    """Return a note on the training images in a row of scores, or "" if there are none."""
+    """Return a note on how many scored images were used for training, or "" if none were."""
     if not result.get("trained_on"):
         return ""
     text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"

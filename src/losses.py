@@ -1,7 +1,7 @@
 """Losses: one number for logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255 (ignored).
 
-Each is a mean over images, so that a batch can be split into micro-batches. One channel is the foreground's; two are
-the background's and the foreground's. To add a loss, add a function to LOSSES.
+Each is a mean over images, so that a batch can be split into micro-batches. One channel is the foreground; two are
+the background and the foreground. To add a loss, add a function to LOSSES.
 """
 
 import math
@@ -14,7 +14,7 @@ SMOOTH = 1.0
 
 
 def targets(logits, mask):
-    """Return the target (N, C, H, W) and the known pixels (N, 1, H, W), float32 of 0 and 1."""
+    """Return the target (N, C, H, W) and the pixels not ignored (N, 1, H, W), float32 of 0 and 1."""
     target = (mask == 1).float()
     if logits.shape[1] == 2:
         target = (mask == torch.arange(2, device=mask.device).view(1, 2, 1, 1)).float()
@@ -56,14 +56,14 @@ def focal_loss(logits, mask, alpha=0.25, gamma=2.0):
 
 
 def overlap(logits, mask):
-    """Return sums over the pixels (N, C): of probability times target, of probability, of target."""
+    """Return sums over the pixels, each (N, C): of probability times target, of probability, of target."""
     target, known = targets(logits, mask)
     probability, target = logits.float().sigmoid() * known, target * known
     return (probability * target).sum((2, 3)), probability.sum((2, 3)), target.sum((2, 3))
 
 
 def dice_loss(logits, mask):
-    """Return 1 - soft Dice per image, smoothed by 1 (Milletari et al., "V-Net", 3DV 2016, section 3, plain sums)."""
+    """Return 1 - soft Dice per image, smoothed by 1 (Milletari et al., V-Net, 3DV 2016, section 3, without squares)."""
     both, predicted, target = overlap(logits, mask)
     return 1 - ((2 * both + SMOOTH) / (predicted + target + SMOOTH)).mean()
 
@@ -77,7 +77,7 @@ def jaccard_loss(logits, mask):
 def tversky_loss(logits, mask, alpha=0.3, beta=0.7):
     """Return 1 - Tversky index per image, smoothed by 1 (Salehi et al., MLMI 2017, equation 2 and section 3).
 
-    alpha weights false positives, beta false negatives; 1/2 and 1/2 give Dice.
+    alpha weights false positives, beta false negatives; 0.5 and 0.5 give Dice.
     """
     both, predicted, target = overlap(logits, mask)
     alpha, beta = of_channels(alpha, beta, both)
@@ -101,7 +101,7 @@ LOSSES = {
 
 
 def build_loss(text: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """Return the loss of a name in LOSSES, or of a sum such as "bce:1,dice:0.5". Raises ValueError."""
+    """Return the loss named in LOSSES, or a weighted sum such as "bce:1,dice:0.5". Raises ValueError."""
     if text in LOSSES:
         return LOSSES[text]
     weights = {}
@@ -113,6 +113,6 @@ def build_loss(text: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor
             raise ValueError(f"{text} lists {name} twice")
         number = float(weight or 1)
         if not 0 < number < math.inf:
-            raise ValueError(f"{weight} is not a weight for {name}; use a number above 0, such as {name}:1")
+            raise ValueError(f"{weight} is not a weight for {name}; use a number above 0, as in {name}:1")
         weights[LOSSES[name]] = number
     return lambda logits, mask: sum(weight * loss(logits, mask) for loss, weight in weights.items())

@@ -8,8 +8,8 @@
 | one uniform color plus alpha | the alpha value |
 | JPEG, AVIF, lossy WebP | the gray level; if colored, the nearest of the masks' few true colors |
 
-By default all values but 0 are foreground (in lossy gray masks those above half the maximum), and
-255 is ignored if the masks also contain class indices.
+By default all values but 0 are foreground (in lossy gray masks, only values above half the maximum),
+and 255 is ignored if the other values are class indices.
 """
 
 import re
@@ -25,11 +25,11 @@ from pairs import Pair
 from photos.decode import ImageError, decode, image_errors
 from utils import UserError
 
-COLOR = 1 << 40  # + 65536 red + 256 green + blue
+COLOR = 1 << 40  # a color is COLOR + 65536 red + 256 green + blue
 MOST = COLOR << 1
 MOST_VALUES = 2**16  # images with more distinct values are not masks
-NEAR = 64  # RGB distance within which two colors of lossy masks are one
-RARE = 0.03  # a true color of lossy masks has this fraction of the pixels outside the background
+NEAR = 64  # RGB distance within which two colors of lossy masks count as one
+RARE = 0.03  # a true color has at least this fraction of the pixels outside the background
 
 
 @dataclass(frozen=True)
@@ -38,10 +38,10 @@ class MaskRule:
 
     foreground: tuple[tuple[int, int], ...]  # ranges of values
     ignored: tuple[tuple[int, int], ...] = ()
-    colors: tuple[tuple[int, int, int], ...] = ()  # of colored lossy masks
+    colors: tuple[tuple[int, int, int], ...] = ()  # for colored lossy masks
 
     def read(self, path: Path, page: int = 0) -> Image.Image:
-        """Read a mask as a PIL image of mode L, of `labels`. Raises ImageError."""
+        """Read a mask as a PIL image of mode L with the values of `labels`. Raises ImageError."""
         image = decode(path, page)
         with image_errors():  # such as broken palettes
             if not is_lossy(image, path):
@@ -69,7 +69,7 @@ def is_lossy(mask: Image.Image, path: Path) -> bool:
 
 
 def values_of(mask: Image.Image) -> np.ndarray:
-    """Return the value of each pixel, an integer, according to the table above."""
+    """Return the value of each pixel, an integer, according to the module's table."""
     if mask.mode == "P":
         indices = np.asarray(mask)
         palette = np.zeros((256, 3), dtype=np.uint8)
@@ -118,7 +118,7 @@ def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
 
 
 def count_values(pair: Pair) -> list[dict[int, int]]:
-    """Count pixels by value in one of three dicts: exact; lossy gray; lossy colors, of 5 bits."""
+    """Count pixels by value in one of three dicts: exact; lossy gray; lossy colors, rounded to 5 bits."""
     with suppress(ImageError), image_errors():  # reported when the split is loaded
         mask = decode(pair.label, pair.page)
         if not is_lossy(mask, pair.label):
@@ -143,12 +143,12 @@ def add_counts(counts) -> list[dict[int, int]]:
         for total, part in zip(totals, parts, strict=True):
             total.update(part)
         if len(totals[0]) > MOST_VALUES:
-            raise UserError(f"masks in --data_path have over {MOST_VALUES:,} values; are they photos?")
+            raise UserError(f"masks in --data_path have over {MOST_VALUES:,} values; check that they are not photos")
     return [dict(total) for total in totals]
 
 
 def true_colors(counts: dict[int, int], given: list) -> tuple:
-    """Return the colors lossy masks were drawn in: frequent and far apart, or given by flags."""
+    """Return the colors that lossy masks were drawn in: frequent and far apart, or given by flags."""
     values = sorted(counts, key=counts.__getitem__, reverse=True)
     seen = np.array([color_of(value) for value in values])
     pixels = np.array([counts[value] for value in values])
@@ -198,7 +198,7 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
 
 
 def is_void(values: dict[int, int]) -> bool:
-    """Check whether 255 means void: others are like classes (below 100, or many below 200)."""
+    """Check whether 255 means void: the others look like class indices (below 100; if many, below 200)."""
     between = [value for value in values if 0 < value < 255]
     limit = 200 if len(between) > 8 else 100
     return max(values, default=0) == 255 and 0 < max(between, default=0) < limit
@@ -216,7 +216,7 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
 
 
 def snap(ends: tuple[int, int], colors: tuple) -> tuple[int, int]:
-    """Return the nearest true color's value, if a flag gives a single value close to one."""
+    """Replace a single value from a flag with the nearest true color's, if that is close."""
     far = distance(np.array(colors), color_of(ends[0]))
     if ends[0] != ends[1] or far.min() > 1.5 * NEAR:
         return ends
@@ -229,7 +229,7 @@ def is_in(value: int, ranges) -> bool:
 
 
 def text_of(value: int) -> str:
-    """Write a value as --foreground takes it."""
+    """Format a value as --foreground expects it."""
     return str(value) if value < COLOR else ",".join(map(str, color_of(value)))
 
 

@@ -1,7 +1,9 @@
-"""Oxford-IIIT Pet (Parkhi, Vedaldi, Zisserman, Jawahar: "Cats and Dogs", CVPR 2012).
+"""Download and load Oxford-IIIT Pet.
 
-python src/oxford_pet.py                     # download into dataset/oxford-iiit-pet (800 MB)
-python src/oxford_pet.py --data_path ~/pets  # ... or elsewhere
+    python src/oxford_pet.py                     # download 800 MB into dataset/oxford-iiit-pet
+    python src/oxford_pet.py --data_path ~/pets  # or into another folder
+
+Parkhi et al., "Cats and Dogs", CVPR 2012.
 """
 
 if __name__ == "__main__":
@@ -22,14 +24,14 @@ from cache import PackedDataset, pack
 from files import read_lines
 from pairs import Pair, read_pair
 from photos.decode import ImageError, decode
-from splits import SPLITS, DataOptions, names_of_split
+from splits import SPLIT_NAMES, SPLITS, DataOptions, names_of_split
 from utils import Parser, UserError, run, user_path
 
 DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
 def find_data_path() -> Path:
-    """Return DATA_PATH, or that next to src/ if only it holds the dataset."""
+    """Return DATA_PATH, or the one next to src/ if only that has the dataset."""
     next_to_src = Path(__file__).resolve().parents[1] / DATA_PATH
     only_there = (next_to_src / "annotations").is_dir() and not (DATA_PATH / "annotations").is_dir()
     return next_to_src if only_there else DATA_PATH
@@ -69,7 +71,7 @@ def split_names(data_path: Path, split: str) -> list[str]:
     if split == "train":
         del names[::10]
     if not names:
-        raise UserError(f"{listing} lists no images for the {split} split; add some")
+        raise UserError(f"{listing} lists no images for the {SPLIT_NAMES.get(split, split)} split; add some")
     return names
 
 
@@ -106,8 +108,8 @@ def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
 
 
 def download(data_path: Path):
-    """Download the official archives, verify their checksums, and extract them. Raises UserError."""
-    # Before Python 3.14 torchvision's download_and_extract_archive extracts paths outside the folder.
+    """Download, verify and extract the official archives. Raises UserError."""
+    # Before Python 3.14, torchvision's download_and_extract_archive can write outside the folder.
     from torchvision.datasets import OxfordIIITPet
     from torchvision.datasets.utils import download_url
 
@@ -116,12 +118,12 @@ def download(data_path: Path):
         try:
             download_url(url, data_path, md5=md5)
             with tarfile.open(data_path / Path(url).name) as archive:
-                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in 3.10.11
+                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in Python 3.10.11
                 files = [(member, Path(member.name)) for member in archive if member.isfile()]
                 inside = [member for member, path in files if not path.is_absolute() and ".." not in path.parts]
                 archive.extractall(data_path, inside)
         except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
-            advice = f"run the command again, or put images.tar.gz and annotations.tar.gz into {data_path}"
+            advice = f"run the command again, or first copy images.tar.gz and annotations.tar.gz into {data_path}"
             raise UserError(f"downloading or extracting {url} failed ({error!r}); {advice}") from None
 
 

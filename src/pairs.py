@@ -3,12 +3,12 @@
     DIR/images/a.jpg          DIR/masks/a.png         # or imgs/, image/; mask/, label/, labels/, annotations/
     DIR/images/s/b.tif        DIR/masks/s/b_mask.png  # subfolders are kept
     DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val2017, test (SPLIT_FOLDERS) are splits
-    DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way round
+    DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way around
 
-A mask has the name of its image, without or with its extension (a.jpg.png), or with one of AFFIXES
-(a_gt.png, Mask-a.png). --mask_pattern describes other names; one image and one mask need no common
-name. An image and a mask with equally many pages (TIFF stacks, animations) are pairs a#0, a#1, ...;
-of others the first page is used.
+A mask has its image's name, with or without the image's extension (a.jpg.png), or with one of AFFIXES
+(a_gt.png, Mask-a.png). --mask_pattern describes other names; a single pair may have any names. An
+image and a mask with the same number of pages (TIFF stacks, animations) become the pairs a#0, a#1,
+...; otherwise only the first page is used.
 """
 
 import os
@@ -47,14 +47,14 @@ class Pair:
     name: str
     image: Path
     label: Path
-    page: int = 0  # of both files, if they have several
+    page: int = 0  # in both files, if they have several
 
 
 def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None):
-    """Read an image (RGB) and its label, PIL images of one size. Raises ImageError.
+    """Read an image (RGB) and its label, PIL images of the same size. Raises ImageError.
 
     EXIF orientation is ignored, unless the label fits only the transposed image. read_label(path, page):
-    returns a PIL image of mode L. root: of paths in messages. intensity_range: as in `to_srgb`.
+    returns a PIL image of mode L. root: for paths in messages. intensity_range: as in `to_srgb`.
     """
     path = pair.image
     try:
@@ -66,14 +66,14 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
             with suppress(Exception):  # broken EXIF raises many kinds of errors
                 image = to_rgb(ImageOps.exif_transpose(stored), intensity_range)
         if label.size != image.size:
-            raise ImageError(f"is {label.width}x{label.height}, but its image {image.width}x{image.height}")
+            raise ImageError(f"is {label.width}x{label.height}, but its image is {image.width}x{image.height}")
     except ImageError as error:
         raise ImageError(f"{relative([path], root)} {error}") from None
     return image, label
 
 
 def folders_called(path: Path, names) -> list[Path]:
-    """Return the folders in `path` with one of these names, in any case."""
+    """Return the folders in `path` with one of these names, ignoring case."""
     found = path.iterdir() if path.is_dir() else ()
     return sorted(entry for entry in found if entry.name.lower() in names and entry.is_dir())
 
@@ -84,7 +84,7 @@ def has_both(path: Path) -> bool:
 
 
 def parts_of(path: Path) -> list[Path]:
-    """Return the folders with images/ and masks/: the split folders in `path`, if any, or `path`."""
+    """Return the folders with images/ and masks/: the split folders in `path`, if any, else `path`."""
     splits = [] if folders_called(path, IMAGES) else folders_called(path, SPLIT_FOLDERS)
     return [part for part in splits if has_both(part)] or [path]
 
@@ -92,7 +92,7 @@ def parts_of(path: Path) -> list[Path]:
 def the_folder(path: Path, names: tuple[str, ...]) -> Path:
     """Return the only folder in `path` with one of these names. Raises UserError."""
     found = folders_called(path, names)
-    if len(found) > 1:  # labels/ may contain boxes next to masks/
+    if len(found) > 1:  # labels/ next to masks/ may contain only boxes
         found = [folder for folder in found if files_below(folder)[0]] or found
     if len(found) != 1:
         has = " and ".join(f"{folder.name}/" for folder in found) or f"no {names[0]}/"
@@ -101,7 +101,7 @@ def the_folder(path: Path, names: tuple[str, ...]) -> Path:
 
 
 def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
-    """Return image files by relative path without extension, and other files and links to folders."""
+    """Return the image files by relative path without extension, and the other files and links to folders."""
     images: dict[str, list[Path]] = defaultdict(list)
     others = []
     for path, folders, files in os.walk(folder):
@@ -116,11 +116,11 @@ def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
 
 
 def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair], list[str]]:
-    """Return the pairs in a folder by name, in order, and notes on ignored files. Raises UserError."""
+    """Return the pairs in a folder by name, sorted by path, and notes on ignored files. Raises UserError."""
     pairs: dict[str, Pair] = {}
     faults: list[str] = []
-    ignored: dict[str, list[Path]] = defaultdict(list)  # by the reason
-    endings: Counter = Counter()  # of files that are not images
+    ignored: dict[str, list[Path]] = defaultdict(list)  # by reason
+    endings: Counter = Counter()  # suffixes of files that are not images
     parts = parts_of(root)
     ignored["no images/ or masks/"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
     for part in parts:
@@ -158,7 +158,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     notes = [f"ignored ({reason}): {relative(paths, root)}" for reason, paths in ignored.items() if paths]
     if endings:
         counts = ", ".join(f"{count:,} {ending}" for ending, count in sorted(endings.items()))
-        advice = "convert volumes and arrays to PNG or TIFF, boxes to masks"
+        advice = "convert volumes and arrays to PNG or TIFF, and boxes to masks"
         notes.append(f"ignored (not images): {counts}; {advice}")
     if not pairs:
         if ignored["no mask"] and ignored["no image"]:
@@ -168,7 +168,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
 
 
 def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str, list[Path]]:
-    """Return the masks of each image's name. images, labels: of `files_below`. Raises UserError."""
+    """Return masks by the name of their image. images, labels: from `files_below`. Raises UserError."""
     if len(images) == len(labels) == 1 and pattern is None:  # e.g. the two stacks of the ISBI challenge
         return {name: files for name in images for files in labels.values()}
     found: dict[str, list[Path]] = defaultdict(list)
@@ -179,7 +179,7 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
         for name in images:
             parent, slash, stem = name.rpartition("/")
             file = fill_in(pattern, stem)
-            found[name] += labels.get(parent + slash + file, [])  # a pattern without extension
+            found[name] += labels.get(parent + slash + file, [])  # for a pattern without extension
             same_stem = labels.get(parent + slash + file.rpartition(".")[0], [])
             found[name] += [path for path in same_stem if path.name == file]
         return found
@@ -196,7 +196,7 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
 
 
 def fill_in(pattern: str, stem: str) -> str:
-    """Return the name of an image's mask: {id} ends at the first _, {number} is the last one."""
+    """Fill an image's stem into a pattern: {id} ends at the first _, {number} is the last number."""
     number = (re.findall(r"\d+", stem) or [""])[-1]
     for key, value in (("{name}", stem), ("{id}", stem.split("_")[0]), ("{number}", number)):
         pattern = pattern.replace(key, value)
@@ -215,11 +215,11 @@ def hint(images: list[Path], masks: list[Path]) -> str:
     for pattern in patterns:
         if len(names & {fill_in(pattern, image.stem) for image in images}) > len(images) / 2:
             return f"--mask_pattern '{pattern}' pairs them"
-    return "rename masks like their images, or use --mask_pattern"
+    return "rename the masks to match their images, or use --mask_pattern"
 
 
 def pair_pages(name: str, image: Path, label: Path) -> list[Pair]:
-    """Return a pair for each page if both have equally many, else one of the first pages."""
+    """Return a pair for each page if the page counts are equal, else one of the first pages."""
     pages = pages_of(image)
     if pages == pages_of(label) > 1:
         return [Pair(f"{name}#{page}", image, label, page) for page in range(pages)]

@@ -1,16 +1,16 @@
-"""Segment photos: write masks, probabilities, overlays, cutouts or panels at original size.
+"""Segment photos: write masks, probabilities, overlays and cutouts at original size, or small panels.
 
     python src/predict.py cat.jpg --model unet.pth --output cat.png
     python src/predict.py photos --model unet.pth --output out --save mask overlay --csv numbers.csv
     python src/predict.py photos --recursive --model unet.pth --save cutout --crop --skip_existing
     python src/predict.py - --model unet.pth < cat.jpg > mask.png
 
-Outputs are named NAME.png (overlays and panels: NAME.jpg), in a folder per kind if there are several.
+Outputs are named NAME.png (overlays and panels: NAME.jpg). With several kinds of output, each has its own folder.
 In a notebook:
 
     from petseg import load_model, predict   # after: pip install -e .
     model = load_model("unet.pth")
-    probability = predict(model, "cat.jpg")  # float32 (H, W); a list of images gives a list
+    probability = predict(model, "cat.jpg")  # float32 array (H, W); a list of images gives a list
 """
 
 if __name__ == "__main__":
@@ -43,11 +43,11 @@ from utils import Parser, UserError, count_of, image_side, run, user_path, when_
 
 CSV_HEADER = ["name", "width", "height", "foreground", "left", "top", "right", "bottom"]
 FOR_CUTOUTS = ("crop", "each", "matting", "background")  # flags that need --save cutout
-FOR_FILES = ("each", "csv", "rle", "recursive", "skip_existing")  # flags that exclude -
+FOR_FILES = ("each", "csv", "rle", "recursive", "skip_existing")  # flags that cannot be used with -
 
 
 class Table:
-    """CSV file that is written row by row."""
+    """A CSV file, written row by row."""
 
     def __init__(self, flag, path, header, args):
         make_folder(path.parent, flag)
@@ -73,7 +73,7 @@ class Table:
 
 
 def predict_files(args):
-    """Write the outputs of the images. Raises UserError that lists those that cannot be used."""
+    """Write the outputs for all images. Raises UserError that lists the images that failed."""
     jobs, unused = find_jobs(args)
     todo = jobs_to_do(jobs, args.overwrite, args.skip_existing)
     predictor, style = prepare(args)
@@ -100,29 +100,29 @@ def predict_files(args):
         try:
             pipeline.run(todo, add)
         except BaseException:
-            print(f"stopped after {count_of(written, 'image')}; rerun with --skip_existing", file=sys.stderr)
+            flag = "--overwrite" if args.overwrite else "--skip_existing"
+            print(f"stopped after {count_of(written, 'image')}; rerun with {flag}", file=sys.stderr)
             raise
     speed = written / (time.perf_counter() - began)
     images = count_of(written, "image")
-    print(f"wrote {', '.join(args.save)} for {images} into {args.output}: {speed:.1f} images/s")
+    print(f"wrote {', '.join(args.save)} for {images} to {args.output}: {speed:.1f} images/s")
     if args.skip_existing:
         print(f"skipped {count_of(len(jobs) - len(todo), 'image')} whose outputs exist")
     if unused:
         print(describe_unused(unused))
-    for note in notes:
-        print("note:", note.message)
+    for text in dict.fromkeys(str(note.message) for note in notes):  # outputs may read a photo again
+        print("note:", text)
     if problems:
-        images = count_of(len(todo), "image")
-        raise UserError(f"{len(problems):,} of {images} failed: {'; '.join(problems)}")
+        raise UserError(f"{len(problems):,} of {count_of(len(todo), 'image')} failed: {'; '.join(problems)}")
 
 
 def find_jobs(args):
-    """Return the jobs, and the number of non-image files by suffix. Raises UserError."""
+    """Return the jobs, and the number of ignored files by suffix. Raises UserError."""
     output = args.output
     images, unused = find_images(args.images, args.recursive, output)
     if is_image_name(output):
         if len(images) > 1 or len(args.save) > 1 or args.each:
-            raise UserError(f"--output {output} is a file; choose a folder for several outputs")
+            raise UserError(f"--output {output} is one file; choose a folder for several outputs")
         make_folder(output.parent, "--output")
         [path] = images
         return [Job(path, {args.save[0]: output}, path.name, path.stem)], unused
@@ -140,7 +140,7 @@ def is_image_name(path: Path):
 
 
 def prepare(args):
-    """Return the predictor and the style for the flags. Raises UserError."""
+    """Make the predictor and the style from the flags. Raises UserError."""
     if args.matting and not find_spec("pymatting"):
         raise UserError("--matting needs PyMatting; pip install -r requirements-matting.txt")
     background = read_background(args.background) if args.background else None
@@ -168,24 +168,24 @@ def predict_stream(args):
 def get_args_parser():
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("images", nargs="+", metavar="IMAGE", help="files, folders or globs; - reads stdin and writes stdout")
+    add("images", nargs="+", metavar="IMAGE", help="files, folders or globs; - reads from stdin and writes to stdout")
     add("--model", type=user_path, required=True, help="checkpoint")
     add("--output", type=user_path, default="predictions", help="folder, or file for one image; default %(default)s")
     add("--save", nargs="+", choices=KINDS, default=["mask"], help="panel: photo, probability, overlay; default mask")
     add("--recursive", action="store_true", help="search subfolders too, and mirror them in --output")
     existing = parser.add_mutually_exclusive_group().add_argument
-    existing("--overwrite", action="store_true", help="replace existing outputs and tables")
-    existing("--skip_existing", action="store_true", help="skip finished images; append to tables")
+    existing("--overwrite", action="store_true", help="replace existing outputs and CSV files")
+    existing("--skip_existing", action="store_true", help="skip finished images; append to CSV files")
     add_threshold_flag(parser)
     add("--largest", action="store_true", help="keep only the largest connected component")
     add("--crop", action="store_true", help="crop cutouts to the foreground")
-    each = f"write a cutout per component above {100 * SMALL:g}%% of the image, in a folder per image"
+    each = f"cut out each component of at least {100 * SMALL:g}%% of the image, in a folder per image"
     add("--each", action="store_true", help=each)
-    add("--background", metavar="COLOR|FILE", help="background of cutouts: a color or an image")
-    add("--matting", action="store_true", help="closed-form matting (slower); see requirements-matting.txt")
+    add("--background", metavar="COLOR|FILE", help="background for cutouts: a color or an image")
+    add("--matting", action="store_true", help="use closed-form matting (slower); see requirements-matting.txt")
     add("--tile", type=image_side, help="predict large photos in tiles of this size, in pixels")
-    add("--csv", type=user_path, help="CSV file of sizes, foreground fractions and bounding boxes")
-    add("--rle", type=user_path, help="CSV file of image_id,encoded_mask: run lengths, column-major, from 1")
+    add("--csv", type=user_path, help="write image sizes, foreground fractions and bounding boxes to this CSV file")
+    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major run lengths from 1)")
     add_predictor_flags(parser)
     return parser
 
@@ -194,17 +194,17 @@ def check_flags(args):
     """Raise UserError for flags that cannot be combined."""
     wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
     if wrong and "cutout" not in args.save:
-        raise UserError(f"{', '.join(wrong)}: only for cutouts; add cutout to --save")
+        raise UserError(f"{', '.join(wrong)} cannot be used without cutouts; add cutout to --save")
     wrong = [f"--{flag}" for flag in FOR_FILES if getattr(args, flag)]
     if "-" in args.images and (wrong or len(args.images) > 1 or len(args.save) > 1):
-        rest = f"; not supported: {', '.join(wrong)}" if wrong else ""
-        raise UserError(f"with - (stdin and stdout), give one image and one kind of --save{rest}")
+        rest = f"; omit {', '.join(wrong)}" if wrong else ""
+        raise UserError(f"- (stdin and stdout) takes one image and one kind of --save{rest}")
     for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
         if path and is_image_name(path):
             raise UserError(f"{flag} {path} is not a CSV file; choose a .csv file")
     endings = [".png"] if KINDS[args.save[0]] == ".png" else [".jpeg", ".jpg", ".png"]
     if is_image_name(args.output) and args.output.suffix.lower() not in endings:
-        raise UserError(f"--output {args.output}: {args.save[0]} is written as {' or '.join(endings)}")
+        raise UserError(f"--output {args.output} must end in {' or '.join(endings)} for --save {args.save[0]}")
 
 
 def main():
@@ -212,8 +212,7 @@ def main():
     check_flags(args)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
-    advice = f"use a --batch_size below {args.batch_size}, or a smaller --image_size or --tile"
-    with when_memory_runs_out(advice):
+    with when_memory_runs_out("use a smaller --batch_size, --image_size or --tile"):
         work = predict_stream if args.images == ["-"] else predict_files
         work(args)
 

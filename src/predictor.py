@@ -1,4 +1,4 @@
-"""From pixels to predictions."""
+"""Prediction with a checkpoint's network."""
 
 import sys
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ from training.distributed import rank
 
 @dataclass
 class Predictor:
-    """Network with its normalization, input size and runtime.
+    """A network with its normalization, input size and runtime.
 
     network: in evaluation mode, on the runtime's device, in its memory layout.
-    mean, std: of each channel, by which pixels in [0, 1] are normalized. size: of the network's input.
+    mean, std: per channel, to normalize pixels in [0, 1]. size: the network's input size, in pixels.
     tta: average the predictions for the image and its mirror image. checkpoint: the network's.
     """
 
@@ -41,7 +41,7 @@ class Predictor:
 
     @torch.inference_mode()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Predict uint8 (N, C, H, W) on any device: float32 logits (N, K, H, W) on the runtime's device."""
+        """Predict float32 logits (N, K, H, W) on the runtime's device from uint8 (N, C, H, W) on any device."""
         images = self.runtime.layout(to_float(self.runtime.move(pixels), self.mean, self.std))
         with self.runtime.autocast():
             logits = self.network(images).float()
@@ -69,7 +69,7 @@ def make_predictor(checkpoint: Checkpoint, path, runtime: Runtime, tta: bool = F
 
 
 def predictions(predictor: Predictor, loader: DataLoader, title: str) -> Iterator[tuple[dict, torch.Tensor]]:
-    """Yield each batch, its mask on the runtime's device, and its logits (N, K, H, W)."""
+    """Yield each batch, with its mask on the runtime's device, and its logits (N, K, H, W)."""
     predictor.network.eval()
     silent = rank() > 0 or not sys.stderr.isatty()
     for batch in tqdm(loader, title, unit="batch", leave=False, disable=silent):

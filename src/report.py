@@ -1,11 +1,11 @@
 """Compare checkpoints on one HTML page: which is better, by how much, and on which images.
 
     python src/report.py --model unet.pth resnet34_unet.pth
-    python src/report.py --model seed*.pth  # several seeds: mean and deviation
+    python src/report.py --model seed*.pth  # mean and standard deviation over seeds
 
-Writes report/index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv
-next to each checkpoint. The first two checkpoints are compared. Masks that agreeing checkpoints
-contradict are shown as possible errors.
+Writes index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv next
+to each checkpoint. A significance test compares the first two. Masks that differ from predictions
+on which all checkpoints agree are shown as possible label errors.
 """
 
 if __name__ == "__main__":
@@ -54,7 +54,7 @@ def main():
     make_folder(args.output, "--output")
     predictors, results, notes, histories = [], [], [], {}
     stems = [path.stem for path in paths]
-    tta = ", with --tta" if args.tta else ""
+    tta = ", --tta" if args.tta else ""
     for path, checkpoint, dataset, option in zip(paths, checkpoints, datasets, options, strict=True):
         label = path.stem if stems.count(path.stem) == 1 else str(path)
         predictor = make_predictor(checkpoint, path, runtime, args.tta)
@@ -67,7 +67,7 @@ def main():
             histories[label] = history
         dice, size = result.scores["dice"], option.image_size
         print(f"{label}: {SPLIT_NAMES[args.split]} Dice {dice:.4f}, {result.seconds:.0f} s", flush=True)
-        notes.append(f"{label}: {size}×{size} pixels, border {option.border}{tta}.")
+        notes.append(f"{label}: {size}×{size} pixels, --border {option.border}{tta}.")
         leak = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
         if leak.get("trained_on"):
             notes.append(f"{label}: {warning({'images': len(dataset), **leak})}.")
@@ -79,7 +79,7 @@ def main():
     pets = results[0].names if options[0].dataset == "pets" else []
     content = {
         "results": results,
-        "split": args.split,
+        "split": SPLIT_NAMES[args.split],
         "precision": runtime.precision,
         "notes": notes,
         "seed_rows": seed_rows(results, checkpoints),
@@ -117,7 +117,7 @@ def draw_figures(content: dict, predict) -> dict:
 
 
 def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list[str]]:
-    """Return a row for each group of `recipes_of`: the mean and deviation of each score."""
+    """Return a row for each group of `recipes_of`: the mean and standard deviation of each score."""
     rows = []
     for group in recipes_of(checkpoints):
         runs = [results[index] for index in group.values()]
@@ -129,7 +129,7 @@ def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list
 
 
 def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
-    """Group checkpoints that differ only in the seed: {seed: index of its first} of each group."""
+    """Group checkpoints that differ only in the seed: one {seed: index of its first checkpoint} per group."""
     groups: dict[str, dict] = {}
     for index, checkpoint in enumerate(checkpoints):
         flags = checkpoint.args
@@ -141,7 +141,7 @@ def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
 
 
 def write_page(folder: Path, figures: dict, content: dict):
-    """Write the figures as PNG files, and index.html with the same figures. Raises UserError."""
+    """Write index.html, and its figures as PNG files. Raises UserError."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     images = {}
@@ -158,7 +158,7 @@ def write_page(folder: Path, figures: dict, content: dict):
 
 
 def read_history(path: Path) -> list[dict]:
-    """Return the rows of NAME.csv next to NAME.pth or NAME.last.pth; [] if there is no history."""
+    """Return the rows of NAME.csv next to NAME.pth or NAME.last.pth; [] without a history."""
     file = path.with_name(path.name.removesuffix(".pth").removesuffix(".last") + ".csv")
     if not file.exists():
         return []
@@ -170,9 +170,9 @@ def read_history(path: Path) -> list[dict]:
 def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model", type=user_path, nargs="+", required=True, help="checkpoints to compare")
+    add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
     add("--split", choices=SPLITS, default="valid", help="split to score; default %(default)s")
-    add("--output", type=user_path, default="report", help="folder; default %(default)s")
+    add("--output", type=user_path, default="report", help="output folder; default %(default)s")
     add_data_flags(parser)
     return parser
 

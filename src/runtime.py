@@ -18,11 +18,11 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Runtime:
-    """Where and how a network computes."""
+    """Where and how a network runs."""
 
     device: torch.device = torch.device("cpu")
-    dtype: torch.dtype = torch.float32  # of convolutions and matrix products
-    memory_format: torch.memory_format = torch.channels_last  # of the weights
+    dtype: torch.dtype = torch.float32  # for convolutions and matrix products
+    memory_format: torch.memory_format = torch.channels_last  # for the weights
     speeds: dict[str, float] = field(default_factory=dict, compare=False)  # GFLOP/s per core, if measured
 
     @property
@@ -39,9 +39,9 @@ class Runtime:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)
 
     def suited_to(self, network: torch.nn.Module) -> "Runtime":
-        """Return the runtime with the faster memory layout: channels last, but not for wide float32 U-Nets on CPUs.
+        """Return the runtime with the faster memory layout: channels last, except for wide float32 U-Nets on CPUs.
 
-        There, 64 channels were 1.3 times as fast in the default layout, 16 channels 1.2 times as slow.
+        There, the default layout was 1.3 times as fast with 64 channels, and 1.2 times as slow with 16.
         """
         memory_format = torch.channels_last
         if self.device.type == "cpu" and self.dtype == torch.float32:
@@ -67,7 +67,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     chosen = pick_device(device)
     if chosen.type == "cuda":
         if chosen.index is not None:
-            torch.cuda.set_device(chosen)  # else pinned memory takes some of the first GPU's
+            torch.cuda.set_device(chosen)  # else pinned memory takes memory on the first GPU
         torch.backends.cudnn.allow_tf32 = False  # full float32, except in training
     if precision != "auto":
         return Runtime(chosen, getattr(torch, precision))
@@ -83,9 +83,8 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
 
 def add_runtime_flags(parser, precision="auto"):
     add = parser.add_argument
-    add("--device", default="auto", help="cpu, cuda, cuda:1, mps or (default) auto: CUDA if available, else the CPU")
-    text = "auto: the fastest on this device; default %(default)s"
-    add("--precision", default=precision, choices=PRECISIONS, help=text)
+    add("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (CUDA if available, else CPU); default auto")
+    add("--precision", default=precision, choices=PRECISIONS, help="auto: fastest on this device; default %(default)s")
 
 
 def pick_device(name: str) -> torch.device:
@@ -93,10 +92,10 @@ def pick_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     if name == "cuda" and "LOCAL_RANK" in os.environ:  # one GPU for each process of torchrun
-        processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+        ranks = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         gpus = torch.cuda.device_count()
-        if processes > gpus:
-            raise UserError(f"{processes} processes for {gpus} GPUs; lower --nproc_per_node, or use --device cpu")
+        if ranks > gpus:
+            raise UserError(f"--nproc_per_node {ranks} exceeds the GPU count ({gpus}); lower it, or use --device cpu")
         name = f"cuda:{os.environ['LOCAL_RANK']}"
     try:
         torch.zeros(1, device=name).item()
@@ -107,11 +106,11 @@ def pick_device(name: str) -> torch.device:
 
 
 @lru_cache
-@torch.inference_mode(False)  # gradients also for a caller without them
+@torch.inference_mode(False)  # gradients even if the caller disabled them
 def convolution_speeds() -> dict[str, float]:
     """Measure a convolution's GFLOP/s, forward and backward, by precision.
 
-    On one core, since threads would wait for busy cores. CPU flags do not tell: some have slow bfloat16.
+    On one core, since threads would wait for busy cores. CPU flags are no guide: some CPUs have slow bfloat16.
     """
     n, channels, size = 2, 64, 32
     flops = 3 * 2 * n * size**2 * 9 * channels**2
@@ -128,7 +127,7 @@ def convolution_speeds() -> dict[str, float]:
         for name, (images, weights) in inputs.items():
             start = time.perf_counter()
             output = torch.nn.functional.conv2d(images, weights, padding=1)
-            total = (output * torch.ones_like(output)).sum()  # grad_outputs would import sympy
+            total = (output * torch.ones_like(output)).sum()  # passing grad_outputs would import sympy
             torch.autograd.grad(total, (images, weights))
             best[name] = min(best[name], time.perf_counter() - start)
     torch.set_num_threads(threads)
@@ -143,7 +142,7 @@ def seed_everything(seed: int):
 
 @contextmanager
 def training_backends(deterministic: bool = False):
-    """Set torch's backends in the block. deterministic: only such algorithms, no TF32."""
+    """Set torch's backends for the block. deterministic: only deterministic algorithms, no TF32."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.benchmark_limit, cudnn.allow_tf32
     matmul = torch.get_float32_matmul_precision()
@@ -151,7 +150,7 @@ def training_backends(deterministic: bool = False):
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     cudnn.benchmark = cudnn.allow_tf32 = not deterministic
-    cudnn.benchmark_limit = 3  # of ten kernels: as fast a step, found in a third of the time (H100)
+    cudnn.benchmark_limit = 3  # kernels to try, not 10: as fast a step, found in a third of the time (H100)
     torch.use_deterministic_algorithms(deterministic)
     torch.set_float32_matmul_precision("highest" if deterministic else "high")
     try:

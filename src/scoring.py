@@ -1,4 +1,4 @@
-"""Scores, from each image's pixel counts at one or more thresholds; the mean loss."""
+"""Scores from each image's pixel counts at one or more thresholds, and the mean loss."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from training.distributed import gather, gather_rows
 from utils import UserError, checked
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
-CHOSEN = "chosen"  # a value of --threshold: the checkpoint's own
+CHOSEN = "chosen"  # value of --threshold: the checkpoint's threshold
 
 
 def confusion(prediction: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class DiceMeter:
         self.dataset, self.thresholds = dataset, thresholds
         self.criterion, self.original_size = criterion, original_size
         self.histograms, self.losses = [], []
-        self.nan = []  # of each batch; read at the end, since that waits for a GPU
+        self.nan = []  # one value per batch; read at the end, since reading waits for a GPU
 
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions` and its logits (N, C, H, W)."""
@@ -122,7 +122,7 @@ def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) 
 
 
 def best_threshold(counts: torch.Tensor, thresholds: Sequence[float] = THRESHOLDS) -> float:
-    """Return the threshold with the highest mean Dice, of several the nearest to 0.5. counts: (thresholds, N, 4)."""
+    """Return the threshold with the highest mean Dice; if tied, the one nearest to 0.5. counts: (thresholds, N, 4)."""
     means = [dice_score(part).mean().item() for part in counts]
     best = [value for value, mean in zip(thresholds, means, strict=True) if mean == max(means)]
     return min(best, key=lambda value: abs(value - 0.5))
@@ -143,7 +143,7 @@ def threshold(text: str) -> float | str:
 
 
 def add_threshold_flag(parser):
-    text = "lowest probability of foreground; chosen: that with the highest validation Dice; default 0.5"
+    text = "minimum foreground probability; chosen: the threshold with the highest validation Dice; default 0.5"
     parser.add_argument("--threshold", type=threshold, default=0.5, metavar="VALUE|chosen", help=text)
 
 

@@ -1,7 +1,7 @@
 """Synthetic shapes: images of discs with their masks, generated from a seed.
 
-Discs of random position, radius and level are drawn one over another, Gaussian noise is added, and
-the result is scaled to the full range. The mask is the union of the discs.
+Discs with random positions, radii and gray levels (or hues) are drawn over one another, Gaussian
+noise is added, and the result is scaled to the full range. The mask is the union of the discs.
 """
 
 import numpy as np
@@ -14,10 +14,10 @@ LENGTHS = {"train": 8000, "valid": 100, "test": 200}
 
 
 def draw(rng, height, width, count=12, sigma=20, gray=False):
-    """Draw one image from a NumPy Generator.
+    """Draw one image of `count` discs with a NumPy Generator.
 
-    sigma: of the noise, in gray levels. Radii (5 to 50) are for a size of 128 pixels. Returns image
-    uint8, (H, W) if gray else (H, W, 3), and mask uint8 (H, W) of 0 and 1.
+    sigma: standard deviation of the noise. Radii are 5 to 50 pixels at a size of 128. Returns the image,
+    uint8 (H, W) if gray else (H, W, 3), and the mask, uint8 (H, W) of 0 and 1.
     """
     scale = min(height, width) / 128
     margin = round(12 * scale)
@@ -39,7 +39,7 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
 
 
 class Shapes(Dataset):
-    """Synthetic images: a name always gives the same. Items are as in cache.PackedDataset."""
+    """Synthetic images; the same name always gives the same image. Items are as in cache.PackedDataset."""
 
     def __init__(self, names, size=64, gray=False, seed=0):
         self.names, self.size, self.gray, self.seed = names, size, gray, seed
@@ -63,7 +63,7 @@ class Shapes(Dataset):
     __getitems__ = __getitem__
 
     def to(self, device):
-        """Return the dataset unchanged, since images are drawn on the CPU."""
+        """Return the dataset unchanged: images are drawn on the CPU."""
         return self
 
     def original_size(self, name: str) -> tuple[int, int]:

@@ -36,7 +36,7 @@ class DataOptions:
     train_list: Path | None = None  # file that lists the images of the split
     valid_list: Path | None = None
     test_list: Path | None = None
-    fold: str | None = None  # "k/n": validate with part k of n
+    fold: str | None = None  # "k/n": validate on part k of n
 
     def __post_init__(self):
         """Raise UserError for options that cannot be combined."""
@@ -69,14 +69,14 @@ def parse_fold(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     part, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= part <= parts or parts < 2:
-        raise UserError(f"--fold {text} is not K/N, such as 1/5 for the first of five folds")
+        raise UserError(f"--fold {text} must be K/N, 1 <= K <= N, e.g. 1/5 for the first of five folds")
     return part, parts
 
 
 def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
-    """Return the names in a split's list, else the names of its own split that are in no other list.
+    """Return the names in a split's list, else the dataset's names for the split that are in no other list.
 
-    own(split, lists): own names of "train", "valid", "test" or "trainval", given the flags' lists.
+    own(split, lists): the dataset's names for "train", "valid", "test" or "trainval", given the flags' lists.
     find(text): the name that an entry of a list refers to, or None. Raises UserError.
     """
     lists: dict[str, list[str]] = {}
@@ -98,14 +98,14 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
             del names[held_out]
     if not names:
         data = options.path or options.dataset
-        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add some, or correct the lists")
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add images, or correct --*_list")
     return names
 
 
 def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     """Return the names in a text file, one per line. Raises UserError.
 
-    A name is the longest prefix of a line that `find` knows, up to a blank, comma, semicolon or the end.
+    A name is the longest prefix of a line that `find` knows, up to whitespace, a comma, a semicolon or the end.
     """
     label = f"{flag} {path}".strip()
     try:
@@ -118,7 +118,7 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     unknown = [repr(line) for line, name in entries if not name]
     repeated = [repr(name) for name, times in Counter(names).items() if times > 1]
     if unknown:
-        raise UserError(f"{label} lists {first_few(unknown)}, not in the dataset; correct the list")
+        raise UserError(f"{label} lists names that the dataset lacks: {first_few(unknown)}; correct the list")
     if repeated:
         raise UserError(f"{label} lists {first_few(repeated)} more than once; correct the list")
     if not names:
@@ -147,28 +147,27 @@ def first_few(texts: list[str], separator: str = ", ") -> str:
 
 
 def add_dataset_flags(add: Callable, recorded: str = ""):
-    """Add the flags for folders, masks and lists. add: a parser's add_argument. recorded: the default."""
+    """Add the flags for folders, masks and lists. add: a parser's add_argument. recorded: text for all defaults."""
 
     def default(text):
         return f"; default: {recorded or text}"
 
-    own = "only with --dataset folder: "
-    values = "mask values of the foreground, e.g. 3, 128-255 or 255,0,0"
-    ignore = "mask values to ignore"
-    pattern = "name of a mask, with {name}, {id} (up to the first _) or {number}, e.g. '{name}_gt.png'"
-    folder = "folder of Oxford-IIIT Pet, or one that contains images/ and masks/"
+    own = "for your own dataset: "
+    values = "mask values that are foreground, e.g. 3, 128-255 or 255,0,0"
+    pattern = "mask file names, e.g. '{name}_gt.png'; or {id} (name up to the first _) or {number} (last in the name)"
+    folder = "the Oxford-IIIT Pet folder, or one with images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
     add("--foreground", nargs="+", help=own + values + default("all above 0"))
-    add("--ignore", nargs="+", help=own + ignore + default("255 if the other values are class indices"))
+    add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 if the others are class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
-        text = f"text file that lists the images of the {SPLIT_NAMES[split]} split"
+        text = f"text file of the {SPLIT_NAMES[split]} images"
         add(f"--{split}_list", type=user_path, help=text + (default("") if recorded else ""))
 
 
 class SegmentationDataset(Protocol):
-    """Interface of every dataset, documented by cache.PackedDataset."""
+    """Interface of every dataset, documented in cache.PackedDataset."""
 
     names: list[str]
     identities: list[str]

@@ -1,9 +1,9 @@
-"""Settings of a command's process, imported before torch. A notebook's process is left as it is.
+"""Settings of a command's process, imported before torch. Notebooks do not import it.
 
 The scheduler moves OpenMP's sleeping threads onto each other's cores: next to another busy process, a training step
-takes four to eight times as long. So each thread is bound to a core; if the user has set OpenMP's threads, they spin
-only briefly instead (benchmarks/README.md). glibc returns large freed blocks to the system, which clears them for the
-next batch, a tenth of a training step. So they are kept.
+takes five to ten times as long. So each thread is bound to a core; if the number of threads or their binding is set,
+they spin only briefly instead (benchmarks/README.md). glibc returns large freed blocks to the system, which clears them
+again for the next batch: up to a fifth of a training step. So they are kept.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ if not given and hasattr(os, "sched_setaffinity"):
     os.environ.update(BINDING)
     import torch  # noqa: F401  # OpenMP reads its settings once
 
-    os.sched_setaffinity(0, allowed)  # the main thread, and all that it starts
+    os.sched_setaffinity(0, allowed)  # unbind the main thread, and all that it starts
     cores.threads_are_bound = True
     for name in BINDING:
         del os.environ[name]

@@ -1,16 +1,17 @@
-"""Train a network and keep the checkpoint with the best validation Dice.
+"""Train a network and keep the checkpoint with the highest validation Dice.
 
     python src/train.py --model unet  # the pets if they are in dataset/, else synthetic shapes
     python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet
     python src/train.py --data_path DIR  # your own DIR/images and DIR/masks
     python src/train.py --weights saved_models/unet_pets.pth --data_path DIR  # fine-tune
-    python src/train.py --resume saved_models/unet.last.pth  # continue exactly
+    python src/train.py --resume saved_models/unet.last.pth  # continue a run
     torchrun --nproc_per_node 8 src/train.py --model resnet34_unet --batch_size 128
 
-The pets' recipe: 40 epochs in batches of 16, images growing from 64 to 256 pixels, all augmentation but flips growing
-over ten epochs; Muon at 8e-3 after 200 steps of warm-up, falling to 0 over the last third; the weights are averaged.
-Writes to --save_dir: NAME.batch.png (augmented images, before the first step) and, after every epoch, NAME.pth (highest
-validation Dice at the largest size), NAME.last.pth (for --resume), NAME.csv, NAME.curve.png and NAME.panels.png.
+On the pets, the default is 40 epochs with batch size 16. Images grow from 64 to 256 pixels, and all
+augmentation except flips ramps up over ten epochs. Muon's learning rate rises to 8e-3 in 200 steps
+and falls to 0 over the last third of the run. The weights are averaged.
+Writes NAME.batch.png (augmented images), NAME.pth (highest validation Dice at the largest size),
+NAME.last.pth (for --resume), NAME.csv, NAME.curve.png and NAME.panels.png to --save_dir.
 """
 
 if __name__ == "__main__":
@@ -45,7 +46,7 @@ from training.schedule import build_scheduler, image_size_of, position_of, warmu
 from training.state import TrainMeter, TrainState
 from utils import run
 
-RECENT = 16  # steps whose images give batch norm its statistics after an epoch
+RECENT = 16  # steps whose images are used to recompute batch-norm statistics
 SHOWN = 16  # augmented training images in NAME.batch.png
 
 
@@ -53,8 +54,8 @@ SHOWN = 16  # augmented training images in NAME.batch.png
 class Learner:
     """The network and what trains it.
 
-    train_model: `model`, or its wrapper that is compiled or averages gradients over processes.
-    scaler: of the loss in float16. ema: average of the weights.
+    train_model: `model`, or a wrapper that compiles it or averages gradients over processes.
+    scaler: scales the loss, for float16. ema: averaged weights, or None.
     """
 
     model: torch.nn.Module
@@ -68,7 +69,7 @@ class Learner:
 
     @property
     def eval_model(self) -> torch.nn.Module:
-        """The network to evaluate and keep."""
+        """The network to evaluate and save."""
         return self.ema.module if self.ema else self.model
 
     def state_dict(self) -> dict:
@@ -85,7 +86,7 @@ class Learner:
         if self.ema:
             self.ema.load_state_dict(kept["ema"])
         self.optimizer.load_state_dict(kept["optimizer"])
-        for parameter, state in self.optimizer.state.items():  # fused steps need the same memory layout
+        for parameter, state in self.optimizer.state.items():  # fused steps need the parameter's memory layout
             for name, value in state.items():
                 if torch.is_tensor(value) and value.shape == parameter.shape:
                     state[name] = torch.empty_like(parameter, requires_grad=False).copy_(value)
@@ -128,7 +129,7 @@ def main(argv=None) -> int:
                 train(learner, data, augmentation, args, state, meter, progress, files)
             return report_end(args, state, files, progress.finished(), stop.signal)
     finally:
-        for worker in multiprocessing.active_children():  # they ignore Python's signal to end
+        for worker in multiprocessing.active_children():  # they ignore the SIGTERM that Python sends at exit
             worker.kill()
         destroy_processes()
 
@@ -143,7 +144,7 @@ def train(
     progress: Progress,
     files: RunFiles,
 ):
-    """Train until the end or a signal; validate, save and draw after each epoch."""
+    """Train until the end or a signal; after each epoch validate, save and draw figures."""
     size, device = 0, learner.runtime.device
     images_hash = hash_of_set(data.train, data.indices)
 
@@ -155,11 +156,11 @@ def train(
     while not progress.finished() and not progress.stop_requested():
         if size != image_size_of(args, state):
             size = image_size_of(args, state)
-            if size > state.max_size and args.schedule == "plateau":  # its losses were at another size
+            if size > state.max_size and args.schedule == "plateau":  # its best loss was at another size
                 learner.scheduler.best, learner.scheduler.num_bad_epochs = math.inf, 0
             state.max_size = size
             train_set, valid_set = (dataset.to(device) for dataset in data.at(size))
-            steps = itertools.count(state.step)  # endless: progress ends epochs
+            steps = itertools.count(state.step)  # endless: `progress` ends epochs
             batches = iter(train_loader(train_set, data.indices, args, steps, device))
             files.draw_batch(*augmentation.sample(train_set, data.indices, state.step, SHOWN))
         if not train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save):
@@ -196,7 +197,7 @@ def train_one_epoch(
     progress: Progress,
     save: Callable[[], None],
 ) -> bool:
-    """Train to the end of the epoch, and return True, or False if a signal stops it."""
+    """Train to the end of the epoch. Return False if a signal stops it, else True."""
     learner.train_model.train()
     progress.begin_epoch()
     on_cpu = learner.runtime.device.type == "cpu"
@@ -217,12 +218,12 @@ def train_one_epoch(
 
 
 def train_step(batch, learner: Learner, augmentation: BatchAugmentation, args: Namespace, step: int) -> list[tuple]:
-    """Take one optimizer step on this process's part of a batch, in --accumulation_steps micro-batches.
+    """Take one optimizer step on this rank's shard of a batch, in --accumulation_steps micro-batches.
 
     batch: uint8 "image" (n, C, H, W) and "mask" (n, 1, H, W) of 0, 1 and 255 (ignored).
     Returns each micro-batch's mean loss and pixel counts (images, 4), on the device.
     """
-    torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # of dropout; augmentation uses seed_of(seed, step)
+    torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # for dropout; augmentation uses seed_of(seed, step)
     learner.optimizer.zero_grad()
     results = []
     n, parts = len(batch["mask"]), args.accumulation_steps
@@ -233,7 +234,7 @@ def train_step(batch, learner: Learner, augmentation: BatchAugmentation, args: N
             with learner.runtime.autocast():
                 logits = learner.train_model(image)
             loss = learner.criterion(logits, mask)
-            weight = len(mask) * world_size() / args.batch_size  # sums to the batch's mean; DDP averages
+            weight = len(mask) * world_size() / args.batch_size  # so that DDP's average is the batch's mean
             learner.scaler.scale(loss * weight).backward()
         results.append((loss.detach(), confusion(foreground(logits.detach()) >= 0, mask)))
     scale = learner.scaler.get_scale()

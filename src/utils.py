@@ -1,4 +1,4 @@
-"""Errors, and helpers of the command line."""
+"""User errors and command-line helpers."""
 
 import argparse
 import os
@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-LARGEST_SIDE = 2**14  # of the network's input, in pixels
+LARGEST_SIDE = 2**14  # largest network input, in pixels
 
 
 class UserError(Exception):
-    """A mistake that the user can fix. The message names the file or flag, and what to do."""
+    """A mistake that the user can fix. The message names the file or flag, and says what to do."""
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with one line on stderr and exit status 2 for a mistake."""
+    """ArgumentParser that reports a mistake in one line, with exit status 2."""
 
     def __init__(self, doc):
         super().__init__(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
@@ -30,7 +30,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def checked(kind: Callable, fits: Callable, wanted: str) -> Callable:
-    """Make an argparse type: `kind` of the text, if `fits` accepts it. wanted: for the message."""
+    """Make an argparse type: kind(text), if `fits` accepts it. wanted: what fits, for messages."""
 
     def convert(text):
         with suppress(ValueError):
@@ -65,7 +65,7 @@ def when_memory_runs_out(advice: str):
         raise UserError(f"the GPU ran out of memory; {advice}") from None
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
-            advice = "use --workers 0, or more shared memory (docker run --shm-size 8g)"
+            advice = "use --workers 0, or add shared memory (docker run --shm-size 8g)"
             reason = "a data loading process was killed, perhaps for lack of memory"
             raise UserError(f"{reason}; {advice}") from None
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
@@ -80,7 +80,7 @@ def command(script: str, *words, processes: int = 1) -> str:
 
 
 def note(text: str):
-    """Print a note on stderr. Only rank 0 prints."""
+    """Print a note on stderr, from rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         print("note:", text, file=sys.stderr, flush=True)
 
@@ -91,7 +91,7 @@ def count_of(n: int, noun: str) -> str:
 
 
 def run(main: Callable[[], int | None]):
-    """Exit with the status of `main`, or with 2 and one line on stderr for a UserError."""
+    """Call `main` and exit with its status, or with 2 and one line on stderr for a UserError."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
@@ -110,4 +110,4 @@ def run(main: Callable[[], int | None]):
     except KeyboardInterrupt:
         sys.exit(130)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # with much memory, exiting takes seconds
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # ends the process even while it frees memory

@@ -151,7 +151,7 @@ def test_a_gpu_trains_and_gives_the_scores_and_masks_of_the_cpu(pets, tmp_path):
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["float32", "bfloat16", "float16"])
-def test_a_run_stopped_on_a_gpu_continues_exactly(precision, pets, tmp_path):
+def test_a_run_stopped_on_a_gpu_resumes_exactly(precision, pets, tmp_path):
     flags = ("--data_path", pets, "--width", 4, "--image_size", 32, "--batch_size", 4, "--epochs", 3, "--deterministic")
     flags = (*flags, "--precision", precision)
     script("train", *flags, "--name", "whole", cwd=tmp_path)

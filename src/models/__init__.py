@@ -1,4 +1,4 @@
-"""Networks by their names in --model."""
+"""Networks by name, as in --model."""
 
 import inspect
 from typing import Any
@@ -41,4 +41,4 @@ def options_of(name: str, weights: dict) -> dict:
     try:
         return MODELS[name][0].options_of(weights)
     except (KeyError, AttributeError, IndexError, ValueError) as error:
-        raise ValueError(f"it is not a state_dict of {name} ({error} is missing or has another shape)") from None
+        raise ValueError(f"it is not a state_dict of {name} (missing or of another shape: {error})") from None

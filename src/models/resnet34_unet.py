@@ -2,7 +2,7 @@
 decoder (Ronneberger et al. 2015).
 
 The encoder's `state_dict` fits torchvision's `resnet34` without `fc`, so published weights load. Accepts any input
-size: strides round up, and decoder features are cropped to the size of the skip connection.
+size: strided layers round up, and decoder features are cropped to the size of the skip connection.
 """
 
 from torch import nn
@@ -13,7 +13,7 @@ DECODERS = ("transposed", "nearest", "upconv")
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut (figure 5, left): (N, C, H, W) to (N, channels, H/s, W/s)."""
+    """Two 3x3 convolutions and a shortcut (figure 5, left): (N, C, H, W) to (N, channels, H/stride, W/stride)."""
 
     def __init__(self, in_channels, channels, stride=1):
         super().__init__()
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
 
 
 class ResNet34Encoder(nn.Module):
-    """Images (N, in_channels, H, W) to features of 64, 64, 128, 256, 512 channels at 1/2 ... 1/32 of the size."""
+    """Images (N, in_channels, H, W) to features of 64, 64, 128, 256, 512 channels at 1/2 to 1/32 of the size."""
 
     def __init__(self, in_channels=3):
         super().__init__()
@@ -63,7 +63,7 @@ class ResNet34Encoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """Double the size, concatenate the skip connection if there is one, convolve.
+    """Double the size, concatenate the skip connection if there is one, and convolve.
 
     form: "transposed": transposed convolution, then two conv-ReLU without norm (report 2);
           "nearest": nearest upsampling, then two conv-BN-ReLU (report 4);
@@ -72,7 +72,7 @@ class DecoderBlock(nn.Module):
 
     def __init__(self, in_channels, skip_channels, out_channels, form):
         super().__init__()
-        self.channels = in_channels if form == "nearest" else out_channels  # of the upsampled features
+        self.channels = in_channels if form == "nearest" else out_channels  # after upsampling
         joined = self.channels + skip_channels
         if form == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")
@@ -86,7 +86,7 @@ class DecoderBlock(nn.Module):
             self.conv = DoubleConv(joined, out_channels, norm="none")
 
     def forward(self, x, skip, size):
-        """Merge x (N, C, h, w) and skip (N, S, H, W) or None at size (H, W): (N, out_channels, H, W)."""
+        """Upsample x (N, C, h, w) to size (H, W), and merge skip (N, S, H, W), if any: (N, out_channels, H, W)."""
         x = crop(self.up(x), size)
         if skip is None:
             return self.conv(x)

@@ -1,5 +1,5 @@
 """U-Net (Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image Segmentation", MICCAI 2015,
-figure 1), with "same" padding, so that logits have the input's size.
+figure 1), with "same" padding, so that the logits have the input's size.
 
 Accepts any input size: pooling rounds up, and decoder features are cropped to the size of the skip connection.
 """
@@ -35,7 +35,7 @@ class Down(nn.Module):
 
 
 class Up(nn.Module):
-    """Double the size, halve the channels, merge the skip connection by concatenation or addition."""
+    """Double the size, halve the channels, and merge the skip connection by concatenation or addition."""
 
     def __init__(self, channels, norm, skip):
         super().__init__()
@@ -54,7 +54,7 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
-    width: channels of the first level, doubled on `depth` more levels. norm: "batch", or "none" as in the paper.
+    width: channels of the first level, doubled at `depth` more levels. norm: "batch", or "none" as in the paper.
     skip: "concat" as in the paper, or "add". dropout: fraction of channels dropped at the bottleneck (paper, section
     3.1). Raises ValueError for more than 32,768 channels.
     """
@@ -100,8 +100,8 @@ class UNet(nn.Module):
 def convolve_joined(layers, first, second, channels):
     """Compute layers(torch.cat([first, second], dim=1)) without the concatenation, which costs time.
 
-    layers: a convolution, which is applied to `first` and `second` separately and summed, and others.
-    channels: the number in `first`, an int so that tracing treats it as a constant.
+    layers: a convolution, which is applied to `first` and `second` separately and summed, then other layers.
+    channels: how many `first` has, an int so that tracing treats it as a constant.
     """
     conv, *others = layers
     x = F.conv2d(first, conv.weight[:, :channels], conv.bias, padding=conv.padding)
@@ -113,16 +113,16 @@ def convolve_joined(layers, first, second, channels):
 
 def crop(x, size):
     """Crop (N, C, h, w) to its first H rows and W columns; size is (H, W)."""
-    if torch.compiler.is_exporting():  # a slice would make the example's odd and even sizes constants
+    if torch.compiler.is_exporting():  # a slice would allow only sizes that are odd or even like the example's
         rows, columns = (torch.arange(length, device=x.device) for length in size)
         return x.index_select(2, rows).index_select(3, columns)
     return x[..., : size[0], : size[1]]
 
 
 def init_weights(module):
-    """Draw normal weights of standard deviation sqrt(2 / fan) (paper, section 3; He et al. 2015); zero the biases."""
+    """Draw convolution weights, normal with std sqrt(2 / fan_out) (paper, section 3; He et al. 2015); zero biases."""
     if any(weight.is_meta for weight in module.parameters(recurse=False)):
-        return  # it would do nothing but import torch._dynamo, for three seconds
+        return  # initializing would only import torch._dynamo, for three seconds
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:

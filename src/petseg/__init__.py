@@ -1,7 +1,7 @@
-"""`from petseg import load_model, predict` in other programs, after `pip install -e .`.
+"""Use the networks in other programs: `pip install -e .`, then `from petseg import load_model, predict`.
 
-The scripts' modules have common names (utils, data, models). They are loaded as submodules of this package, so
-that they do not collide with other programs' modules.
+The scripts' modules (utils, data, ...) are loaded as submodules of this package, so that they
+do not collide with other programs' modules.
 """
 
 import builtins
@@ -53,6 +53,6 @@ def __getattr__(name):
     if name not in __all__:
         raise AttributeError(f"petseg has no attribute {name!r}")
     module = importlib.import_module(f"{__name__}.predict")
-    for each in __all__:  # replaces the attribute `predict`, which is the submodule now
+    for each in __all__:  # replaces the attribute `predict`, which is now the submodule
         globals()[each] = getattr(module, each)
     return globals()[name]

@@ -4,13 +4,13 @@ import threading
 
 
 class PixelBudget:
-    """Limits the pixels in memory across threads; a larger image is processed by itself."""
+    """Limits the pixels in memory across threads; an image over the limit is processed by itself."""
 
     def __init__(self, pixels: int):
         self.pixels, self.taken, self.changed = pixels, 0, threading.Condition()
 
     def spend(self, pixels: int, work, *arguments):
-        """Return work(*arguments), called once `pixels` more pixels fit into the budget."""
+        """Return work(*arguments), called when `pixels` more pixels fit into the budget."""
         with self.changed:
             self.changed.wait_for(lambda: self.taken == 0 or self.taken + pixels <= self.pixels)
             self.taken += pixels

@@ -3,11 +3,11 @@
 | mode | range from black to white |
 |---|---|
 | 1, L, P, RGB, YCbCr, HSV, CMYK, LAB, with or without alpha | as Pillow converts it |
-| I;16 and its byte orders | 0 to 65535; in a TIFF of fewer bits 0 to 2 ** bits - 1 |
-| I | 0 to 65535 (PNG, PPM); in TIFF 0 to the largest number of its type |
+| I;16 and its byte orders | 0 to 65535; in a TIFF with fewer bits, 0 to 2 ** bits - 1 |
+| I | 0 to 65535 (PNG, PPM); in TIFF, 0 to the largest value of its type |
 | F | 0 to 1 in TIFF and PFM, by their convention; elsewhere 0 to 255 |
 
-Values outside the range are clipped, and NaN is black. A TIFF whose zero is white is inverted.
+Values outside the range are clipped, and NaN becomes black. A TIFF in which 0 is white is inverted.
 """
 
 from contextlib import suppress
@@ -16,13 +16,13 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageOps
 
-DEEP = ("I", "F")  # modes of more than 8 bits begin with these letters
-SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}  # a profile's color space: its mode
+DEEP = ("I", "F")  # modes with more than 8 bits begin with these letters
+SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}  # ICC color space: Pillow mode
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
 
 def to_rgb(image: Image.Image, intensity_range=None) -> Image.Image:
-    """Convert an image to RGB for training, like `to_srgb` but ignoring EXIF and color profile."""
+    """Convert an image to RGB for training, like `to_srgb` but ignoring EXIF and the color profile."""
     colors, alpha = split_alpha(image, image, intensity_range)
     colors = colors.convert("RGB")
     if alpha:
@@ -31,10 +31,10 @@ def to_rgb(image: Image.Image, intensity_range=None) -> Image.Image:
 
 
 def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -> Image.Image:
-    """Convert a decoded image to sRGB, oriented by EXIF, without metadata.
+    """Convert a decoded image to sRGB, apply EXIF orientation, and drop metadata.
 
-    keep_alpha: return RGBA if the image has transparency; else put it on white. intensity_range:
-    values of an image of more than 8 bits that become black and white; default: as in the table.
+    keep_alpha: return transparent images as RGBA instead of putting them on white. intensity_range:
+    values that become black and white in images with more than 8 bits; default: see the table.
     """
     try:
         upright = ImageOps.exif_transpose(image)
@@ -56,7 +56,7 @@ def on_white(image: Image.Image) -> Image.Image:
 
 
 def split_alpha(image, original, intensity_range=None):
-    """Return colors (mode L, RGB, CMYK or LAB) and alpha (mode L) or None. original: has the file's tags."""
+    """Return colors (mode L, RGB, CMYK or LAB) and alpha (mode L or None). original: with the file's tags."""
     if image.mode.startswith(DEEP):
         values, alpha = np.asarray(image), None
         key = image.info.get("transparency")
@@ -74,7 +74,7 @@ def split_alpha(image, original, intensity_range=None):
 
 
 def deep_to_gray(values, original, intensity_range):
-    """Scale the values of a deep mode (I;16, I, F) to mode L."""
+    """Scale values of a deep mode (I;16, I, F) to an image of mode L."""
     tags = getattr(original, "tag_v2", {})
     is_tiff = original.format == "TIFF"
     bits = tags.get(BITS, (16,))[0]
@@ -93,7 +93,7 @@ def deep_to_gray(values, original, intensity_range):
 
 
 def apply_profile(colors, content):
-    """Convert to sRGB by an ICC profile, unless it is broken, sRGB, or of another color space."""
+    """Convert from an ICC profile to sRGB, unless it is broken, sRGB, or for another color space."""
     if content:
         with suppress(Exception):  # broken profiles, and a Pillow without LittleCMS
             from PIL import ImageCms

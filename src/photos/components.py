@@ -1,6 +1,6 @@
 """Connected components of a mask: drop small ones, fill holes, keep the largest.
 
-A mask is a bool tensor (H, W) on the CPU. Pixels that touch by a side or a corner are connected.
+A mask is a bool tensor (H, W) on the CPU. Pixels that share a side or a corner are connected.
 """
 
 import numpy as np

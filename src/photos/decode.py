@@ -9,7 +9,7 @@ from PIL import Image
 
 from photos.colors import to_srgb
 
-# Excluded: EPS, which starts Ghostscript; IPTC, which may hold EPS; formats Pillow cannot decode.
+# Excluded: EPS, which starts Ghostscript; IPTC, which may contain EPS; formats Pillow cannot decode.
 FORMATS = frozenset({
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
     "IM", "IMT", "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
@@ -20,12 +20,12 @@ HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"
 
 
 class ImageError(Exception):
-    """A file cannot be read as an image. The message is the reason, without the file name."""
+    """A file that cannot be read as an image. The message is the reason; callers add the file name."""
 
 
 @cache
 def formats() -> tuple[str, ...]:
-    """Return the FORMATS that this Pillow reads, in the order it tries them."""
+    """Return the FORMATS that the installed Pillow reads, in the order it tries them."""
     Image.init()
     return tuple(name for name in Image.ID if name in FORMATS)
 
@@ -93,7 +93,7 @@ def page_count(image) -> int:
 
 
 def decode(file, page: int = 0) -> Image.Image:
-    """Decode a page of a file in its own mode. Raises ImageError."""
+    """Decode a page of a file in its original mode. Raises ImageError."""
     with open_image(file) as image:
         if page:
             image.seek(page)
@@ -106,7 +106,6 @@ def read_image(file, keep_alpha: bool = False, intensity_range=None) -> Image.Im
     with open_image(file) as image:
         if page_count(image) > 1:
             name = getattr(image.fp, "name", "image")
-            text = f"{name}: only the first of {page_count(image)} pages is used"
-            warnings.warn(text, stacklevel=1)
+            warnings.warn(f"{name}: only the first of {page_count(image)} pages is used", stacklevel=1)
         image.load()
         return to_srgb(image, keep_alpha, intensity_range)

@@ -24,7 +24,7 @@ def find_images(inputs, recursive: bool = False, output: Path | None = None) -> 
     """Resolve files, folders and globs to images, each once.
 
     recursive: search subfolders too, except hidden ones, links, and `output`. Returns the images
-    with their paths relative to the folder, and the number of other files by suffix. Raises UserError.
+    with their paths relative to the input folder, and the number of other files by suffix. Raises UserError.
     """
     images: dict[str, tuple[Path, PurePath]] = {}
     unused: Counter = Counter()
@@ -40,7 +40,7 @@ def find_images(inputs, recursive: bool = False, output: Path | None = None) -> 
                 images.setdefault(os.path.realpath(path), (path, path.relative_to(folder)))
     if not images:
         rest = f" ({describe_unused(unused)})" if unused else ""
-        raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; use --recursive to search subfolders")
+        raise UserError(f"no images in {', '.join(map(str, inputs))}{rest}; pass other paths, or try --recursive")
     return dict(images.values()), unused
 
 
@@ -60,7 +60,7 @@ def images_in(top, recursive, output, unused):
             elif path.suffix.lower() in suffixes():
                 images.append(path)
             else:
-                unused[path.suffix or "no suffix"] += 1
+                unused[path.suffix or "without suffix"] += 1
         if not recursive:
             break
         subfolders.sort()
@@ -72,9 +72,9 @@ def images_in(top, recursive, output, unused):
 
 
 def describe_unused(unused: Counter) -> str:
-    """Describe the files that are not images in one line."""
+    """Describe the ignored files, in one line."""
     counts = ", ".join(f"{number:,} {suffix}" for suffix, number in unused.most_common())
-    return f"ignored {count_of(unused.total(), 'non-image file')}: {counts}"
+    return f"ignored {count_of(unused.total(), 'file')}: {counts}"
 
 
 def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[str, str]) -> list[Job]:
@@ -87,14 +87,14 @@ def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[s
             stem = name.as_posix()
         key = stem.casefold()
         if key in jobs:
-            raise UserError(f"{jobs[key].path} and {path} have the same outputs; predict them separately")
+            raise UserError(f"{jobs[key].path} and {path} would have the same output; use two output folders")
         files = {kind: folder / (stem + endings[kind]) for kind, folder in folders.items()}
         jobs[key] = Job(path, files, name.as_posix(), stem)
     return list(jobs.values())
 
 
 def jobs_to_do(jobs: list[Job], overwrite: bool, skip_existing: bool) -> list[Job]:
-    """Drop finished jobs, if skip_existing. Raises UserError for outputs that no flag allows."""
+    """Drop finished jobs, if skip_existing. Raises UserError if outputs exist and neither flag is set."""
     if skip_existing:
         return [job for job in jobs if not all(path.exists() for path in job.files.values())]
     existing = [path for job in jobs for path in job.files.values() if path.exists()]

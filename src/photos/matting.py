@@ -1,19 +1,19 @@
 """Estimate alpha and the foreground's colors at the photo's original size.
 
-The network's mask is smooth, because its input is small, and too wide, because trimaps count
-the border as pet. The edge is located again in the photo, within a band:
+The network's mask is smooth, because its input is small, and too wide, because the trimaps' border
+counts as pet in training. So the edge is located in the photo itself, within a band:
 
-1. The edge lies half a border inside the mask, in the middle of the trimap's border. Everything
-   more than a border away from it is pet or background.
-2. Near a pixel, the colors of pet and background are two clouds. Alpha is the linear function of
-   color that separates them best (Fisher's discriminant). The closer they are, the more the
+1. The edge lies half a border width inside the mask, in the middle of the trimap's border.
+   Everything more than a border width away from it is pet or background.
+2. Near a pixel, the colors of pet and background form two clouds. Alpha is the linear function of
+   color that separates them best (Fisher's discriminant). The closer the clouds are, the more the
    distance to the edge counts. A guided filter makes alpha follow the photo (He, Sun, Tang:
    "Guided Image Filtering", ECCV 2010).
 3. Blur fusion removes the old background from the colors (Forte: "Approximate Fast Foreground
    Colour Estimation", ICIP 2021).
 
 The photo is reduced first. As in "Fast Guided Filter" (He, Sun, 2015), the linear function of
-color is enlarged instead of alpha, so single hairs reappear at full size.
+color is enlarged instead of alpha, so individual hairs reappear at full size.
 """
 
 import math
@@ -25,28 +25,28 @@ import torch.nn.functional as F
 
 from photos.components import attached, drop_small, fill_holes
 
-WORK_SIZE = 768  # longest side of the reduced photo
-TILE = 32  # side of what is enlarged at once, in pixels of the reduced photo
+WORK_SIZE = 768  # maximum side of the reduced photo, in pixels
+TILE = 32  # side of the tiles that are enlarged one at a time, in reduced pixels
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric 3x3 matrix
 
-# Width of a trimap's border / geometric mean of the photo's longer side and the square root of the
-# pet's area with its border: the median of 612 training trimaps.
+# Width of a trimap's border, divided by the geometric mean of the photo's longer side and the square
+# root of the area of pet and border: the median over 612 training trimaps.
 BORDER = 0.0425
 EDGE = 0.5  # depth of the pet's edge inside the mask, in border widths
-REACH = 1.0  # half the band's width, in border widths; networks are off by half of one
+REACH = 1.0  # half the band's width, in border widths; networks are off by half a border width
 
 
 def matte(photo, probability, threshold=0.5, closed_form=False):
-    """Estimate the pet's alpha, float32 (H, W) in [0, 1], and its own colors, uint8 (H, W, 3).
+    """Estimate the pet's alpha, float32 (H, W) in [0, 1], and its unmixed colors, uint8 (H, W, 3).
 
-    photo: PIL image of mode RGB. probability: float32 tensor (H, W), from a network that learned
+    photo: PIL image of mode RGB. probability: float32 tensor (H, W), from a network trained with
     the border as foreground. closed_form: use PyMatting (Levin, Lischinski, Weiss, PAMI 2008).
     """
     pixels = torch.from_numpy(np.array(photo))
     factor = math.ceil(max(photo.size) / WORK_SIZE)
     mask = drop_small(reduce(probability[None], factor)[0] >= threshold)
     border = border_width(mask)
-    # Smaller holes are noise: the border closes real ones.
+    # Smaller holes are noise: the border would have closed real ones.
     depth = depth_in_mask(fill_holes(mask, border**2), border)
     known, band = find_band(depth, border)
     alpha = enlarge(known[None], factor, photo.size[::-1])[0].clone()
@@ -72,7 +72,7 @@ def matte(photo, probability, threshold=0.5, closed_form=False):
 
 
 def border_width(mask):
-    """Estimate the width in pixels of the border of a trimap from its mask, bool (H, W)."""
+    """Estimate the width of the trimap's border, in pixels, from a mask, bool (H, W)."""
     return max(2.0, BORDER * (mask.sum().item() ** 0.5 * max(mask.shape)) ** 0.5)
 
 
@@ -91,16 +91,16 @@ def depth_in_mask(mask, border):
 
 
 def find_band(depth, border):
-    """Return alpha by depth, float32 (H, W), a ramp across the band, and the band, bool (H, W)."""
+    """Return alpha as a ramp across the band, float32 (H, W), and the band, bool (H, W)."""
     inside = depth / border - EDGE
     return (inside / (2 * REACH) + 0.5).clamp(0, 1), inside.abs() < REACH
 
 
 def solve_guided(image, known, band, depth, border):
-    """Solve alpha, float32 (H, W), from pixels far from the edge, then from pixels of certain alpha."""
+    """Solve for alpha, float32 (H, W), from pixels far from the edge, then from pixels with alpha near 0 or 1."""
     inside = depth / border - EDGE
     prior = (2 * inside + 0.5).clamp(0, 1)
-    # Colors mislead far from the edge: a pale ear before a pale wall.
+    # Colors mislead far from the edge, e.g. a pale ear in front of a pale wall.
     prior_weight = 2 * (1 + (inside / 0.45).square().square())
     pet = (2 * inside - 0.5).clamp(0, 1)
     background = (-2 * inside - 0.5).clamp(0, 1)
@@ -110,18 +110,18 @@ def solve_guided(image, known, band, depth, border):
     pet = (2 * alpha - 1).clamp(min=0).square()
     background = (1 - 2 * alpha).clamp(min=0).square()
     alpha = separate_colors(image, prior, prior_weight, pet, background, radius=0.6 * border)
-    alpha = (1.25 * alpha - 0.125).clamp(0, 1)  # a tenth is noise: colors vary within a cloud
+    alpha = (1.25 * alpha - 0.125).clamp(0, 1)  # up to 0.1 is noise: colors vary within a cloud
     alpha = torch.where(band, alpha, known)
     return alpha * attached(alpha > 0.1, inside > 0)  # fur is attached to the pet
 
 
 def separate_colors(image, prior, prior_weight, pet, background, radius):
-    """Apply Fisher's linear discriminant to the colors within about 2 `radius` pixels.
+    """Estimate alpha by Fisher's linear discriminant of the colors within about 2 * radius pixels.
 
-    image (3, H, W), others (H, W). prior: alpha without colors. prior_weight: how far apart, in squared
-    standard deviations, clouds must be to count as much. pet, background: weights of examples.
+    image (3, H, W), others (H, W). prior: alpha without colors. prior_weight: squared Mahalanobis
+    distance of the clouds at which colors count as much as `prior`. pet, background: example weights.
     """
-    noise = 4e-4  # the least variance of a cloud: 5 levels of 255
+    noise = 4e-4  # minimum variance of a cloud: about (5 / 255) ** 2
     step = max(1, int(radius))
     weights = torch.stack([pet, background])
     products = (pet + background) * torch.stack([image[i] * image[j] for i, j in PAIRS])
@@ -133,7 +133,7 @@ def separate_colors(image, prior, prior_weight, pet, background, radius):
     scatter = sums[8:] - torch.stack(between)
     gap = means[0] - means[1]
     slope = solve3(scatter / total.sum(0), gap, noise)
-    apart = (slope * gap).sum(0)  # squared Mahalanobis distance of the means
+    apart = (slope * gap).sum(0)  # squared Mahalanobis distance between the means
     slope = slope / apart.clamp(min=1e-6)
     offset = -(slope * means[1]).sum(0)
     trust = apart * (50 * total.amin(0)).clamp(max=1)  # less if one side has few examples
@@ -144,7 +144,7 @@ def separate_colors(image, prior, prior_weight, pet, background, radius):
 
 
 def solve3(matrix, right, ridge):
-    """Solve symmetric 3x3 systems: matrix (6, H, W) as in PAIRS, right (3, H, W) to (3, H, W)."""
+    """Solve 3x3 systems (matrix + ridge I) x = right. matrix: (6, H, W) as in PAIRS; x, right: (3, H, W)."""
     a, b, c, d, e, f = matrix
     a, d, f = a + ridge, d + ridge, f + ridge
     p, q, r = d * f - e * e, c * e - b * f, b * e - c * d
@@ -168,12 +168,12 @@ def guided_filter(image, alpha, radius, eps=1e-4):
 
 
 def solve_closed_form(image, known, band):
-    """Solve alpha, float32 (H, W), with PyMatting."""
+    """Solve for alpha, float32 (H, W), with PyMatting."""
     threads = torch.get_num_threads()
     from pymatting import estimate_alpha_cf
 
     trimap = torch.where(band, 0.5, known).double()
-    if trimap.min() > 0 or trimap.max() < 1:  # no example of one side
+    if trimap.min() > 0 or trimap.max() < 1:  # one side has no examples
         return known
     alpha = estimate_alpha_cf(image.permute(1, 2, 0).double().numpy(), trimap.numpy())
     torch.set_num_threads(threads)  # numba raises it above the number of cores
@@ -181,7 +181,7 @@ def solve_closed_form(image, known, band):
 
 
 def blur_fusion(image, alpha, border):
-    """Estimate foreground and background, (3, H, W) each (Forte 2021, section 3)."""
+    """Estimate foreground and background colors, (3, H, W) each (Forte 2021, section 3)."""
     little = 1e-4  # weight of the photo's color, if one side is not nearby
     foreground = background = image
     for radius in (border, border / 4):
@@ -196,7 +196,7 @@ def blur_fusion(image, alpha, border):
 
 
 def true_colors(image, alpha, foreground, background):
-    """Return the foreground, (3, H, W), after the least change of both that mixes to the photo."""
+    """Adjust both colors as little as possible to mix to the photo. Returns the foreground, (3, H, W)."""
     # Forte adds alpha * residual, which is 7% worse in benchmarks/matting.py.
     residual = image - alpha * foreground - (1 - alpha) * background
     step = alpha / (alpha.square() + (1 - alpha).square()) * residual
@@ -204,7 +204,7 @@ def true_colors(image, alpha, foreground, background):
 
 
 def fill_band(alpha, pixels, fields, band, factor):
-    """Fill the band of alpha (H, W) and the photo, uint8 (H, W, 3), by tiles to save memory.
+    """Fill the band in alpha (H, W) and pixels, uint8 (H, W, 3), tile by tile to save memory.
 
     fields (11, h, w): alpha's linear function (4), foreground (3), background (3) and the band.
     """
@@ -233,27 +233,27 @@ def fill_band(alpha, pixels, fields, band, factor):
 
 
 def reduce(values, step):
-    """Reduce (C, H, W) to the means of squares of step x step pixels."""
+    """Average (C, H, W) over blocks of step x step pixels."""
     if step > 1:
         values = F.avg_pool2d(values[None], step, ceil_mode=True, count_include_pad=False)[0]
     return values
 
 
 def enlarge(values, factor, shape):
-    """Enlarge (C, h, w) bilinearly by a whole factor, and crop it to shape (H, W)."""
+    """Enlarge (C, h, w) bilinearly by an integer factor, and crop it to shape (H, W)."""
     if factor > 1:
         values = F.interpolate(values[None], scale_factor=factor, mode="bilinear")[0]
     return values[:, : shape[0], : shape[1]]
 
 
 def smooth(values, radius):
-    """Blur (C, H, W) by two box filters, which are nearly Gaussian."""
+    """Blur (C, H, W) with two box filters, which is nearly Gaussian."""
     radius = max(1, round(radius * 0.7))
     return box(box(values, radius), radius)
 
 
 def box(values, radius):
-    """Return the means (C, H, W) over windows of 2 radius + 1 pixels, inside the image."""
+    """Return the means (C, H, W) over windows of side 2 * radius + 1, cut off at the image's edge."""
     size = 2 * radius + 1
     mean = scipy.ndimage.uniform_filter
     covered = mean(np.ones(values.shape[1:]), size, mode="constant")

@@ -1,4 +1,4 @@
-"""From a photo and its probability of foreground to mask, overlay, cutout, panel and run lengths.
+"""Turn a photo and its probability of foreground into a mask, overlay, cutout, panel or run lengths.
 
 photo: PIL image of mode RGB or RGBA. probability: float32 tensor (H, W) on the CPU, of the photo's
 size. Outputs are sRGB without metadata.
@@ -35,7 +35,7 @@ class Style:
     largest: bool = False  # keep only the largest component
     crop: bool = False  # crop cutouts to the foreground
     closed_form: bool = False  # see `matte`
-    background: tuple | str | Image.Image | None = None  # of cutouts: a color or an RGB image
+    background: tuple | str | Image.Image | None = None  # behind cutouts: a color or an RGB image
     each: bool = False  # write one cutout per large component
 
 
@@ -52,7 +52,7 @@ def to_gray(values):
 def overlay(photo, probability, threshold=0.5):
     """Draw the mask and its outline over the photo. Returns mode RGB."""
     mask = mask_of(probability, threshold)
-    width = max(1, round(max(photo.size) / 400))  # of the outline, in pixels
+    width = max(1, round(max(photo.size) / 400))  # outline width in pixels
     grown = scipy.ndimage.maximum_filter(np.asarray(mask), 2 * width + 1)
     result = on_white(photo).copy()
     result.paste(result.point(TINT), mask=mask)
@@ -86,7 +86,7 @@ def cut_out(photo, probability, style=Style()):  # noqa: B008  # it is frozen
 
 
 def read_background(text):
-    """Return a color (r, g, b), or the image in a file in mode RGB. Raises UserError."""
+    """Return a color (r, g, b), or a file's image in mode RGB. Raises UserError."""
     with suppress(ValueError):
         return ImageColor.getrgb(text)[:3]
     try:
@@ -122,7 +122,7 @@ def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is froz
 
 
 def save_each(photo, probability, style, path):
-    """Write cutouts by decreasing area: 1.png (`path`, written last), 2.png, ..."""
+    """Write cutouts numbered by decreasing area: 1.png (`path`, written last), 2.png, ..."""
     for former in path.parent.glob("[0-9]*.png"):
         former.unlink()
     mask = probability >= style.threshold
@@ -136,14 +136,14 @@ def save_each(photo, probability, style, path):
 
 
 def save_image(image, path):
-    """Write a PIL image atomically as JPEG or PNG, by its suffix. Raises CannotWrite."""
+    """Write a PIL image atomically as JPEG or PNG, by the path's suffix. Raises CannotWrite."""
     path.parent.mkdir(parents=True, exist_ok=True)
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     write_atomically(path, lambda file: image.save(file, kind, quality=90, compress_level=4), fsync=False)
 
 
 def run_lengths(mask):
-    """Convert a mask (PIL, mode L) to "start length start length ...": by column, from 1."""
+    """Convert a mask (PIL, mode L) to "start length start length ...", column-major, from 1."""
     flat = np.asarray(mask).T.reshape(-1) > 0
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]]).astype(np.int8)))
     starts, ends = edges[::2], edges[1::2]

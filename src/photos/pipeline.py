@@ -24,7 +24,7 @@ from photos.prediction import probability_of, read_any, tile_probability, to_inp
 from predictor import Predictor, to_size
 from utils import UserError
 
-PIXELS_IN_FLIGHT = 16_000_000  # of about 30 bytes each while a cutout is made, 7 while a photo is read
+PIXELS_IN_FLIGHT = 16_000_000  # each takes about 30 bytes while a cutout is made, 7 while a photo is read
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other write would fail too
 
 
@@ -50,7 +50,7 @@ class Pipeline:
     budget: PixelBudget = field(default_factory=lambda: PixelBudget(PIXELS_IN_FLIGHT))
 
     def run(self, jobs: list[Job], done: Callable[[Result], None]):
-        """Call `done` with each job's result, in this thread. Raises CannotWrite if the disk is full."""
+        """Call `done` with each job's result, in this thread. Raises CannotWrite for errors in FULL."""
         # One thread per image if there are many: small operations are slower on several threads.
         threads = max(1, torch.get_num_threads() // max(1, len(jobs)))
         make_pool = partial(ThreadPoolExecutor, available_cores(), "", torch.set_num_threads, (threads,))
@@ -70,9 +70,9 @@ class Pipeline:
         finally:
             readers.shutdown(cancel_futures=True)
             writers.shutdown(cancel_futures=True)
-            for future in writing:  # finish what was begun
+            for future in writing:  # finish writes that have begun
                 if not future.cancelled():
-                    with suppress(UserError):  # the first error is raised
+                    with suppress(UserError):  # only the first error is raised
                         done(future.result())
 
     def predict(self, jobs, readers, done):
@@ -96,9 +96,9 @@ class Pipeline:
                     yield job, size, probability
 
     def read(self, job):
-        """Return the job, its photo's (width, height) and the network's input, or a Result."""
+        """Return the job, its photo's (width, height) and the network's input, or a failed Result."""
 
-        def read_input():  # `write` reads the photo again: many do not fit in memory
+        def read_input():  # `write` reads the photo again: many photos do not fit in memory
             photo = read_any(self.predictor, job.path)
             return job, photo.size, to_input(self.predictor, photo)
 
@@ -110,7 +110,7 @@ class Pipeline:
             return Result(job, problem=problem_of(error))
 
     def write(self, job, size, probability):
-        """Write the outputs of one image. Raises CannotWrite if all others would fail too."""
+        """Write the outputs of one image. Raises CannotWrite if every other write would fail too."""
         try:
             return self.budget.spend(size[0] * size[1], self.write_outputs, job, size, probability)
         except Exception as error:

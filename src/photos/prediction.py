@@ -44,11 +44,11 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     | array uint8 (H, W, 3) or (H, W, 4) | RGB or RGBA |
     | list or tuple of these, of any sizes | in batches |
 
-    Transparency is put on white. image_size: of the network's input; default: the checkpoint's.
+    Transparent images are put on white. image_size: the network's input size; default: the checkpoint's.
     tile: see `tile_probability`. tta: average the predictions for the image and its mirror image.
 
     Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises
-    ImageError for a file that cannot be read, ValueError for other arguments.
+    ImageError for a file that cannot be read, ValueError for other invalid arguments.
     """
     check("model", model, isinstance(model, Predictor), "what load_model returns")
     for name, value in (("image_size", image_size), ("tile", tile)):
@@ -60,7 +60,10 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     for first in range(0, len(several), BATCH):
         sizes, inputs = [], []
         for image in several[first : first + BATCH]:
-            photo = read_any(model, image)
+            try:
+                photo = read_any(model, image)
+            except ImageError as error:
+                raise ImageError(f"{image} {error}") from None
             if tile:
                 results.append(tile_probability(model, photo, tile).numpy())
             else:
@@ -73,7 +76,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
 
 
 def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
-    """Read an image of `predict`'s table by `to_srgb`, beyond 8 bits as in training."""
+    """Read as sRGB any image that `predict` accepts; scale more than 8 bits as in training."""
     values = model.checkpoint.intensity_range if model.checkpoint else None
     if isinstance(image, np.ndarray):
         has_shape = image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)) and image.size
@@ -86,10 +89,7 @@ def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
             return to_srgb(image, keep_alpha, values)
     is_file = isinstance(image, (str, os.PathLike)) or hasattr(image, "read")
     check("an image", image, is_file, "a path, a PIL image, a uint8 array, or a list of these")
-    try:
-        return read_image(image, keep_alpha, values)
-    except ImageError as error:
-        raise ImageError(f"{image} {error}") from None
+    return read_image(image, keep_alpha, values)
 
 
 def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
@@ -101,7 +101,7 @@ def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
 
 
 def probability_of(model: Predictor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Predict the probability, float32 (N, S, S) on the CPU, of N inputs, uint8 (C, S, S)."""
+    """Predict the probability, float32 (N, S, S) on the CPU, for N inputs, uint8 (C, S, S)."""
     return model.probability(torch.stack(list(inputs)))[:, 0].cpu()
 
 

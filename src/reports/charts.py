@@ -1,4 +1,4 @@
-"""Figures of report.py's page. Each function returns a matplotlib figure."""
+"""Figures of report.py's page, drawn with matplotlib."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from reports.plots import shorten, show, show_image, show_mask, subplots
 from reports.statistics import Result, group_means
 from scoring import THRESHOLDS
 
-FALSE_NEGATIVE, FALSE_POSITIVE = (230, 97, 0), (93, 58, 155)  # distinct to the color-blind
+FALSE_NEGATIVE, FALSE_POSITIVE = (230, 97, 0), (93, 58, 155)  # color-blind safe
 
 
 def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 4.2)):
@@ -52,9 +52,9 @@ def histogram(results: Sequence[Result]):
 
 
 def breeds(results: Sequence[Result], groups: Sequence[str]):
-    """Plot the mean Dice by breed, from the first result's lowest. groups: each image's breed."""
+    """Plot the mean Dice by breed, in the first result's ascending order. groups: each image's breed."""
     order = list(group_means(results[0].dice, groups))
-    figure, axis = chart("Dice by breed", "mean Dice", "breed (images)", (8, 2 + 0.26 * len(order)))
+    figure, axis = chart("Dice by breed", "mean Dice", "breed (number of images)", (8, 2 + 0.26 * len(order)))
     for result in results:
         means = group_means(result.dice, groups)
         axis.plot([means[name][0] for name in order], order, "o", label=result.label)
@@ -66,7 +66,7 @@ def breeds(results: Sequence[Result], groups: Sequence[str]):
 
 def sizes(results: Sequence[Result], groups: Sequence[str]):
     """Plot the mean Dice by foreground size. groups: each image's range, from `in_ranges`."""
-    figure, axis = chart("Dice by foreground size", "percentage of the image (images)", "mean Dice")
+    figure, axis = chart("Dice by foreground size", "foreground, % of the image (number of images)", "mean Dice")
     order = sorted(set(groups), key=lambda name: int(name.partition("–")[0]))
     labels = [f"{name} ({groups.count(name)})" for name in order]
     for result in results:
@@ -87,7 +87,7 @@ def thresholds(results: Sequence[Result]):
 
 
 def error_map(row: dict) -> np.ndarray:
-    """Color the errors on the gray image, uint8 (H, W, 3). row: one of `panel_rows`."""
+    """Return the gray image with its errors in color, uint8 (H, W, 3). row: one of `panel_rows`."""
     image, mask, predicted = (np.asarray(row[key]) for key in ("image", "mask", "predicted"))
     shown = np.repeat(image.mean(0)[..., None], 3, axis=2) * 0.6 + 90
     shown[(mask == 1) & ~predicted] = FALSE_NEGATIVE

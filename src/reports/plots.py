@@ -42,7 +42,7 @@ def save_figure(figure, path: Path) -> bytes:
     for text in figure.findobj(Text):
         shown = text.get_text().encode(errors="replace").decode()
         text.set(parse_math=False, family=family, text=shown)  # "$" does not start a formula
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # not warnings about weights
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # hides warnings about font weights
     content = io.BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
@@ -76,7 +76,7 @@ def shorten(name: str) -> str:
 
 
 def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0):
-    """Plot the rows of NAME.csv. best_from: first epoch that may be "best"."""
+    """Plot the rows of NAME.csv. best_from: index of the first row that may be best."""
     from matplotlib.ticker import MaxNLocator
 
     figure, [[losses, dices, rates]] = subplots(1, 3, (13, 3.8))
@@ -97,7 +97,7 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     losses.set(title="Loss", ylabel="loss")
     dices.set(title=f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", ylabel="mean Dice")
     rates.set(title="Learning rate at the end of each epoch", ylabel="learning rate")
-    larger = []  # losses and Dice before and after are not comparable
+    larger = []  # epochs at which images grow: losses and Dice before and after are not comparable
     for before, row in pairwise(history):
         if row["image_size"] != before["image_size"]:
             larger.append(row["epoch"])
@@ -114,9 +114,9 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
 
 
 def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path):
-    """Draw training images, eight in a row, with foreground in red and ignored pixels in blue.
+    """Draw training images, eight per row, with foreground in red and ignored pixels in blue.
 
-    images: float (N, C, H, W) of about 0 to 1. masks: uint8 (N, 1, H, W) of 0, 1, 255. On the CPU.
+    images: float (N, C, H, W) from about 0 to 1. masks: uint8 (N, 1, H, W) of 0, 1, 255. Both on the CPU.
     """
     columns = min(8, len(images))
     rows = math.ceil(len(images) / columns)
@@ -134,7 +134,7 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
 
 
 def panel_rows(predictor: Predictor, dataset: Dataset, indices, threshold: float = 0.5) -> list[dict]:
-    """Predict the images at `indices`, for `plot_panels`. threshold: of the probability."""
+    """Return rows for `plot_panels` of the images at `indices`. threshold: a probability."""
     batch = dataset[list(indices)]
     images, masks = batch["image"].cpu(), batch["mask"].cpu()
     logits = foreground(predictor.logits(batch["image"])).cpu()
@@ -146,7 +146,7 @@ def panel_rows(predictor: Predictor, dataset: Dataset, indices, threshold: float
 
 
 def example_rows(predictor: Predictor, dataset: Dataset, dices, threshold: float = 0.5) -> list[dict]:
-    """Predict the best, median and worst images, for `plot_panels`. dices: (N,), on the CPU."""
+    """Return rows for `plot_panels` of the best, median and worst predictions. dices: (N,), on the CPU."""
     groups, indices = zip(*best_median_worst(dices), strict=True)
     rows = panel_rows(predictor, dataset, indices, threshold)
     for row, group in zip(rows, groups, strict=True):
@@ -157,8 +157,8 @@ def example_rows(predictor: Predictor, dataset: Dataset, dices, threshold: float
 def plot_panels(rows: list[dict], title: str, path: Path):
     """Draw a column for each image: the image, its ground truth, probability and prediction.
 
-    rows: dicts of `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability`
-    float (H, W), `predicted` bool (H, W), `dice` and perhaps `note`; arrays or CPU tensors.
+    rows: dicts with `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability`
+    float (H, W), `predicted` bool (H, W), `dice` and optionally `note`; arrays or CPU tensors.
     """
     cell = min(2.0, 16 / len(rows))  # inches; nine columns fit a screen of 1600 x 900 pixels
     figure, axes = subplots(4, len(rows), (max(cell * len(rows), 6), 4 * cell + 1))

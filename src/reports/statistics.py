@@ -1,4 +1,4 @@
-"""Statistics of report.py: scores by image, threshold and group, intervals, label errors."""
+"""Statistics for report.py: scores by image, threshold and group, intervals, label errors."""
 
 import time
 from collections.abc import Iterable, Sequence
@@ -34,11 +34,11 @@ class Result:
     foreground: np.ndarray  # (N,) foreground fraction of the ground truth
     bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8)
     seconds: float  # for the whole evaluation
-    megabytes: float = 0.0  # of the checkpoint file
+    megabytes: float = 0.0  # size of the checkpoint file
 
 
 def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: DataLoader, size: int) -> Result:
-    """Predict every image once. size: of the predictions kept for `agreement`, in pixels."""
+    """Score a checkpoint on every image. size: side of the predictions kept for `agreement`, in pixels."""
     dataset: SegmentationDataset = loader.dataset  # type: ignore[assignment]
     meter, bits = DiceMeter(dataset), []
     start = time.perf_counter()
@@ -126,7 +126,7 @@ def possible_label_errors(results: Sequence[Result]) -> list[int]:
 
 
 def best_median_worst(dices, best: int = 3, median: int = 3, worst: int = 3) -> list[tuple[str, int]]:
-    """Choose pairs of "best", "median" or "worst" and an image's index. dices: (N,), on the CPU."""
+    """Return pairs of "best", "median" or "worst" and an image's index. dices: (N,), on the CPU."""
     order = np.argsort(np.asarray(dices), kind="stable").tolist()
     middle = max(0, (len(order) - median) // 2)
     examples = [("best", index) for index in order[::-1][:best]]
@@ -141,7 +141,7 @@ def breed(name: str) -> str:
 
 
 def species(name: str) -> str:
-    """Return "cats" or "dogs": the dataset capitalizes the breeds of cats."""
+    """Return "cats" or "dogs": the dataset capitalizes cat breeds."""
     return "cats" if name[0].isupper() else "dogs"
 
 
@@ -156,6 +156,6 @@ def group_means(values: np.ndarray, groups: Iterable[str]) -> dict[str, tuple[fl
 
 
 def in_ranges(values: np.ndarray, edges: Sequence[float]) -> list[str]:
-    """Return the range between two edges that holds each value, such as "10–20%"."""
+    """Return the range between two edges that contains each value, such as "10–20%"."""
     names = [f"{100 * low:.0f}–{100 * high:.0f}%" for low, high in pairwise(edges)]
     return [names[index] for index in np.digitize(values, edges[1:-1])]

@@ -1,4 +1,4 @@
-"""The table of scores of evaluate.py and inference.py."""
+"""The table of scores that evaluate.py and inference.py print."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from files import write_atomically, write_csv
 from flags import options_of_data
 from leakage import warning
 from scoring import dice_score, scores
+from splits import SPLIT_NAMES
 from utils import UserError, count_of
 
 
@@ -38,7 +39,7 @@ def print_table(rows: list[dict]):
     images = count_of(first["images"], "image") if same else "different images"
     tta = ", with mirror images (--tta)" if first["tta"] else ""
     original = ", at original size" if first["original_size"] else ""
-    print(f"{first['split']} split, {images}, in {first['dtype']}{tta}{original}")
+    print(f"{SPLIT_NAMES[first['split']]} split, {images}, in {first['dtype']}{tta}{original}")
     width = max(len(row["model"]) for row in rows)
     names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
     print(f"{'model':{width}}  size  {'border':10}", *(f" {name:>11}" for name in names))
@@ -48,7 +49,7 @@ def print_table(rows: list[dict]):
     for row in rows:
         notes = [warning(row)]
         if not same:
-            notes.append(f"evaluated on {row['images']:,} images from {row['data']}")
+            notes.append(f"evaluated on {count_of(row['images'], 'image')} from {row['data']}")
         if row["dice_without_empty"] is None:
             notes.append("all masks are empty")
         elif row["empty_masks"]:

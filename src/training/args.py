@@ -1,4 +1,4 @@
-"""The command line of train.py: the arguments of a new run, or of the run that --resume continues."""
+"""The arguments of train.py: of a new run, or of the run that --resume continues."""
 
 import argparse
 from argparse import Namespace
@@ -29,8 +29,8 @@ from utils import (
     worker_count,
 )
 
-hours = checked(float, lambda x: 0 < x <= 10_000, "a number above 0, at most 10,000")
-file_name = checked(str, lambda text: Path(text).name == text != "", "a file name without folder")
+hours = checked(float, lambda x: 0 < x <= 10_000, "a number above 0 and at most 10,000")
+file_name = checked(str, lambda text: Path(text).name == text != "", "a file name without a folder")
 DATASET_DEFAULTS = {
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},
     "folder": {"image_size": 256, "start_size": 0, "epochs": 50, "batch_size": 4},
@@ -52,33 +52,32 @@ MAY_CHANGE = {  # on --resume
 def get_args_parser(doc) -> Parser:
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    dataset = "kind of dataset; default: as in --data_path, else pets if present, else shapes"
+    dataset = "kind of dataset; default: detected from --data_path, else pets if present, else shapes"
     add("--dataset", choices=DATASETS, help=dataset)
     add_dataset_flags(add)
-    add("--image_size", type=image_side, help="image size in pixels; default 256, for shapes 64")
-    start = "image size of the first epochs; 0: --image_size; default 64 for pets"
+    add("--image_size", type=image_side, help="image size in pixels; default 256, or 64 for shapes")
+    start = "image size of the first epochs; 0: --image_size; default 64 for pets, else 0"
     add("--start_size", type=non_negative_int, help=start)
-    add("--border", choices=BORDERS, default="foreground", help="class of trimap border pixels; default foreground")
+    add("--border", choices=BORDERS, default="foreground", help="treatment of trimap borders; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default scale_jitter")
     kinds = ("fixed", "train", "unit", "imagenet", "weights")
-    values = "mean and std: fixed (0.5), train (measured), unit (0 and 1), imagenet or weights (as in --weights)"
+    values = "mean/std: fixed (0.5; default), train (measured), unit (0, 1), imagenet, weights (default with --weights)"
     add("--normalize", choices=kinds, default="fixed", help=values)
     add("--limit", type=positive_int, help="use the first LIMIT images of each split")
     add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N")
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet")
-    add("--width", type=positive_int, help="unet, unet_shallow, unet_add: channels of the first level; default 64")
-    add("--depth", type=positive_int, help="unet: number of times the size is halved; default 4")
-    add("--norm", choices=("batch", "none"), help="unet, unet_shallow, unet_add: normalization; default batch")
-    add("--dropout", type=fraction, help="unet, unet_shallow, unet_add: dropout at the bottleneck; default 0")
+    add("--width", type=positive_int, help="U-Nets: channels of the first level; default 64")
+    add("--depth", type=positive_int, help="unet, unet_add: number of times the size is halved; default 4")
+    add("--norm", choices=("batch", "none"), help="U-Nets: normalization; default batch")
+    add("--dropout", type=fraction, help="U-Nets: dropout at the bottleneck; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: kind of decoder; default nearest")
-    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's weights of ResNet34, as encoder")
-    add("--weights", type=user_path, metavar="FILE", help="checkpoint whose network to fine-tune")
-    add("--in_channels", type=int, choices=(1, 3), default=3, help="input channels: 3 for color, 1 for gray; default 3")
-    add("--out_channels", type=int, choices=(1, 2), default=1, help="output channels; 2 adds the background; default 1")
+    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights for the encoder")
+    add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="3 for color, 1 for gray; default 3")
+    add("--out_channels", type=int, choices=(1, 2), default=1, help="1, or 2 with background; default 1")
     add_training_flags(parser)
-    add_runtime_flags(parser)
     return parser
 
 
@@ -86,32 +85,35 @@ def add_training_flags(parser):
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive_int, help="number of epochs; default 40 for pets, 50 for folder, 4 for shapes")
     add("--hours", type=hours, help="time budget in hours, instead of --epochs")
-    add("--steps", type=positive_int, help="steps per epoch; default: each image once, for shapes 6")
+    add("--steps", type=positive_int, help="steps per epoch; default: each image once, or 6 for shapes")
     images = "images per step, over all processes; default 16 for pets, 4 for folder, 8 for shapes"
     add("--batch_size", "-b", type=positive_int, help=images)
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
     add("--learning_rate", "-lr", type=non_negative_float, help="peak learning rate; default: the optimizer's")
     add("--weight_decay", type=non_negative_float, help="weight decay; default 0.05 for muon, 0.01 for adamw, else 0")
-    add("--loss", type=loss, default="bce_dice", help=f"{', '.join(LOSSES)} or e.g. bce:1,dice:0.5")
+    losses = f"{', '.join(LOSSES)} or a weighted sum, e.g. bce:1,dice:0.5; default bce_dice"
+    add("--loss", type=loss, default="bce_dice", help=losses)
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="optimizer; default muon")
     add("--schedule", choices=SCHEDULES, default="wsd", help="learning rate schedule; default wsd")
-    add("--ema", type=fraction, default=0.999, help="decay of averaged weights; 0: off; default 0.999")
+    add("--ema", type=fraction, default=0.999, help="EMA decay for weight averaging; 0: off; default 0.999")
 
-    add = parser.add_argument_group("run").add_argument
+    run = parser.add_argument_group("run")
+    add = run.add_argument
     add("--seed", type=seed, default=0, help="random seed; default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
-    add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, in this mode")
-    add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
+    add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, optionally with a mode")
+    add("--deterministic", action="store_true", help="use deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
-    add("--name", type=file_name, help="name of the run's files; default: the network's, numbered if taken (unet-2)")
+    add("--name", type=file_name, help="name of the run's files; default: --model, numbered if taken (unet-2)")
     add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
     often = "minutes between saves within an epoch, or e.g. 500steps; default 10"
     add("--save_every", type=interval, default=(10.0, "minutes"), metavar="INTERVAL", help=often)
     add("--resume", type=user_path, metavar="NAME.last.pth", help="continue this run, with its arguments")
+    add_runtime_flags(run)
 
 
 def loss(text):
-    """Check --loss, and return its text for the checkpoints."""
+    """Check --loss, and return its text, which checkpoints record."""
     try:
         build_loss(text)
     except ValueError as error:
@@ -151,13 +153,13 @@ def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None
 
 
 def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
-    """Return the flags of the network in --weights. Raises UserError if given ones differ."""
+    """Return the flags of the network in --weights. Raises UserError if a given flag differs."""
     defaults = {name: option.default for name, option in options_of_network(start.name).items()}
     flags = {"model": start.name, "out_channels": 1, "encoder_weights": None, **start.options}
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
         if flag in given and given[flag] != flags.get(flag, defaults.get(flag)):
             raise UserError(f"--{flag} {given[flag]} differs from the network in --weights {path}; omit --{flag}")
-    if flags["out_channels"] > 2:  # of another repo's network
+    if flags["out_channels"] > 2:  # another repo's network
         flags["out_channels"] = 1
     return {flag: value for flag, value in flags.items() if flag not in given}
 
@@ -186,8 +188,8 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
         raise UserError(f"--resume {path} contains only weights; pass the NAME.last.pth next to it")
     augmentation = asdict(AUGMENTS[checkpoint.args.get("augment", "none")])
     if "state" not in checkpoint.training or checkpoint.augmentation != augmentation:
-        commit = checkpoint.git.get("commit")
-        raise UserError(f"--resume {path} is from another version of train.py; check out commit {commit}")
+        commit = checkpoint.git.get("commit") or "unknown"
+        raise UserError(f"--resume {path} needs the version of train.py that wrote it (commit: {commit})")
     values = defaults | checkpoint.args
     for flag, value in values.items():
         if value and flag.endswith(("_path", "_dir", "_list", "weights")):
@@ -218,7 +220,7 @@ def data_options(args: Namespace) -> DataOptions:
 
 
 def network_options(args: Namespace) -> dict:
-    """Return the options of `build_model` besides the name, from the given flags."""
+    """Return the options for `build_model` other than the name."""
     options = {"in_channels": args.in_channels, "out_channels": args.out_channels}
     names = {option for name in MODELS for option in options_of_network(name)}
     for name in sorted(names):

@@ -13,7 +13,7 @@ from training.distributed import rank, shard, world_size
 
 
 class BatchAugmentation:
-    """Turns batches into network input. images: size of the training set. normalization: mean, std."""
+    """Turns batches into network input. images: number of training images. normalization: (mean, std)."""
 
     def __init__(self, args: Namespace, images: int, normalization: tuple, runtime: Runtime):
         self.args, self.images, self.runtime = args, images, runtime
@@ -21,9 +21,9 @@ class BatchAugmentation:
         self.strength = AUGMENTS[args.augment]
 
     def __call__(self, batch: dict, step: int, rows: slice | None = None, strength: Strength | None = None):
-        """Return images float (n, C, H, W) and masks uint8 (n, 1, H, W), on the device.
+        """Return float images (n, C, H, W) and uint8 masks (n, 1, H, W), on the device.
 
-        batch: this rank's part of the step's. rows: only these of it. strength: by default the step's.
+        batch: this rank's shard of the step's batch. rows: which of its rows to use. strength: by default the step's.
         """
         n, rows = self.args.batch_size, rows or slice(None)
         generator = torch.Generator().manual_seed(seed_of(self.args.seed, step))
@@ -43,7 +43,7 @@ class BatchAugmentation:
             yield self(batch, step, strength=strength)
 
     def sample(self, dataset, indices, step: int, number: int):
-        """Return the next images (number, C, H, W) in 0 to 1 and masks, fully augmented, on the CPU."""
+        """Return `number` images (number, C, H, W) in [0, 1] and masks from `step` on, fully augmented, on the CPU."""
         steps = range(step, step + math.ceil(number * world_size() / self.args.batch_size))
         images, masks = zip(*self.batches(dataset, indices, steps, self.strength), strict=True)
         mean, std = torch.tensor([self.mean, self.std])[..., None, None]
@@ -51,5 +51,5 @@ class BatchAugmentation:
 
 
 def seed_of(*numbers: int) -> int:
-    """Derive a seed from the run's seed and the step, for exact resuming."""
+    """Combine the run's seed, the step and other numbers into one seed, for exact resuming."""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])

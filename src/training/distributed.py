@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, that share every batch. Only rank 0 prints and writes.
+"""Several processes, started by torchrun, that split each batch. Only rank 0 prints and writes.
 
 A function whose docstring says "Collective" must be called on all ranks.
 """
@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from runtime import Runtime
 from utils import UserError
 
-SMALL_SHARD = 16  # images; below this, batch norm uses the statistics of all processes
+SMALL_SHARD = 16  # images per forward pass; on GPUs, batch norm synchronizes below this
 waiting = None  # the process group of `rank_zero_first`
 
 
@@ -33,13 +33,13 @@ def world_size() -> int:
 
 
 def init_processes(runtime: Runtime) -> Runtime:
-    """Join the other processes, and silence all but rank 0. Return the runtime in its precision."""
+    """Join the other processes, and silence all but rank 0. Return the runtime in rank 0's precision."""
     global waiting
     if world_size() == 1 or dist.is_initialized():
         return runtime
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo")
-        waiting = dist.new_group(backend="gloo", timeout=timedelta(days=7))  # to decode many images
+        waiting = dist.new_group(backend="gloo", timeout=timedelta(days=7))  # for decoding many images
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the processes cannot connect ({reason}); start them with torchrun") from None
@@ -54,7 +54,7 @@ def destroy_processes():
 
 
 def on_rank_zero(function: Callable):
-    """Call a function on rank 0. Every rank gets its result or its UserError. Collective."""
+    """Call a function on rank 0. Every rank gets its result or UserError. Collective."""
     if world_size() == 1:
         return function()
     outcome: list = [None]
@@ -70,7 +70,7 @@ def on_rank_zero(function: Callable):
 
 
 def all_gather(value) -> list:
-    """Return every rank's picklable value, in their order. Collective."""
+    """Return every rank's picklable value, in rank order. Collective."""
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
@@ -80,7 +80,7 @@ def all_gather(value) -> list:
 
 @contextmanager
 def rank_zero_first():
-    """Let one process of each machine run the block first, for others to find its files."""
+    """Let one process on each machine run the block first, so that the others find its files."""
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if waits:
         dist.barrier(waiting)
@@ -92,12 +92,12 @@ def rank_zero_first():
 
 
 def shard(n: int, part: int, parts: int) -> slice:
-    """Return the part-th of `parts` equal slices of n items, in order."""
+    """Cut n items into `parts` nearly equal slices, and return slice `part`, from 0."""
     return slice(part * n // parts, (part + 1) * n // parts)
 
 
 def wrap_ddp(model: nn.Module, device: torch.device, images: int) -> nn.Module:
-    """Wrap a network to average its gradients over the processes. images: of one forward pass."""
+    """Wrap a network to average its gradients over the processes. images: number per forward pass."""
     if world_size() == 1:
         return model
     if device.type == "cuda" and images < SMALL_SHARD:
@@ -106,12 +106,12 @@ def wrap_ddp(model: nn.Module, device: torch.device, images: int) -> nn.Module:
 
 
 def agree(*values: int) -> tuple[int, ...]:
-    """Return the largest of each value over the ranks. Collective."""
+    """Return each value's maximum over the ranks. Collective."""
     return tuple(gather(torch.tensor(values)).amax(0).tolist())
 
 
 def gather(values: torch.Tensor) -> torch.Tensor:
-    """Stack every rank's tensor, of equal shapes, on the CPU: (ranks, ...). Collective."""
+    """Stack the ranks' tensors, of equal shape, on the CPU: (ranks, ...). Collective."""
     values = values.detach().cpu()
     if world_size() == 1:
         return values[None]
@@ -121,7 +121,7 @@ def gather(values: torch.Tensor) -> torch.Tensor:
 
 
 def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
-    """Gather rows of `total` items, of which each rank has every world_size-th, in order. Collective."""
+    """Gather the rows of `total` items, of which each rank has every world_size-th, in order. Collective."""
     length = -(-total // world_size())
     padded = torch.zeros(length, *rows.shape[1:], dtype=rows.dtype)
     padded[: len(rows)] = rows
@@ -129,7 +129,7 @@ def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
 
 
 def mean_over_ranks(values: list[torch.Tensor]):
-    """Replace each tensor by its mean over the ranks. Collective."""
+    """Replace each tensor with its mean over the ranks. Collective."""
     if world_size() > 1:
         for value in values:
             dist.all_reduce(value)

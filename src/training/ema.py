@@ -14,8 +14,8 @@ from training.distributed import mean_over_ranks
 class EMA:
     """Exponential moving average of a network's weights and running statistics, in `module`.
 
-    After n updates the decay is (1 + n) / (10 + n), first 0 and at most `decay`: a short run forgets its first weights.
-    torch's AveragedModel would wait for the GPU at every step.
+    The first update copies the weights. After n updates the decay is (1 + n) / (10 + n), at most `decay`, so that short
+    runs forget their first weights. torch's AveragedModel would wait for the GPU at every step.
     """
 
     def __init__(self, network: nn.Module, decay: float):
@@ -40,7 +40,7 @@ class EMA:
 
 
 def refresh_batch_norm(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
-    """Recompute running statistics for averaged weights from training images (N, C, H, W). Collective.
+    """Recompute batch norm's running statistics from batches of training images (N, C, H, W). Collective.
 
     Wu and Johnson, 2021 (arXiv 2105.07576), section 3.
     """

@@ -1,10 +1,10 @@
 """The optimizers of --optimizer.
 
 Muon: Jordan et al., 2024 (kellerjordan.github.io/posts/muon), with the step length of Liu et al., 2025 (arXiv
-2502.16982), section 2.2: all parameters share one learning rate. `torch.optim.Muon` takes only matrices.
+2502.16982), section 2.2, so that all parameters share one learning rate. `torch.optim.Muon` takes only matrices.
 
-Large matrices are orthogonalized in blocks of rows: ResNet34-U-Net's update takes a sixth of the time, at the same
-Dice (benchmarks/README.md).
+Large matrices are orthogonalized in blocks of rows, which cuts the time of ResNet34-U-Net's update to a sixth, at the
+same Dice (benchmarks/README.md).
 """
 
 import torch
@@ -12,15 +12,15 @@ from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer, RAdam
 
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of the quintic a x + b x^3 + c x^5 (Jordan et al.)
-STEPS = 5  # of the quintic
+STEPS = 5  # iterations of the quintic
 RMS = 0.2  # approximate root mean square of an AdamW update (Liu et al.)
-MOMENTUM = 0.95  # Nesterov's
+MOMENTUM = 0.95  # Nesterov momentum
 BLOCK = 64  # rows that are orthogonalized together
-WHOLE = 128  # rows up to which a matrix stays whole
+WHOLE = 128  # a matrix of at most this many rows is not split
 
 
 def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float) -> Optimizer:
-    """Build an optimizer. Muon and AdamW do not decay norms and biases."""
+    """Build an optimizer. Muon and AdamW do not decay norms or biases."""
     if name == "muon":
         return Muon(*split_parameters(model), lr, weight_decay)
     parameters = list(model.parameters())
@@ -28,7 +28,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
         decayed: dict = {"params": [value for value in parameters if value.ndim > 1]}
         others: dict = {"params": [value for value in parameters if value.ndim <= 1], "weight_decay": 0.0}
         return AdamW([decayed, others], lr, weight_decay=weight_decay, fused=True)
-    if name == "sgd":  # fused, it would start with a first step that overflowed
+    if name == "sgd":  # if fused, a first step that overflows would leave the momentum uninitialized
         return SGD(parameters, lr, momentum=0.9, weight_decay=weight_decay)
     if name == "radam":
         return RAdam(parameters, lr, weight_decay=weight_decay)
@@ -38,7 +38,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
 class Muon(Optimizer):
     """Momentum with orthogonalized updates for `matrices`, PyTorch's AdamW for `others` (not decayed) and `decayed`.
 
-    matrices: of two dimensions or more; the first gives the rows. The root mean square of an update is about RMS * lr.
+    matrices: tensors of two or more dimensions; the first gives the rows. An update has a root mean square of RMS * lr.
     """
 
     def __init__(self, matrices, others, decayed, lr, weight_decay=0.0):
@@ -62,7 +62,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self):  # type: ignore[override]
-        """Update every parameter with a gradient. Matrices' gradients are overwritten."""
+        """Update every parameter that has a gradient. The matrices' gradients are overwritten."""
         if self.adamw:
             self.adamw.step()
         group = self.param_groups[0]
@@ -79,7 +79,7 @@ class Muon(Optimizer):
         blocks = [in_blocks(as_matrix(gradient)) for gradient in gradients]
         decay = 1 - group["lr"] * group["weight_decay"]
         precision = torch.get_float32_matmul_precision()
-        torch.set_float32_matmul_precision("highest")  # rounded to TF32 or bfloat16, the iteration may diverge
+        torch.set_float32_matmul_precision("highest")  # in TF32 or bfloat16, the iteration may diverge
         for parameter, x, polynomial in zip(moved, blocks, newton_schulz(blocks), strict=True):
             matrix = as_matrix(parameter)
             length = RMS * max(matrix.shape) ** 0.5
@@ -90,8 +90,8 @@ class Muon(Optimizer):
 def split_parameters(model: nn.Module) -> tuple[list, list, list]:
     """Return Muon's parameters, those that AdamW does not decay, and those that it does.
 
-    Muon takes convolutions, but not depthwise ones, nor a head of one or two channels.
-    AdamW does not decay norms, biases and the head.
+    Muon takes convolutions, except grouped ones and a head of one or two channels.
+    AdamW does not decay norms, biases or that head.
     """
     convolutions = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
     grouped = {id(module.weight) for module in convolutions if module.groups > 1}
@@ -107,16 +107,16 @@ def split_parameters(model: nn.Module) -> tuple[list, list, list]:
 
 
 def as_matrix(parameter):
-    """View (rows, ...) as (rows, columns), in the memory's order."""
+    """View (rows, ...) as (rows, columns), in memory order."""
     if parameter.ndim == 4 and parameter.is_contiguous(memory_format=torch.channels_last):
         parameter = parameter.permute(0, 2, 3, 1)
     return parameter.flatten(1)
 
 
 def in_blocks(matrix):
-    """View a matrix as blocks of its shorter side: (N, BLOCK, long side).
+    """View a matrix, transposed if it is tall, as blocks of rows: (N, BLOCK, columns).
 
-    A side of up to WHOLE, or one that BLOCK does not divide, stays whole: (1, short side, long side).
+    If there are at most WHOLE rows, or BLOCK does not divide their number, it is one block: (1, rows, columns).
     """
     short = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
     rows = short.shape[0]
@@ -126,10 +126,10 @@ def in_blocks(matrix):
 
 
 def newton_schulz(matrices):
-    """Return a polynomial (N, rows, rows) of each x, float32 (N, rows, columns): its product with x is near orthogonal.
+    """Return polynomials (N, rows, rows) whose products with each x, float32 (N, rows, columns), are nearly orthogonal.
 
-    rows <= columns. Most of the product's singular values are in 0.68 to 1.21. Polynomials of x xᵀ commute: multiplied
-    with each other first and with x last they take a third of the multiplications. x xᵀ has the trace |x|².
+    rows <= columns. Most singular values of the products are between 0.68 and 1.21. Polynomials of x xᵀ commute: with x
+    multiplied last, the iteration takes a third of the multiplications. The trace of x xᵀ is |x|².
     """
     a, b, c = NEWTON_SCHULZ
     found = [None] * len(matrices)

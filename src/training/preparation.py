@@ -1,4 +1,4 @@
-"""Preparation of a run: network, normalization, checkpoint metadata, --resume, first lines."""
+"""Preparation of a run: network, normalization, checkpoint metadata, --resume, first lines of output."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -21,12 +21,12 @@ from utils import UserError, count_of, note
 MEAN_STD = {
     "fixed": ([0.5] * 3, [0.5] * 3),
     "unit": ([0.0] * 3, [1.0] * 3),
-    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # of torchvision's pretrained networks
+    "imagenet": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),  # torchvision's pretrained networks
 }
 
 
 def build(args: Namespace, start: Checkpoint | None) -> nn.Module:
-    """Build the network. start: the checkpoint of --weights."""
+    """Build the network. start: the checkpoint of --weights or --resume, if any."""
     try:
         model = build_model(args.model, **network_options(args))
     except ValueError as error:
@@ -39,7 +39,7 @@ def build(args: Namespace, start: Checkpoint | None) -> nn.Module:
         weights = dict(start.model)
         head = {name: value for name, value in model.state_dict().items() if name.startswith("head.")}
         if any(weights[name].shape != value.shape for name, value in head.items()):
-            print(f"--weights {args.weights}: initializing the head again, for other --out_channels")
+            print(f"--weights {args.weights}: reinitializing the head for --out_channels {args.out_channels}")
             weights.update(head)
         model.load_state_dict(weights)
     return model
@@ -60,14 +60,14 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
         number += pixels[:, 0].numel()
     mean = total / number
     std = (squares / number - mean**2).clamp(min=0).sqrt()
-    std[std < 1e-6] = 1  # of a constant channel
+    std[std < 1e-6] = 1  # constant channels
     return mean.tolist(), std.tolist()
 
 
 def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
-    """Return the constant fields of a run's checkpoints. checkpoint: its start, if any."""
+    """Return a checkpoint with the run's constant fields. checkpoint: the one the run starts from, if any."""
     former = checkpoint.trained_on or [] if checkpoint else []
-    deep = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
+    intensities = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     return Checkpoint(
         model={},
         name=args.model,
@@ -80,7 +80,7 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
         augmentation=asdict(AUGMENTS[args.augment]),
         precision=runtime.precision,
         speeds=runtime.speeds,
-        intensity_range=list(deep) if deep else None,
+        intensity_range=list(intensities) if intensities else None,
         trained_on=list(dict.fromkeys(former + hashes(data.train, data.indices))),
         validated_on=hash_of_set(data.valid),
         **provenance(runtime.device),
@@ -88,10 +88,10 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
 
 
 def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -> dict:
-    """Load the state of --resume, and return its scheduler's. Raises UserError."""
+    """Load the resumed run's state, and return its scheduler's state. Raises UserError."""
     kept = checkpoint.training
     if kept["images"] != hash_of_set(data.train, data.indices):
-        hint = "pass their folder with --data_path, or start a new run with --weights"
+        hint = "pass the original folder with --data_path, or start a new run with --weights"
         raise UserError(f"--resume {args.resume} was trained on different images; {hint}")
     try:
         learner.load_state_dict(kept)
@@ -100,7 +100,7 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
         former = kept["scheduler"]
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--resume {args.resume} is damaged ({reason}); use a copy, or train again") from None
+        raise UserError(f"--resume {args.resume} is damaged ({reason}); restore a backup, or train again") from None
     adopted = on_rank_zero(lambda: files.adopt_best(args.resume))
     if state.history and not adopted or checkpoint.validated_on != hash_of_set(data.valid):
         state.first_epoch = len(state.history)
@@ -114,7 +114,7 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
 
 
 def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
-    """Return a run's first line."""
+    """Return the first line of a run's output."""
     if args.dataset == "shapes":
         note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
     size = sum(value.numel() for value in model.parameters())

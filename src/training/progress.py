@@ -1,4 +1,4 @@
-"""Progress of a run: log lines, time left, when to save and stop, one line for a failure."""
+"""Progress of a run: log lines, time left, when to save and stop, and one-line errors."""
 
 import math
 import signal
@@ -21,11 +21,11 @@ from training.state import TrainMeter, TrainState
 from utils import UserError, command, note, when_memory_runs_out
 
 EXPLODED = 1e4  # a loss above this has diverged; an untrained network's is near 1
-SKIPPED, MEASURED = 3, 20  # steps that are not timed, and before the time left is shown
+SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before the time left is shown
 
 
 class Progress:
-    """Shows how far a run is; decides when it saves and stops. Only logging and saving wait for a GPU."""
+    """Shows a run's progress; decides when it saves and stops. Only logging and saving synchronize a GPU."""
 
     def __init__(self, args: Namespace, state: TrainState, steps_per_epoch: int, stop: SimpleNamespace):
         self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop
@@ -34,20 +34,20 @@ class Progress:
         self.begun, self.size = self.last_save - state.elapsed, 0
 
     def finished(self) -> bool:
-        """Check whether the last epoch is done, or the time spent."""
+        """Check whether the last epoch is done or the time is up."""
         epochs = len(self.state.history)
         if self.args.hours:
             return self.state.elapsed >= 3600 * self.args.hours and epochs > 0
         return epochs >= self.args.epochs
 
     def stop_requested(self) -> bool:
-        """Check whether a process got a stop signal. Collective."""
+        """Check whether any process received a stop signal. Collective."""
         [signal] = agree(self.stop.signal)
         self.stop.signal = signal or self.stop.signal  # one may have arrived meanwhile
         return signal > 0
 
     def begin_epoch(self):
-        """Show a bar for the rest of the epoch."""
+        """Show a progress bar for the rest of the epoch."""
         self.title = f"epoch {len(self.state.history) + 1}"
         if self.args.epochs:
             self.title += f"/{self.args.epochs}"
@@ -55,12 +55,12 @@ class Progress:
         self.bar = tqdm(None, self.title, total, leave=False, disable=not self.terminal, unit="step", initial=done)
         if self.size != self.state.max_size:
             self.size = self.state.max_size
-            self.timed_steps, self.timed = -SKIPPED, 0.0  # seconds of the steps at this size
+            self.timed_steps, self.timed = -SKIPPED, 0.0  # seconds at this size
         self.seconds_before = self.state.seconds
         self.last_log = self.last_step = time.perf_counter()
 
     def after_step(self, meter: TrainMeter) -> tuple[bool, bool, bool]:
-        """Count a step. Return whether the epoch ends, to save and to stop. Collective."""
+        """Count a step. Return whether the epoch ended, whether to save and whether to stop. Collective."""
         state, now = self.state, time.perf_counter()
         state.seconds += now - self.last_step
         self.timed_steps += 1
@@ -99,7 +99,7 @@ class Progress:
             print(f"{self.title}, step {done}/{self.steps_per_epoch}: {figures}", flush=True)
 
     def log_epoch(self, counts: torch.Tensor, batch_figure):
-        """Print the epoch's line; * marks the best so far. counts: of the validation images (N, 4)."""
+        """Print the epoch's line; * marks the best so far. counts: pixel counts of the validation images (N, 4)."""
         row, state = self.state.history[-1], self.state
         self.timed += time.perf_counter() - self.last_step  # validation, saving, drawing
         best = "*" if state.is_best() else " "
@@ -118,7 +118,7 @@ class Progress:
         warn_about_one_class(counts, batch_figure)
 
     def describe_left(self) -> str:
-        """Return ", 1:12:03 left, until Fri 14:05", assuming times in proportion to area; "" at first."""
+        """Return e.g. ", 1:12:03 left, ends Fri 14:05", assuming times proportional to image area; "" at first."""
         args, state = self.args, self.state
         if args.hours:
             seconds = 3600 * args.hours - state.elapsed
@@ -132,11 +132,11 @@ class Progress:
             seconds = steps * self.timed / self.timed_steps
         seconds = max(seconds, 0)
         end = datetime.now() + timedelta(seconds=seconds)
-        return f", {tqdm.format_interval(seconds)} left, until {end:%a %H:%M}"
+        return f", {tqdm.format_interval(seconds)} left, ends {end:%a %H:%M}"
 
 
 def check_loss(meter: TrainMeter, loss: float, when: str):
-    """Raise UserError if the run diverged. Collective."""
+    """Raise UserError if the run has diverged. Collective."""
     highest = gather(torch.tensor(meter.highest)).max().item()
     if highest >= EXPLODED:
         raise UserError(f"the loss exploded {when}: it reached {highest:.3g}; lower --learning_rate")
@@ -146,7 +146,7 @@ def check_loss(meter: TrainMeter, loss: float, when: str):
 
 
 def warn_about_one_class(counts: torch.Tensor, batch_figure):
-    """Print a note if all pixels are predicted as one class, and the masks have both."""
+    """Print a note if all pixels are predicted as one class although the masks have both."""
     tp, fp, fn, tn = counts.sum(0).tolist()
     if (tp + fp and fn + tn) or tp + fn == 0 or fp + tn == 0:
         return
@@ -164,7 +164,7 @@ def gpu_memory() -> str:
 
 
 def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bool, signal: int) -> int:
-    """Print how the run ended and the next command. Return the exit status."""
+    """Print how the run ended and the command to run next. Return the exit status."""
     if not finished:
         resume = command("src/train.py", "--resume", files.path(".last.pth"), processes=world_size())
         print(f"stopped after step {state.step}; resume with: {resume}")
@@ -183,7 +183,7 @@ def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bo
 
 @contextmanager
 def stop_on_signals():
-    """Yield an object whose `signal` the first stop signal sets; a second one ends the process."""
+    """Yield an object whose `signal` is set by the first stop signal; a second one ends the process."""
     request, before = SimpleNamespace(signal=0), {}
 
     def note_signal(number, frame):
@@ -193,9 +193,9 @@ def stop_on_signals():
         for other in before:
             signal.signal(other, signal.SIG_DFL)
 
-    if threading.current_thread() is threading.main_thread():  # Python allows no handlers in others
+    if threading.current_thread() is threading.main_thread():  # Python can set handlers only there
         for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as SIGHUP under nohup
+            if signal.getsignal(number) is not signal.SIG_IGN:  # e.g. SIGHUP under nohup
                 before[number] = signal.signal(number, note_signal)
     try:
         yield request
@@ -214,7 +214,7 @@ def explain_failures(args: Namespace):
             if "more than 1 value per channel" not in str(error):
                 raise
             advice = "use larger images or batches, or fewer --accumulation_steps"
-            raise UserError(f"--batch_size: batch norm gets one value per channel; {advice}") from None
+            raise UserError(f"--batch_size: batch norm gets only one value per channel; {advice}") from None
 
 
 @contextmanager
@@ -227,5 +227,5 @@ def save_if_workers_die(save):
         if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
             raise
         save()
-        advice = "the run is saved; resume it with --workers 0, or more shared memory (docker run --shm-size 8g)"
+        advice = "the run is saved; resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
         raise UserError(f"--workers: a data loading process was killed; {advice}") from None

@@ -13,8 +13,8 @@ from training.distributed import on_rank_zero, rank
 from training.state import TrainState
 from utils import UserError
 
-PANELS = 4  # fixed validation images shown every epoch
-DRAW_EVERY = 30  # seconds between figures, which take as long as a short epoch
+PANELS = 4  # validation images in NAME.panels.png, the same every epoch
+DRAW_EVERY = 30  # seconds between figures; drawing takes as long as a short epoch
 
 
 class RunFiles:
@@ -28,7 +28,7 @@ class RunFiles:
         return self.folder / f"{self.name}{ending}"
 
     def adopt_best(self, resumed: Path) -> bool:
-        """Copy the resumed run's best checkpoint. Return False if there is none."""
+        """Copy the resumed run's best checkpoint to this run's name. Return False if there is none."""
         best = resumed.with_name(resumed.name.removesuffix(".last.pth") + ".pth")
         if not best.is_file():
             return False
@@ -50,7 +50,7 @@ class RunFiles:
             write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
 
     def draw_batch(self, images, masks):
-        """Show augmented training images (N, C, H, W) in 0 to 1, and masks (N, 1, H, W)."""
+        """Draw augmented training images (N, C, H, W) in [0, 1], and masks (N, 1, H, W)."""
         from reports.plots import plot_batch
 
         if rank() == 0:
@@ -58,7 +58,7 @@ class RunFiles:
             plot_batch(images, masks, title, self.path(".batch.png"))
 
     def draw_epoch(self, state: TrainState, predictor: Predictor, dataset, last: bool):
-        """Show history and validation images, at most every DRAW_EVERY seconds."""
+        """Draw the history and validation images; unless `last`, at most every DRAW_EVERY seconds."""
         from reports.plots import panel_rows, plot_history, plot_panels
 
         if rank() or not (last or time.perf_counter() - self.drawn > DRAW_EVERY):
@@ -72,7 +72,7 @@ class RunFiles:
 
 @contextmanager
 def reserve_name(args: Namespace):
-    """Yield the run's name, and free it if nothing was written. Raises UserError. Collective."""
+    """Yield the run's name, reserved; release it if nothing was written. Raises UserError. Collective."""
     name = on_rank_zero(lambda: choose_name(args.save_dir, args.name, args.model, args.resume))
     try:
         yield name
@@ -84,7 +84,7 @@ def reserve_name(args: Namespace):
 
 
 def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None) -> str:
-    """Return `name`, or the model's with a number if taken, and create NAME.csv. Raises UserError."""
+    """Return `name`, or the model's, numbered if it is taken; create NAME.csv to reserve it. Raises UserError."""
     last = folder / f"{name}.last.pth"
     if resumed and resumed.resolve() == last.resolve():
         return str(name)
@@ -95,9 +95,9 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
             if (folder / f"{candidate}.pth").exists() or (folder / f"{candidate}.last.pth").exists():
                 continue
             with suppress(FileExistsError):
-                open(folder / f"{candidate}.csv", "x").close()  # fails if another run takes it
+                open(folder / f"{candidate}.csv", "x").close()  # fails if another run has taken it
                 return candidate
     except OSError as error:
-        raise UserError(f"--save_dir {folder} cannot be written ({error.strerror}); choose another") from None
+        raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}); choose another") from None
     hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
     raise UserError(f"--name {name} is taken: {folder}/{name}.csv or .pth exists; {hint}")

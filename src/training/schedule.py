@@ -9,14 +9,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 SCHEDULES = ("none", "plateau", "cosine", "onecycle", "wsd")
-WARMUP_STEPS = 200  # of wsd; a tenth of the steps if that is less
-COOLDOWN = 1 / 3  # fraction of a run in which wsd falls
+WARMUP_STEPS = 200  # for wsd; a tenth of the run's steps if that is fewer
+COOLDOWN = 1 / 3  # fraction of a run over which wsd falls to 0
 
 
 def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup: int, former: dict | None):
     """Build a scheduler. `plateau` steps on each epoch's validation loss, the others after each step.
 
-    position: see `position_of`. warmup: steps in which `wsd` rises. former: the resumed run's state.
+    position: see `position_of`. warmup: steps over which `wsd` rises. former: the resumed run's scheduler state.
     """
 
     def factor(step: int) -> float:
@@ -41,31 +41,31 @@ def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup:
 
 
 def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable:
-    """Return a function of the step: how far along the run is, and its length, in steps or (floats) seconds."""
+    """Return a function from the step to the run's position and length, in steps or (floats) seconds."""
     if args.hours:
         return lambda step: (state.elapsed, 3600.0 * args.hours)
     return lambda step: (step, args.epochs * steps_per_epoch)
 
 
 def warmup_steps(args: Namespace, steps_per_epoch: int) -> int:
-    """Return the length of wsd's warm-up."""
+    """Return the length of wsd's warm-up, in steps."""
     return WARMUP_STEPS if args.hours else min(WARMUP_STEPS, args.epochs * steps_per_epoch // 10)
 
 
 def warmup_stable_decay(now: float, end: float, step: int, warmup: int) -> float:
-    """Return the fraction of the peak learning rate: a short linear rise, constant, a linear fall to 0.
+    """Return the fraction of the peak learning rate: a short linear rise, a constant phase, a linear fall to 0.
 
     Hägele et al., NeurIPS 2024 (arXiv 2405.18392), section 3.
     """
     rise = (step + 1) / (warmup + 1)
-    if isinstance(end, float):  # with a short time budget, the rise takes at most a tenth
+    if isinstance(end, float):  # the rise takes at most a tenth of a time budget
         rise = max(rise, 10 * now / end)
     fall = (end - now) / (end * COOLDOWN)
     return min(rise, 1, max(0.0, fall))
 
 
 def sizes(start_size: int, image_size: int) -> list[int]:
-    """Return the image sizes, about sqrt(2) apart: multiples of 32, then image_size."""
+    """Return a run's image sizes, growing by a factor of about sqrt(2): multiples of 32, then image_size."""
     if not 0 < start_size < image_size:
         return [image_size]
     steps = range(round(2 * math.log2(image_size / start_size)))
@@ -74,9 +74,9 @@ def sizes(start_size: int, image_size: int) -> list[int]:
 
 
 def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
-    """Return the image size at a fraction of the run; each gets epochs in proportion to 1/sqrt(size).
+    """Return the image size at a fraction of the run; each size gets epochs in proportion to 1/sqrt(size).
 
-    progress: fraction of the epochs at the epoch's end; if timed, of the time, of which an epoch takes size².
+    progress: fraction of the epochs, including this one; if timed, of the time spent, assuming size² per epoch.
     """
     steps = sizes(start_size, image_size)
     ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])
@@ -84,7 +84,7 @@ def size_at(progress: float, start_size: int, image_size: int, timed: bool = Fal
 
 
 def image_size_of(args: Namespace, state) -> int:
-    """Return the image size of the next epoch; it never shrinks."""
+    """Return the image size of the next epoch, which never shrinks."""
     if args.hours:
         size = size_at(state.elapsed / (3600 * args.hours), args.start_size, args.image_size, timed=True)
     else:
@@ -93,6 +93,6 @@ def image_size_of(args: Namespace, state) -> int:
 
 
 def at_largest_size(history: list[dict]) -> list[dict]:
-    """Return the epochs with the largest images so far: "best" is one of them."""
+    """Return the epochs at the largest image size so far, one of which is the best."""
     largest = max((int(row["image_size"]) for row in history), default=0)
     return [row for row in history if int(row["image_size"]) == largest]

@@ -1,4 +1,4 @@
-"""How far a run is, its history, and the scores of the epoch in progress."""
+"""A run's state and history, and the mean loss and Dice of the epoch in progress."""
 
 import math
 from dataclasses import dataclass, field
@@ -12,12 +12,12 @@ from training.schedule import at_largest_size
 
 @dataclass
 class TrainState:
-    """How far a run is, and its history.
+    """A run's progress and history.
 
-    step: optimizer steps taken. seconds: of training. elapsed: seconds of the whole run, for --hours.
-    max_size: the largest image size so far. warmup: steps in which the learning rate rises.
-    first_epoch: the first one considered for "best"; checkpoints of earlier epochs are gone.
-    threshold, scores: of the last epoch's validation. history: a row of NAME.csv per epoch.
+    step: optimizer steps taken. seconds: training time without validation. elapsed: time of the whole run, for --hours.
+    max_size: the largest image size so far. warmup: steps over which wsd rises.
+    first_epoch: index of the first one considered for "best"; earlier checkpoints are gone or not comparable.
+    threshold, scores: from the last validation. history: a row of NAME.csv per epoch.
     """
 
     step: int = 0
@@ -38,7 +38,7 @@ class TrainState:
         return max((row["valid_dice"] for row in rows), default=0.0)
 
     def is_best(self) -> bool:
-        """Check that the last epoch has the largest images and, among such epochs, the highest Dice."""
+        """Check whether the last epoch has the largest images and, among such epochs, the highest Dice."""
         *before, last = at_largest_size(self.history[self.first_epoch :])
         return last is self.history[-1] and all(row["valid_dice"] < last["valid_dice"] for row in before)
 
@@ -60,7 +60,7 @@ class TrainState:
 
 
 class TrainMeter:
-    """An epoch's mean loss and Dice, added up without waiting for the GPU."""
+    """An epoch's mean loss and Dice. `add` does not wait for the GPU."""
 
     def __init__(self):
         self.epoch_sums = torch.zeros(3, dtype=torch.float64)  # loss, Dice, images
@@ -76,7 +76,7 @@ class TrainMeter:
         for loss, counts in self.pending:
             scores, value = dice_score(counts.cpu()), loss.cpu().double()
             self.epoch_sums += torch.stack([value * len(scores), scores.sum(), scores.new_tensor(len(scores))])
-            self.highest = max(self.highest, value.item())  # of which NaN is left out
+            self.highest = max(self.highest, value.item())  # NaN leaves it unchanged
         self.pending.clear()
 
     def means(self) -> tuple[float, float]:
@@ -97,5 +97,5 @@ class TrainMeter:
         sums = state["epoch_sums"]
         if len(sums) == world_size():
             self.epoch_sums.copy_(sums[rank()])
-        elif rank() == 0:  # of another number of processes
+        elif rank() == 0:  # saved by another number of processes
             self.epoch_sums.copy_(sums.sum(0))
