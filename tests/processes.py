@@ -1,6 +1,6 @@
-"""Commands in separate processes that tests can kill, as a pair of torchrun's too.
+"""Commands in separate processes, which tests can kill; also in pairs, as torchrun starts them.
 
-They are forked from a process that has torch loaded, and so start at once.
+The processes are forked from one that has torch loaded, so they start at once.
 """
 
 import multiprocessing
