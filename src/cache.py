@@ -31,7 +31,7 @@ from utils import UserError, count_of, note
 HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
 FORMAT = 3  # increment when the packed pixels change
-KEPT_BYTES = 4_000_000_000  # of all arrays, or of four new ones if that is more
+KEPT_BYTES = 4_000_000_000  # of all arrays, or four times the new one if that is more
 PIXELS_IN_FLIGHT = 48_000_000  # decoded at the same time; each takes about 12 bytes
 remembered: dict[Path, object] = {}  # results of `remember`
 

@@ -69,7 +69,7 @@ def get_args_parser():
     add("--split", choices=SPLITS, default="test", help="split to run on; default %(default)s")
     add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
-    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major run lengths from 1)")
+    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major, 1-based RLE pairs)")
     add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 

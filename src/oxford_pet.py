@@ -65,7 +65,7 @@ def split_names(data_path: Path, split: str) -> list[str]:
     times = Counter(names)
     unusable = [name for name in names if name != Path(name).name or times[name] > 1]
     if unusable:
-        raise UserError(f"{listing} lists {unusable[0]} twice or in a folder; remove that line")
+        raise UserError(f"{listing} lists {unusable[0]} twice or as a path; remove that line")
     if split == "valid":
         names = names[::10]
     if split == "train":

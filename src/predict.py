@@ -185,7 +185,7 @@ def get_args_parser():
     add("--matting", action="store_true", help="use closed-form matting (slower); see requirements-matting.txt")
     add("--tile", type=image_side, help="predict large photos in tiles of this size, in pixels")
     add("--csv", type=user_path, help="write image sizes, foreground fractions and bounding boxes to this CSV file")
-    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major run lengths from 1)")
+    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major, 1-based RLE pairs)")
     add_predictor_flags(parser)
     return parser
 

@@ -69,7 +69,7 @@ def parse_fold(text: str) -> tuple[int, int]:
     found = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text)
     part, parts = map(int, found.groups()) if found else (0, 0)
     if not 1 <= part <= parts or parts < 2:
-        raise UserError(f"--fold {text} must be K/N, 1 <= K <= N, e.g. 1/5 for the first of five folds")
+        raise UserError(f"--fold {text} must be K/N, N >= 2, K from 1 to N, e.g. 1/5 for the first of five folds")
     return part, parts
 
 
@@ -111,7 +111,7 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     try:
         lines = read_lines(path, lambda line: find_entry(line, find) is not None)
     except (OSError, UnicodeDecodeError) as error:
-        reason = "not found" if isinstance(error, FileNotFoundError) else "is not a UTF-8 text file"
+        reason = "not found" if isinstance(error, FileNotFoundError) else "cannot be read as UTF-8 text"
         raise UserError(f"{label} {reason}; list one image name per line") from None
     entries = [(line, find_entry(line, find)) for line in lines]
     names = [name for _, name in entries if name]
@@ -147,22 +147,22 @@ def first_few(texts: list[str], separator: str = ", ") -> str:
 
 
 def add_dataset_flags(add: Callable, recorded: str = ""):
-    """Add the flags for folders, masks and lists. add: a parser's add_argument. recorded: text for all defaults."""
+    """Add the flags for folders, masks and lists. add: a parser's add_argument. recorded: text for defaults."""
 
     def default(text):
         return f"; default: {recorded or text}"
 
     own = "for your own dataset: "
     values = "mask values that are foreground, e.g. 3, 128-255 or 255,0,0"
-    pattern = "mask file names, e.g. '{name}_gt.png'; or {id} (name up to the first _) or {number} (last in the name)"
+    pattern = "mask file names, e.g. '{name}_gt.png'; or {id} (name up to the first _) or {number} (its last number)"
     folder = "the Oxford-IIIT Pet folder, or one with images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
-    add("--foreground", nargs="+", help=own + values + default("all above 0"))
+    add("--foreground", nargs="+", help=own + values + default("all above 0 (lossy masks: above half)"))
     add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 if the others are class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
-        text = f"text file of the {SPLIT_NAMES[split]} images"
+        text = f"text file listing the {SPLIT_NAMES[split]} images"
         add(f"--{split}_list", type=user_path, help=text + (default("") if recorded else ""))
 
 

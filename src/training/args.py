@@ -68,10 +68,10 @@ def get_args_parser(doc) -> Parser:
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet")
-    add("--width", type=positive_int, help="U-Nets: channels of the first level; default 64")
+    add("--width", type=positive_int, help="unet*: channels of the first level; default 64")
     add("--depth", type=positive_int, help="unet, unet_add: number of times the size is halved; default 4")
-    add("--norm", choices=("batch", "none"), help="U-Nets: normalization; default batch")
-    add("--dropout", type=fraction, help="U-Nets: dropout at the bottleneck; default 0")
+    add("--norm", choices=("batch", "none"), help="unet*: normalization; default batch")
+    add("--dropout", type=fraction, help="unet*: dropout at the bottleneck; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: kind of decoder; default nearest")
     add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights for the encoder")
     add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune")

@@ -97,5 +97,5 @@ class TrainMeter:
         sums = state["epoch_sums"]
         if len(sums) == world_size():
             self.epoch_sums.copy_(sums[rank()])
-        elif rank() == 0:  # saved by another number of processes
+        elif rank() == 0:  # saved by more or fewer processes
             self.epoch_sums.copy_(sums.sum(0))
