@@ -1,4 +1,4 @@
-"""Score checkpoints on a split of a dataset, by default the one they were trained on.
+"""Score checkpoints on one split of their own dataset, or of the one in --data_path.
 
     python src/evaluate.py --model unet.pth                       # the test split
     python src/evaluate.py --model *.pth --split valid            # several in one table
@@ -63,7 +63,7 @@ def main():
 
 
 def find_checkpoints(paths: list[Path]) -> list[Path]:
-    """Expand patterns (Windows shells do not); drop repeats, and NAME.last.pth before NAME.pth. Raises UserError."""
+    """Expand patterns (Windows shells do not); drop NAME.last.pth if NAME.pth follows. Raises UserError."""
     found: list[Path] = []
     for path in paths:
         is_pattern = glob.has_magic(str(path)) and not path.exists()

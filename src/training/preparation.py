@@ -129,7 +129,7 @@ def describe_run(args: Namespace, data: TrainingData, steps_per_epoch: int) -> s
     if number < len(data.train):
         images += f" ({len(data.train) - number} without foreground left out)"
     growth = ", then ".join(f"{size}x{size}" for size in sizes(args.start_size, args.image_size))
-    epochs = f"{args.hours:g} hours of epochs" if args.hours else count_of(args.epochs, "epoch")
+    epochs = f"{args.hours:g} h of epochs" if args.hours else count_of(args.epochs, "epoch")
     steps = f"{count_of(steps_per_epoch, 'step')} of {count_of(args.batch_size, 'image')}"
     if world_size() > 1:
         steps += f" on {world_size()} processes"
