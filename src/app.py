@@ -26,7 +26,7 @@ from runtime import add_runtime_flags
 from utils import Parser, UserError, positive_int, run, user_path
 
 SHOWN_SIZE = 1536  # longer side of the images on the page, in pixels
-KEPT = 1800  # seconds after which uploads and results are deleted
+KEPT = 1800  # seconds for which uploads and results are kept at least
 ONE_AT_A_TIME = {"concurrency_id": "photo", "concurrency_limit": 1}  # over all visitors
 
 

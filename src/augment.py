@@ -26,7 +26,7 @@ class Strength:
     shift: float = 0.0  # fraction of the size
     color: float = 0.0  # largest relative change of brightness, contrast and saturation
     elastic: float = 0.0  # standard deviation of 3x3 displacements, fraction of the size
-    growth: float = 0.0  # epochs over which all but the flips grow to these ranges
+    growth: float = 0.0  # passes over the data in which all but the flips grow to these
 
     def after(self, epochs: float) -> "Strength":
         """Return the ranges after `epochs` epochs."""
@@ -82,7 +82,7 @@ def augment(image, mask, strength: Strength, params: dict) -> tuple:
 
 
 def sampling_grid(image, strength, params):
-    """Return each pixel's position in the source: (N, H, W, 2) in [-1, 1]."""
+    """Return each pixel's position in the source, (N, H, W, 2), whose edges are at -1 and 1."""
     n, _, height, width = image.shape
     flip_x, flip_y, turn, zoom, shift_x, shift_y, *_, stretch = params["uniform"].unbind(1)
     angle = (2 * turn - 1) * math.radians(strength.rotation)

@@ -162,7 +162,7 @@ def new_array(path: Path, shape: tuple):
 def remove_old(folder: Path, room: int):
     """Remove files of killed runs, and the least recently used arrays beyond `room` bytes.
 
-    Arrays used within the last hour stay, for concurrent runs.
+    Arrays opened within the last hour stay, for concurrent runs.
     """
     now = time.time()
     with suppress(OSError):  # files that others remove or own
@@ -199,7 +199,7 @@ def fingerprint(pairs: list[Pair], *settings) -> str:
 def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
     """Fill the array on all cores. Raises UserError, listing the unusable files."""
     size = options.image_size
-    emptied = []  # names of masks that lose all their foreground at this size
+    emptied = []  # names of masks that lose all their 1s at this size
 
     def store(index):
         try:
@@ -223,7 +223,7 @@ def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOpt
         raise UserError(f"{images}: {first_few(problems, '; ')}; restore or remove them")
     if emptied:
         masks = f"{count_of(len(emptied), 'mask')} {where} (e.g. {min(emptied)})"
-        note(f"{masks}: no foreground left at {size}x{size} pixels; use a larger --image_size")
+        note(f"{masks}: no foreground left at {size}x{size} pixels; use larger images")
 
 
 def in_parallel(work: Callable, pairs: list[Pair], title: str):
@@ -255,6 +255,5 @@ def remember(folder: Path, kind: str, pairs: list[Pair], measure: Callable, comb
             remembered[path] = combine(measured)
             data = json.dumps(remembered[path]).encode()
             with suppress(OSError, UserError):
-                folder.mkdir(parents=True, exist_ok=True)
                 write_atomically(path, lambda file: file.write(data), fsync=False)
     return remembered[path]

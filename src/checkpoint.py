@@ -21,6 +21,7 @@ from files import write_atomically
 from models import build_model, options_of
 from runtime import Runtime
 from splits import BORDERS
+from training.distributed import world_size
 from utils import LARGEST_SIDE, UserError, command
 
 
@@ -40,7 +41,7 @@ class Checkpoint:
     threshold: float | None = None  # with the highest validation Dice
     intensity_range: list[float] | None = None  # values that map to black and to white
     # provenance
-    epoch: int = 0  # epoch, seconds and scores: when the weights were saved
+    epoch: int = 0  # epoch, scores: of the last full epoch; seconds: when saved
     seconds: float = 0.0
     scores: dict = field(default_factory=dict)
     args: dict = field(default_factory=dict)  # every flag of train.py
@@ -99,8 +100,8 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
     needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
     if not needed <= values.keys():  # a plain state_dict
         if not model_type:
-            hint = f"{flag} takes saved_models/NAME.pth, or a state_dict if {type_flag} names its network"
-            raise UserError(f"{path} was not written by src/train.py; {hint}")
+            hint = f"; pass {type_flag} for a plain state_dict" if type_flag else ""
+            raise UserError(f"{flag} {path} was not written by src/train.py{hint}")
         weights = unwrap(values)
         try:
             options = options_of(model_type, weights)
@@ -125,9 +126,9 @@ def read(path: Path):
         values = torch.load(path, map_location="cpu", weights_only=True)
         return values if isinstance(values, dict) else {}
     except pickle.UnpicklingError:
-        raise UserError(f"{path} is damaged or contains pickled objects; not loaded") from None
+        raise UserError(f"{path} is damaged or contains pickled objects; pass another file") from None
     except Exception as error:  # zip, unpickling and storage errors
-        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__})") from None
+        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}); pass another file") from None
 
 
 # keys and name prefixes under which other code stores weights
@@ -180,14 +181,12 @@ def load_encoder(model: nn.Module, path: Path):
     """Load torchvision's resnet34 weights, without `fc`, into the encoder. Raises UserError."""
     if not hasattr(model, "encoder"):
         raise UserError("--encoder_weights only applies to --model resnet34_unet; omit it")
-    if not path.is_file():
-        raise UserError(f"--encoder_weights {path} not found")
     try:
         encoder = {name: value for name, value in read(path).items() if not name.startswith("fc.")}
         model.encoder.load_state_dict(encoder)  # type: ignore[union-attr]
     except (AttributeError, TypeError, RuntimeError) as error:
         reason = shorten(str(error), 200)
-        raise UserError(f"--encoder_weights {path} is not a resnet34 state_dict ({reason})") from None
+        raise UserError(f"--encoder_weights {path} does not fit the encoder ({reason}); omit it") from None
 
 
 def provenance(device: torch.device) -> dict:
@@ -202,7 +201,7 @@ def provenance(device: torch.device) -> dict:
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     versions |= {name: version(name) for name in ("torchvision", "numpy", "pillow")}
     return {
-        "command": command(*sys.argv),
+        "command": command(*sys.argv, processes=world_size()),
         "versions": versions,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "git": {"commit": git("rev-parse", "HEAD"), "clean": None if changes is None else not changes},

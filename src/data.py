@@ -43,7 +43,7 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
         dataset, data_path = "pets", pets
     if not data_path.is_dir():
         hint = f"run python src/oxford_pet.py to download the pets, or pass a folder that contains {LAYOUTS}"
-        raise UserError(f"--data_path {data_path} not found; {hint}")
+        raise UserError(f"--data_path {data_path} is not a folder; {hint}")
     if dataset:
         return dataset, data_path
     for name in ("pets", "folder"):
@@ -91,7 +91,7 @@ def shuffled_batches(indices, batch_size: int, seed: int, steps: Iterable[int]) 
 class TrainingData:
     """The training and validation sets. Raises UserError. Collective.
 
-    indices: the training images, without the few images of pets whose masks are empty.
+    indices: of the training images; in Oxford-IIIT Pet, only of those with foreground.
     """
 
     def __init__(self, options: DataOptions):

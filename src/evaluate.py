@@ -37,7 +37,7 @@ def get_args_parser():
     add("--split", choices=SPLITS, default="test", help="split to score; default %(default)s")
     add("--original_size", action="store_true", help="score at each image's original size")
     add_threshold_flag(parser)
-    add("--output", type=user_path, help="write OUTPUT.json, and OUTPUT.csv with a row per image")
+    add("--output", type=user_path, help="write OUTPUT.json, and OUTPUT.csv with a row per model and image")
     add_data_flags(parser)
     return parser
 

@@ -4,9 +4,9 @@
     python src/export.py --model unet.pth --format pt2 half  # unet.pt2, unet.half.pth
 
 onnx (pip install -r requirements-export.txt) and pt2 (torch.export) map `image`, float32 (N, C, H, W),
-RGB in [0, 1], of any size (pt2: above 32 pixels a side), to `probability` of foreground, float32
+RGB or gray in [0, 1], of any size (pt2: above 32 pixels a side), to `probability` of foreground, float32
 (N, 1, H, W). half is a checkpoint for this repo, with the convolutions' weights in float16. A file
-whose output differs from the checkpoint's is not written (onnx: unchecked without onnxruntime).
+whose output differs too much from the checkpoint's is not written (onnx: unchecked without onnxruntime).
 """
 
 if __name__ == "__main__":
@@ -83,9 +83,7 @@ def export(checkpoint, path, kind, source="the checkpoint"):
         warnings.simplefilter("ignore")  # deprecations inside torch's exporters
         made = Path(folder) / f"model{FORMATS[kind]}"
         if kind == "half":
-            weights = {}
-            for name, value in checkpoint.model.items():
-                weights[name] = value.half() if value.ndim > 1 else value
+            weights = {name: value.half() if value.ndim > 1 else value for name, value in checkpoint.model.items()}
             save(replace(checkpoint, model=weights, training=None), made)
         else:
             dynamic = torch.export.Dim.DYNAMIC
@@ -98,8 +96,7 @@ def export(checkpoint, path, kind, source="the checkpoint"):
             differences = [(run_exported(image) - model(image)).abs().max() for image in images]
             difference = max(differences).item()
             if not difference <= TOLERANCE[kind]:
-                reason = f"its output differs from {source}'s by {difference:.1e}"
-                raise UserError(f"{path} was not written: {reason}")
+                raise UserError(f"{path} was not written: its output differs from that of {source} by {difference:.1e}")
         write_atomically(path, lambda file: file.write(made.read_bytes()))
     return difference
 
@@ -111,12 +108,10 @@ def main():
     add("--format", nargs="+", choices=FORMATS, required=True, help="output formats")
     add("--output", type=user_path, help="folder, or path without suffix; default: next to --model")
     args = parser.parse_args()
-    checkpoint = load(args.model)
+    checkpoint = load(args.model, type_flag="")
     output = args.output or args.model.with_suffix("")
     if args.output and output.is_dir():
         output = output / args.model.stem
-    if not output.parent.is_dir():
-        raise UserError(f"--output {output}: {output.parent} is not a folder; create it")
     for kind in args.format:
         path = output.with_name(output.name + FORMATS[kind])
         difference = export(checkpoint, path, kind, args.model)

@@ -23,12 +23,13 @@ class CannotWrite(UserError):
 
 
 def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsync: bool = True):
-    """Call write(binary file) on a temporary file next to `path`, then rename it to `path`.
+    """Call write(binary file) on a temporary file next to `path`, then rename it to `path`. Creates the folder.
 
     fsync: wait until the file would survive a power failure: seconds on a busy disk. Raises CannotWrite.
     """
     path, temporary = Path(path), None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
         with os.fdopen(handle, "wb") as file:
             write(file)

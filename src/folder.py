@@ -1,8 +1,8 @@
 """Your own images and masks: DIR/images and DIR/masks (see pairs.py for the layouts and names).
 
 Splits are taken from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
-split folders. Other images are divided 80:10:10 by a hash of their name, so adding images does not move
-others. A split that stays empty gets the training image with the highest hash.
+split folders. Without those, images are divided 80:10:10 by a hash of their name, so adding images rarely
+moves others; a split that would stay empty gets the training image with the highest hash.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ note_once = cache(note)
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
-    """Load a split. Raises UserError that names the missing, ambiguous or broken files."""
+    """Load a split. Raises UserError, listing the missing, ambiguous or broken files."""
     folder = Folder(options)
     for text in folder.notes:
         note_once(text)
@@ -66,7 +66,7 @@ def describe(options: DataOptions) -> list[str]:
     with suppress(ImageError), open_image(next(iter(folder.pairs.values())).image) as header:
         if header.mode == "RGB" and ";16" in str(header.tile):
             lines.append("note: only the upper 8 bits of 16-bit color images are read; scale the images to 8 bits")
-    if min(sizes.values()) < FEW:
+    if not options.fold and any(0 < size < FEW for size in sizes.values()):
         lines.append("note: scores on so few images are unreliable; use --fold for cross-validation")
     unused = len(folder.pairs) - sum(sizes.values())
     if unused > 0 and not options.fold:
@@ -115,6 +115,8 @@ class Folder:
                 free = ["train", "valid"]
                 rest += found["train"]
                 found["train"] = []
+        elif self.split_folders:  # only for splits without a folder
+            free = [split for split in free if not found[split]]
         for split, names in by_hash(rest, free).items():
             found[split] += names
         return found

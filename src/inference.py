@@ -4,8 +4,8 @@
     python src/inference.py --model unet.pth --split valid --output masks --rle submission.csv
     torchrun --nproc_per_node 2 src/inference.py --model unet.pth
 
-Masks are PNGs with values 0 and 255 at the original size. panels.png shows the images with the best, median and
-worst Dice. For your own photos, use predict.py.
+Masks are PNGs with values 0 and 255 at the original size; scores are at the input size. panels.png
+shows the images with the best, median and worst Dice. For your own photos, use predict.py.
 """
 
 if __name__ == "__main__":

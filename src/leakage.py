@@ -1,7 +1,7 @@
 """Detect train/test leakage: evaluation images that a checkpoint was trained on.
 
-A checkpoint keeps a hash of each training image's name (for your own folders, of its name and file
-size) as `trained_on`. A renamed or re-encoded image is not recognized.
+A checkpoint keeps hashes of its training images' names (in your own folders, of names and file sizes) as
+`trained_on`. Images whose name (and file size) has changed are not recognized.
 """
 
 import torch

@@ -77,7 +77,7 @@ def jaccard_loss(logits, mask):
 def tversky_loss(logits, mask, alpha=0.3, beta=0.7):
     """Return 1 - Tversky index per image, smoothed by 1 (Salehi et al., MLMI 2017, equation 2 and section 3).
 
-    alpha weights false positives, beta false negatives; 0.5 and 0.5 give Dice.
+    alpha weights false positives, beta false negatives; both 0.5: Dice, smoothed by 2.
     """
     both, predicted, target = overlap(logits, mask)
     alpha, beta = of_channels(alpha, beta, both)
@@ -113,6 +113,6 @@ def build_loss(text: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor
             raise ValueError(f"{text} lists {name} twice")
         number = float(weight or 1)
         if not 0 < number < math.inf:
-            raise ValueError(f"{weight} is not a weight for {name}; use a number above 0, as in {name}:1")
+            raise ValueError(f"{weight} is not a weight for {name}; use e.g. {name}:1")
         weights[LOSSES[name]] = number
     return lambda logits, mask: sum(weight * loss(logits, mask) for loss, weight in weights.items())

@@ -2,13 +2,13 @@
 
 | mask | value of a pixel |
 |---|---|
-| gray, of any depth, or boolean | the number in the file |
-| palette | the index; as RGB if the palette is gray, or if black is not at index 0 |
+| gray, of any depth, or boolean | the number in the file (of 2 or 4 bits: scaled to 255) |
+| palette | the index; as RGB if the palette is gray, or black is used at an index above 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
-| JPEG, AVIF, lossy WebP | the gray level; if colored, the nearest of the masks' few true colors |
+| JPEG, AVIF, lossy WebP | the gray level; among others, the nearest of the masks' few true colors |
 
-By default all values but 0 are foreground (in lossy gray masks, only values above half the maximum),
+By default all values but 0 are foreground (if all masks are lossy and gray, those above half the maximum),
 and 255 is ignored if the other values are class indices.
 """
 
@@ -27,7 +27,7 @@ from utils import UserError
 
 COLOR = 1 << 40  # a color is COLOR + 65536 red + 256 green + blue
 MOST = COLOR << 1
-MOST_VALUES = 2**16  # images with more distinct values are not masks
+MOST_VALUES = 2**16  # a folder with more distinct values has no masks
 NEAR = 64  # RGB distance within which two colors of lossy masks count as one
 RARE = 0.03  # a true color has at least this fraction of the pixels outside the background
 
@@ -38,7 +38,7 @@ class MaskRule:
 
     foreground: tuple[tuple[int, int], ...]  # ranges of values
     ignored: tuple[tuple[int, int], ...] = ()
-    colors: tuple[tuple[int, int, int], ...] = ()  # for colored lossy masks
+    colors: tuple[tuple[int, int, int], ...] = ()  # for lossy masks
 
     def read(self, path: Path, page: int = 0) -> Image.Image:
         """Read a mask as a PIL image of mode L with the values of `labels`. Raises ImageError."""
@@ -177,8 +177,12 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         colors = true_colors(colored, given + ignored)
         given = [snap(ends, colors) for ends in given]
         ignored = [snap(ends, colors) for ends in ignored]
-        seen = np.array([color_of(value) for value in colored])
-        for value, pixels in zip(nearest(seen, colors).tolist(), colored.values(), strict=True):
+    elif gray and exact and not given:
+        colors = (color_of(0), color_of(max(gray)))
+    if colors:
+        values, lossy = Counter(exact), Counter(gray) + Counter(colored)
+        seen = np.array([color_of(value) for value in lossy])
+        for value, pixels in zip(nearest(seen, colors).tolist(), lossy.values(), strict=True):
             values[value] += pixels
     found = f"the masks, such as {example}, have {listed(values)}"
     if given and any(values) and not any(is_in(value, given) for value in values):
@@ -190,7 +194,7 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         if len(others) < 2:
             given = [(value, value) for value in others]
         elif 0 in values:
-            given = [(others[-1] // 2 + 1 if gray else 1, MOST)]
+            given = [(others[-1] // 2 + 1 if gray and not colors else 1, MOST)]
         else:
             advice = f"pass e.g. --foreground {text_of(others[0])}"
             raise UserError(f"{found}, but no 0 for background; {advice}")

@@ -5,7 +5,7 @@
     DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val2017, test (SPLIT_FOLDERS) are splits
     DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way around
 
-A mask has its image's name, with or without the image's extension (a.jpg.png), or with one of AFFIXES
+A mask has its image's name, with or without the image's extension (a.jpg.png), or with an affix
 (a_gt.png, Mask-a.png). --mask_pattern describes other names; a single pair may have any names. An
 image and a mask with the same number of pages (TIFF stacks, animations) become the pairs a#0, a#1,
 ...; otherwise only the first page is used.
@@ -21,10 +21,10 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-from PIL import Image, ImageOps
+from PIL import ImageOps
 
 from photos.colors import to_rgb
-from photos.decode import ImageError, decode, open_image, page_count
+from photos.decode import ImageError, decode, open_image, page_count, suffixes
 from splits import first_few
 from utils import UserError
 
@@ -73,9 +73,10 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
 
 
 def folders_called(path: Path, names) -> list[Path]:
-    """Return the folders in `path` with one of these names, ignoring case."""
+    """Return the folders in `path` with one of these names, ignoring case, and digits after splits (val2017)."""
     found = path.iterdir() if path.is_dir() else ()
-    return sorted(entry for entry in found if entry.name.lower() in names and entry.is_dir())
+    digits = "0123456789" if names is SPLIT_FOLDERS else ""
+    return sorted(entry for entry in found if entry.name.lower().rstrip(digits) in names and entry.is_dir())
 
 
 def has_both(path: Path) -> bool:
@@ -108,7 +109,7 @@ def files_below(folder: Path) -> tuple[dict[str, list[Path]], list[Path]]:
         # Links are not followed, since an image could then be in two splits.
         others += [Path(path, name) for name in folders if Path(path, name).is_symlink()]
         for file in sorted(Path(path, name) for name in files if not name.startswith(".")):
-            if file.suffix.lower() in Image.registered_extensions() and file.is_file():
+            if file.suffix.lower() in suffixes() and file.is_file():
                 images[file.relative_to(folder).with_suffix("").as_posix()].append(file)
             else:
                 others.append(file)
@@ -122,7 +123,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     ignored: dict[str, list[Path]] = defaultdict(list)  # by reason
     endings: Counter = Counter()  # suffixes of files that are not images
     parts = parts_of(root)
-    ignored["no images/ or masks/"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
+    ignored["unused split folder"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
     for part in parts:
         images, other_images = files_below(the_folder(part, IMAGES))
         labels, other_labels = files_below(the_folder(part, MASKS))
@@ -139,7 +140,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
             for path in own:
                 users[path].append(files[0])
             if len(files) > 1:
-                faults.append(f"{relative(files, root, ' and ')} have the same name")
+                faults.append(f"{relative(files, root, ' and ')} differ only in their extension")
             elif len(own) > 1:
                 faults.append(f"{relative(files, root)} has the masks {relative(own, root, ' and ')}")
             elif not own:
@@ -188,7 +189,7 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
         stems = {stem}
         if name not in images:  # else it is the mask of the image with this name
             stems |= {ENDING.sub("", stem), BEGINNING.sub("", stem)}
-            if Path(stem).suffix.lower() in Image.registered_extensions():
+            if Path(stem).suffix.lower() in suffixes():
                 stems.add(Path(stem).stem)
         for each in stems:
             found[parent + slash + each] += files
@@ -214,12 +215,12 @@ def hint(images: list[Path], masks: list[Path]) -> str:
     names = {mask.name for mask in masks}
     for pattern in patterns:
         if len(names & {fill_in(pattern, image.stem) for image in images}) > len(images) / 2:
-            return f"--mask_pattern '{pattern}' pairs them"
+            return f"--mask_pattern '{pattern}' pairs most of them"
     return "rename the masks to match their images, or use --mask_pattern"
 
 
 def pair_pages(name: str, image: Path, label: Path) -> list[Pair]:
-    """Return a pair for each page if the page counts are equal, else one of the first pages."""
+    """Return a pair for each page if the page counts are equal, else one pair of the first pages."""
     pages = pages_of(image)
     if pages == pages_of(label) > 1:
         return [Pair(f"{name}#{page}", image, label, page) for page in range(pages)]

@@ -5,7 +5,7 @@
     python src/predict.py photos --recursive --model unet.pth --save cutout --crop --skip_existing
     python src/predict.py - --model unet.pth < cat.jpg > mask.png
 
-Outputs are named NAME.png (overlays and panels: NAME.jpg). With several kinds of output, each has its own folder.
+Outputs are NAME.png (overlays and panels: NAME.jpg; --each: NAME/1.png), in a folder per kind if several.
 In a notebook:
 
     from petseg import load_model, predict   # after: pip install -e .
@@ -17,6 +17,7 @@ if __name__ == "__main__":
     import startup  # noqa: F401  # before torch is imported
 
 import csv
+import os
 import signal
 import sys
 import tempfile
@@ -104,8 +105,7 @@ def predict_files(args):
             print(f"stopped after {count_of(written, 'image')}; rerun with {flag}", file=sys.stderr)
             raise
     speed = written / (time.perf_counter() - began)
-    images = count_of(written, "image")
-    print(f"wrote {', '.join(args.save)} for {images} to {args.output}: {speed:.1f} images/s")
+    print(f"wrote {', '.join(args.save)} for {count_of(written, 'image')} to {args.output}: {speed:.1f} images/s")
     if args.skip_existing:
         print(f"skipped {count_of(len(jobs) - len(todo), 'image')} whose outputs exist")
     if unused:
@@ -123,8 +123,9 @@ def find_jobs(args):
     if is_image_name(output):
         if len(images) > 1 or len(args.save) > 1 or args.each:
             raise UserError(f"--output {output} is one file; choose a folder for several outputs")
-        make_folder(output.parent, "--output")
         [path] = images
+        if os.path.realpath(output) == os.path.realpath(path):
+            raise UserError(f"--output {output} is the input; choose another file")
         return [Job(path, {args.save[0]: output}, path.name, path.stem)], unused
     for folder in {path.parent.resolve() for path in images}:
         if folder.is_relative_to(output.resolve()):
@@ -175,7 +176,7 @@ def get_args_parser():
     add("--recursive", action="store_true", help="search subfolders too, and mirror them in --output")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--overwrite", action="store_true", help="replace existing outputs and CSV files")
-    existing("--skip_existing", action="store_true", help="skip finished images; append to CSV files")
+    existing("--skip_existing", action="store_true", help="skip images whose outputs exist; append to CSV files")
     add_threshold_flag(parser)
     add("--largest", action="store_true", help="keep only the largest connected component")
     add("--crop", action="store_true", help="crop cutouts to the foreground")

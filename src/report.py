@@ -48,7 +48,7 @@ def main():
     options = [options_of_data(checkpoint, args) for checkpoint in checkpoints]
     datasets = [load_split(each, args.split) for each in options]
     if any(dataset.identities != datasets[0].identities for dataset in datasets):
-        raise UserError("the checkpoints have different datasets; choose one with --data_path")
+        raise UserError("the checkpoints have different images; pass --data_path or a list, such as --valid_list")
     if len({each.border for each in options}) > 1:
         raise UserError("the checkpoints have different border rules; choose one with --border")
     make_folder(args.output, "--output")

@@ -84,7 +84,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
 def add_runtime_flags(parser, precision="auto"):
     add = parser.add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (CUDA if available, else CPU); default auto")
-    add("--precision", default=precision, choices=PRECISIONS, help="auto: fastest on this device; default %(default)s")
+    add("--precision", default=precision, choices=PRECISIONS, help="auto: best for this device; default %(default)s")
 
 
 def pick_device(name: str) -> torch.device:

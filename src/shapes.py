@@ -30,7 +30,7 @@ def draw(rng, height, width, count=12, sigma=20, gray=False):
         level = rng.uniform(1, 255)
         inside = (y - row) ** 2 + (x - column) ** 2 < radius**2
         angle = 2 * np.pi * (level / 255 + np.array([0, 1 / 3, 2 / 3]))  # on the color wheel
-        image[inside] = level if gray else 150 + 105 * np.cos(angle)  # never black
+        image[inside] = level if gray else 150 + 105 * np.cos(angle)  # no hue is black
         mask[inside] = 1
     image += rng.normal(scale=sigma, size=image.shape)
     image -= image.min()

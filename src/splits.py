@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from PIL import Image
 
 from files import read_lines
+from photos.decode import suffixes
 from utils import UserError, user_path
 
 SPLITS = ("train", "valid", "test")
@@ -133,7 +133,7 @@ def find_entry(line: str, find: Callable) -> str | None:
         text = line[:end].strip().replace("\\", "/").removeprefix("./")
         name = find(text)
         stem, dot, suffix = text.rpartition(".")
-        if not name and dot + suffix.lower() in Image.registered_extensions():
+        if not name and dot + suffix.lower() in suffixes():
             name = find(stem)
         if name:
             return name

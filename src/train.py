@@ -1,7 +1,7 @@
 """Train a network and keep the checkpoint with the highest validation Dice.
 
     python src/train.py --model unet  # the pets if they are in dataset/, else synthetic shapes
-    python src/train.py --model resnet34_unet --data_path ~/pets/oxford-iiit-pet
+    python src/train.py --model resnet34_unet --data_path ~/pets
     python src/train.py --data_path DIR  # your own DIR/images and DIR/masks
     python src/train.py --weights saved_models/unet_pets.pth --data_path DIR  # fine-tune
     python src/train.py --resume saved_models/unet.last.pth  # continue a run

@@ -58,16 +58,15 @@ def user_path(text: str) -> Path:
 
 @contextmanager
 def when_memory_runs_out(advice: str):
-    """Turn an out-of-memory error in the block into a UserError that ends with `advice`."""
+    """Turn an out-of-memory error in the block into a UserError with `advice`, and killed workers into one too."""
     try:
         yield
     except torch.OutOfMemoryError:
         raise UserError(f"the GPU ran out of memory; {advice}") from None
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
-            advice = "use --workers 0, or add shared memory (docker run --shm-size 8g)"
             reason = "a data loading process was killed, perhaps for lack of memory"
-            raise UserError(f"{reason}; {advice}") from None
+            raise UserError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
         if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
             raise
         raise UserError(f"the machine ran out of memory; {advice}") from None

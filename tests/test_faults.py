@@ -229,5 +229,6 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     write_atomically(path, lambda file: file.write(b"new"))
     assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
-    with pytest.raises(UserError, match=r"nowhere/a\.pth"):
-        save(Checkpoint({}, "unet", {}), tmp_path / "nowhere/a.pth")
+    save(Checkpoint({}, "unet", {}), tmp_path / "new/a.pth")
+    with pytest.raises(UserError, match=r"a\.txt/a\.pth"):
+        save(Checkpoint({}, "unet", {}), tmp_path / "a.txt/a.pth")

@@ -79,10 +79,15 @@ def test_files_that_are_ignored_are_noted_and_the_pairs_are_trained_on(tmp_path)
     for name in (1, 3, 5, 7, 8, 9, 11):
         (data / "masks" / f"{name}.png").unlink()
     Image.new("L", (9, 9)).save(data / "masks/other.png")
-    (data / "images" / "readme.txt").write_text("no image")
+    for name in ("readme.txt", "notes.pdf"):
+        (data / "images" / name).write_text("no image")
     done = script("train", "--data_path", "data", *TINY, cwd=tmp_path)
     notes = [line for line in done.stderr.splitlines() if line.startswith("note:")]
-    for name in ("images/1.png, images/11.png, images/3.png, images/5.png, images/7.png", "masks/other.png", "1 .txt"):
+    for name in (
+        "images/1.png, images/11.png, images/3.png, images/5.png, images/7.png",
+        "masks/other.png",
+        "1 .pdf, 1 .txt",
+    ):
         assert sum(name in note for note in notes) == 1
     assert len(notes) == 3 and "5 pairs in data" in done.stdout
 

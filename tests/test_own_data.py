@@ -58,7 +58,8 @@ def make_splits(data, order, names, numbers):
 
 
 @pytest.mark.parametrize(
-    "order, valid", [("inside", "val"), ("outside", "valid"), ("inside", "Validation"), ("inside", "val2017")]
+    "order, valid",
+    [("inside", "val"), ("outside", "valid"), ("inside", "Validation"), ("inside", "val2017"), ("outside", "val2017")],
 )
 def test_split_folders_are_the_splits(order, valid, tmp_path):
     data = make_splits(tmp_path / "data", order, ("train", valid, "test"), (7, 3, 5))
@@ -102,6 +103,9 @@ def test_lists_and_folds_work_on_split_folders(tmp_path):
     found = {split: load_folder(data, split, valid_list=tmp_path / "list").names for split in SPLITS}
     assert found["valid"] == ["train/0", "train/1"] and found["test"] == ["test/10", "test/11", "test/9"]
     assert len(found["train"]) == 7 and not set(found["train"]) & set(found["valid"])
+    (data / "train.txt").write_text("train/0\ntrain/1\n")  # the other training images are in no split
+    assert [len(load_folder(data, split)) for split in SPLITS] == [2, 3, 3] and "ignored 4 pairs" in lines(data)
+    (data / "train.txt").unlink()
     parts = [load_folder(data, "valid", fold=f"{part}/3").names for part in (1, 2, 3)]
     assert sorted(sum(parts, [])) == sorted([f"train/{i}" for i in range(6)] + [f"valid/{i}" for i in range(6, 9)])
 
@@ -181,6 +185,18 @@ def test_lossy_gray_masks_are_split_at_half_their_maximum(kind, tmp_path):
         assert (mask != draw_folder(int(name))[1]).mean() < 0.02 and set(np.unique(mask)) <= {0, 1}
     [threshold] = re.findall(r">= (\d+)", lines(data))
     assert int(threshold) == pytest.approx(level / 2, abs=level / 5)  # JPEG may overshoot
+
+
+def test_lossy_masks_among_others_do_not_change_which_values_are_foreground(tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    for index, scale in enumerate((1, 2, 1, 2, 255)):  # class indices in five files, and one JPEG
+        path = data / f"masks/{index}.png"
+        Image.fromarray(draw_folder(index)[1] * np.uint8(scale)).save(path)
+    path = data / "masks/4.png"
+    Image.open(path).save(path.with_suffix(".jpg"))
+    path.unlink()
+    for name, mask in masks(data, ignore=("9",)).items():
+        assert (mask != draw_folder(int(name))[1]).mean() < 0.02
 
 
 @pytest.mark.parametrize("foreground, hint", [((), "1-254 255"), (("13",), "13 255"), (("13", "1-5"), "13 1-5 255")])

@@ -80,14 +80,17 @@ def test_an_output_with_a_suffix_is_a_file(call, tmp_path):
     call("--output", "new/cat.jpeg", "--save", "overlay", inputs=("d/cat.jpg",))
     assert Image.open(tmp_path / "new/cat.jpeg").format == "JPEG"
     photo().save(tmp_path / "d/dog.jpg")
+    before = Image.open(tmp_path / "d/dog.jpg").tobytes()
     for flags, inputs in (
         (("--output", "cat.png"), ("d/cat.jpg",)),  # it exists
         (("--output", "both.png"), ("d",)),  # two images
         (("--output", "mask.jpg"), ("d/cat.jpg",)),  # masks are PNG
         (("--output", "x.tif"), ("d/cat.jpg",)),
+        (("--output", "d/dog.jpg", "--save", "overlay", "--overwrite"), ("d/dog.jpg",)),  # the input itself
     ):
         assert flags[1] in error_of(call(*flags, inputs=inputs, expect=2))
-        assert flags[1] == "cat.png" or not (tmp_path / flags[1]).exists()
+        assert flags[1] in ("cat.png", "d/dog.jpg") or not (tmp_path / flags[1]).exists()
+    assert Image.open(tmp_path / "d/dog.jpg").tobytes() == before
 
 
 def test_tildes_and_globs_are_expanded(call, tmp_path, monkeypatch):
@@ -206,12 +209,15 @@ def test_a_failure_with_one_image_is_one_line_and_does_not_stop_the_others(call,
     assert [row["name"] for row in read_table(tmp_path / "n.csv")] == ["a.png", "c.png"]
 
 
-def test_the_error_for_a_truncated_photo_names_it_once(call, tmp_path):
+def test_the_error_for_a_truncated_photo_or_a_blocked_output_names_the_file(call, tmp_path):
     file = tmp_path / "d/a.jpg"
     photo().save(file)
     os.truncate(file, file.stat().st_size // 2)
     error = error_of(call(expect=2))
     assert error.count("a.jpg") == 1 and "decoded" in error
+    photo().save(file)
+    (tmp_path / "out/a.png/x").mkdir(parents=True)
+    assert "d/a.jpg has no output: out/a.png" in error_of(call("--output", "out", "--overwrite", expect=2))
 
 
 def test_a_full_disk_ends_the_run_and_keeps_the_rows_so_far(call, tmp_path, monkeypatch):

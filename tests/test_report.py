@@ -34,7 +34,7 @@ def test_a_report_on_two_checkpoints_is_one_page_with_all_figures(tmp_path):
     for name in FIGURES:
         with Image.open(tmp_path / "report" / f"{name}.png") as figure:
             assert min(figure.size) > 100
-    assert all(words in page for words in ("no history", "permutation test", "cats", "dogs"))
+    assert all(words in page for words in ("no usable NAME.csv", "permutation test", "cats", "dogs"))
 
 
 def test_a_report_on_two_seeds_shows_their_spread_and_possible_label_errors(tmp_path):
@@ -79,8 +79,10 @@ def test_evaluate_does_not_overwrite_a_history_and_other_tables_are_not_historie
     flags = ("--model", "a.pth", "--data_path", pets)
     done = script("evaluate", *flags, "--output", "a", cwd=tmp_path, expect=2)
     assert "--output" in error_of(done) and "a.csv" in error_of(done)
+    done = script("evaluate", *flags, "--output", "a.pth/scores", cwd=tmp_path, expect=2)
+    assert "--output a.pth" in error_of(done) and "test split" not in done.stdout  # before any work
     script("report", *flags, "--limit", 1, cwd=tmp_path)
-    assert "no history" in (tmp_path / "report/index.html").read_text()
+    assert "no usable NAME.csv" in (tmp_path / "report/index.html").read_text()
 
 
 def test_the_paired_test_distinguishes_a_difference_from_noise():

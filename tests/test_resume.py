@@ -196,6 +196,7 @@ def test_flags_that_a_resumed_run_refuses_or_accepts(tmp_path):
     assert "--batch_size 7" in error_of(done)
     done = script("train", "--resume", "saved_models/a.pth", cwd=tmp_path, expect=2)
     assert "saved_models/a.pth" in error_of(done) and ".last.pth" in error_of(done)
+    assert "--hours" in error_of(script("train", *RESUME, "--hours", 1, cwd=tmp_path, expect=2))
     shutil.copytree(tmp_path / "saved_models", tmp_path / "moved")
-    assert "--epochs" in script("train", "--resume", "moved/a.last.pth", "--epochs", 3, cwd=tmp_path).stdout
+    assert "--epochs" in script("train", "--resume", "moved/a.last.pth", "--epochs", 3, cwd=tmp_path).stderr
     assert len(history_of(tmp_path)) == 2 and load(tmp_path / "moved/a.last.pth").epoch == 3

@@ -8,7 +8,7 @@ from torch import nn
 from models.resnet34_unet import ResNet34UNet
 from models.unet import UNet
 
-MODELS: dict[str, tuple[Any, dict]] = {  # name: class, options fixed by the name
+MODELS: dict[str, tuple[Any, dict]] = {  # name: class, preset options
     "unet": (UNet, {}),
     "unet_shallow": (UNet, {"depth": 2}),
     "unet_add": (UNet, {"skip": "add"}),

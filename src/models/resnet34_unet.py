@@ -1,5 +1,5 @@
 """ResNet-34 encoder (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, table 1) with a U-Net
-decoder (Ronneberger et al. 2015).
+decoder (Ronneberger et al. 2015). Reports: see the student reports in README.md.
 
 The encoder's `state_dict` fits torchvision's `resnet34` without `fc`, so published weights load. Accepts any input
 size: strided layers round up, and decoder features are cropped to the size of the skip connection.
@@ -96,10 +96,8 @@ class DecoderBlock(nn.Module):
 class ResNet34UNet(nn.Module):
     """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
-    decoder: how the five features are upsampled to full size.
-        "nearest": five blocks (report 4), the last without a skip connection.
-        "upconv": five blocks (report 5), the last without a skip connection.
-        "transposed": four blocks, then bilinear interpolation of the logits to the input's size (report 2).
+    decoder: the form of its blocks (see DecoderBlock). "nearest" and "upconv" have five, the last without a
+    skip connection; "transposed" has four, then interpolates the logits bilinearly to the input's size.
     """
 
     norm_follows_convolution = True  # see checkpoint.fold_batch_norms
@@ -127,7 +125,7 @@ class ResNet34UNet(nn.Module):
 
     @staticmethod
     def options_of(weights: dict) -> dict:
-        """Return the options of a state_dict's ResNet34-U-Net. Raises KeyError or AttributeError."""
+        """Return the options of a state_dict's ResNet34-U-Net. Raises LookupError or AttributeError."""
         decoder = "nearest" if "blocks.4.conv.0.weight" in weights else "transposed"
         if "blocks.4.up.weight" in weights:
             decoder = "upconv"

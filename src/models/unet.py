@@ -86,7 +86,7 @@ class UNet(nn.Module):
 
     @staticmethod
     def options_of(weights: dict) -> dict:
-        """Return the options of a state_dict's U-Net. Raises KeyError, AttributeError or ValueError."""
+        """Return the options of a state_dict's U-Net. Raises LookupError, AttributeError or ValueError."""
         width, in_channels = weights["stem.0.weight"].shape[:2]
         return {
             "in_channels": in_channels,
@@ -120,7 +120,7 @@ def crop(x, size):
 
 
 def init_weights(module):
-    """Draw convolution weights, normal with std sqrt(2 / fan_out) (paper, section 3; He et al. 2015); zero biases."""
+    """Draw Conv2d weights, normal with std sqrt(2 / fan_out) (He et al. 2015; the paper takes fan_in); zero biases."""
     if any(weight.is_meta for weight in module.parameters(recurse=False)):
         return  # initializing would only import torch._dynamo, for three seconds
     if isinstance(module, nn.Conv2d):

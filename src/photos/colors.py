@@ -7,7 +7,7 @@
 | I | 0 to 65535 (PNG, PPM); in TIFF, 0 to the largest value of its type |
 | F | 0 to 1 in TIFF and PFM, by their convention; elsewhere 0 to 255 |
 
-Values outside the range are clipped, and NaN becomes black. A TIFF in which 0 is white is inverted.
+Values outside the range are clipped; NaN is its low end. If no range is given, TIFFs with white at 0 are inverted.
 """
 
 from contextlib import suppress
@@ -22,7 +22,7 @@ BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
 
 def to_rgb(image: Image.Image, intensity_range=None) -> Image.Image:
-    """Convert an image to RGB for training, like `to_srgb` but ignoring EXIF and the color profile."""
+    """Convert an image to RGB for training, like `to_srgb` but on white, ignoring EXIF and the color profile."""
     colors, alpha = split_alpha(image, image, intensity_range)
     colors = colors.convert("RGB")
     if alpha:

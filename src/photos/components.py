@@ -7,7 +7,7 @@ import numpy as np
 import scipy  # loads scipy.ndimage lazily
 import torch
 
-SMALL = 0.005  # components below this fraction of the image are dropped (benchmarks/README.md)
+SMALL = 0.005  # components below this fraction of the image are dropped from cutouts (benchmarks/README.md)
 
 
 def label(mask):

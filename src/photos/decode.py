@@ -9,7 +9,7 @@ from PIL import Image
 
 from photos.colors import to_srgb
 
-# Excluded: EPS, which starts Ghostscript; IPTC, which may contain EPS; formats Pillow cannot decode.
+# Excluded: EPS, which starts Ghostscript; IPTC, which may contain EPS; formats Pillow alone cannot decode.
 FORMATS = frozenset({
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
     "IM", "IMT", "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
@@ -102,7 +102,7 @@ def decode(file, page: int = 0) -> Image.Image:
 
 
 def read_image(file, keep_alpha: bool = False, intensity_range=None) -> Image.Image:
-    """Read the first page of a file, converted by `to_srgb`. Raises ImageError."""
+    """Read the first page of a file by `to_srgb`, by default on white. Raises ImageError."""
     with open_image(file) as image:
         if page_count(image) > 1:
             name = getattr(image.fp, "name", "image")

@@ -6,7 +6,6 @@ size. Outputs are sRGB without metadata.
 
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import scipy  # loads scipy.ndimage lazily
@@ -19,12 +18,12 @@ from photos.components import is_large, label
 from photos.decode import ImageError, read_image
 from photos.matting import matte
 from predictor import to_size
-from utils import UserError
+from utils import UserError, user_path
 
 KINDS = {"mask": ".png", "probability": ".png", "overlay": ".jpg", "cutout": ".png", "panel": ".jpg"}
 COLOR = (255, 64, 64)
 TINT = [(65 * level + 35 * color) // 100 for color in COLOR for level in range(256)]  # for Image.point
-PANEL_SIZE = 480  # longer side of each of a panel's three images, in pixels
+PANEL_SIZE = 480  # longest side of a panel's three images, in pixels
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ def read_background(text):
     with suppress(ValueError):
         return ImageColor.getrgb(text)[:3]
     try:
-        return read_image(Path(text).expanduser())
+        return read_image(user_path(text))
     except ImageError as error:
         raise UserError(f"--background {text} {error}; choose an image or a color") from None
 
@@ -122,7 +121,7 @@ def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is froz
 
 
 def save_each(photo, probability, style, path):
-    """Write cutouts numbered by decreasing area: 1.png (`path`, written last), 2.png, ..."""
+    """Replace a folder's cutouts, numbered by decreasing area: 1.png (`path`, written last), 2.png, ..."""
     for former in path.parent.glob("[0-9]*.png"):
         former.unlink()
     mask = probability >= style.threshold
@@ -137,7 +136,6 @@ def save_each(photo, probability, style, path):
 
 def save_image(image, path):
     """Write a PIL image atomically as JPEG or PNG, by the path's suffix. Raises CannotWrite."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     write_atomically(path, lambda file: image.save(file, kind, quality=90, compress_level=4), fsync=False)
 

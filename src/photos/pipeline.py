@@ -35,7 +35,7 @@ class Result:
     job: Job
     numbers: tuple = ()  # columns of --csv after the name
     runs: str = ""  # for --rle
-    problem: str = ""  # why there are no outputs
+    problem: str = ""  # why outputs are missing
 
 
 @dataclass
@@ -76,7 +76,7 @@ class Pipeline:
                         done(future.result())
 
     def predict(self, jobs, readers, done):
-        """Yield each job with its photo's size and its probability at the network's size."""
+        """Yield readable jobs with the photo's size and the probability at the network's size."""
         starts = iter(range(0, len(jobs), self.batch_size))
         reading: deque[list[Future]] = deque()
         while True:
@@ -142,6 +142,8 @@ class Pipeline:
 
 def problem_of(error):
     """Describe why an image has no outputs."""
-    if isinstance(error, (CannotWrite, ImageError)):
+    if isinstance(error, CannotWrite):
+        return f"has no output: {error}"
+    if isinstance(error, ImageError):
         return str(error)
     return f"cannot be used ({reason_of(error)})"

@@ -39,7 +39,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
 
     | images | read as |
     |---|---|
-    | path, open binary file, PIL image | first page, EXIF orientation applied, sRGB |
+    | path, open binary file (first page), PIL image | EXIF orientation applied, sRGB |
     | array uint8 (H, W) | gray |
     | array uint8 (H, W, 3) or (H, W, 4) | RGB or RGBA |
     | list or tuple of these, of any sizes | in batches |
@@ -88,7 +88,7 @@ def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
             image.load()
             return to_srgb(image, keep_alpha, values)
     is_file = isinstance(image, (str, os.PathLike)) or hasattr(image, "read")
-    check("an image", image, is_file, "a path, a PIL image, a uint8 array, or a list of these")
+    check("an image", image, is_file, "a path, an open file, a PIL image or a uint8 array")
     return read_image(image, keep_alpha, values)
 
 

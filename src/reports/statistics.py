@@ -32,7 +32,7 @@ class Result:
     scores: dict[str, float]
     by_threshold: np.ndarray  # mean Dice at each of THRESHOLDS
     foreground: np.ndarray  # (N,) foreground fraction of the ground truth
-    bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8)
+    bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8, rounded up)
     seconds: float  # for the whole evaluation
     megabytes: float = 0.0  # size of the checkpoint file
 

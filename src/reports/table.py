@@ -4,7 +4,7 @@ import json
 import os
 
 from data import hash_of_set
-from files import write_atomically, write_csv
+from files import make_folder, write_atomically, write_csv
 from flags import options_of_data
 from leakage import warning
 from scoring import dice_score, scores
@@ -65,7 +65,8 @@ def print_table(rows: list[dict]):
 
 
 def check_output(output):
-    """Raise UserError if OUTPUT.csv is the history of a run."""
+    """Create the folder of OUTPUT. Raises UserError, also if OUTPUT.csv is the history of a run."""
+    make_folder(output.parent, "--output")
     for suffix in (".pth", ".last.pth"):
         checkpoint = output.with_name(output.name + suffix)
         if checkpoint.exists():
@@ -74,7 +75,6 @@ def check_output(output):
 
 def write_results(records: list[dict], header: list[str], rows: list, output):
     """Write records to OUTPUT.json, and a table to OUTPUT.csv. Raises UserError."""
-    output.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(records, indent=2) + "\n"
     write_atomically(output.with_name(output.name + ".json"), lambda file: file.write(text.encode()))
     write_csv(output.with_name(output.name + ".csv"), header, rows)

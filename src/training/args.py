@@ -23,6 +23,7 @@ from utils import (
     image_side,
     non_negative_float,
     non_negative_int,
+    note,
     positive_int,
     seed,
     user_path,
@@ -60,14 +61,13 @@ def get_args_parser(doc) -> Parser:
     add("--start_size", type=non_negative_int, help=start)
     add("--border", choices=BORDERS, default="foreground", help="treatment of trimap borders; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default scale_jitter")
-    kinds = ("fixed", "train", "unit", "imagenet", "weights")
     values = "mean/std: fixed (0.5; default), train (measured), unit (0, 1), imagenet, weights (default with --weights)"
-    add("--normalize", choices=kinds, default="fixed", help=values)
+    add("--normalize", choices=("fixed", "train", "unit", "imagenet", "weights"), default="fixed", help=values)
     add("--limit", type=positive_int, help="use the first LIMIT images of each split")
     add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=MODELS, default="unet", help="network; default unet")
+    add("--model", choices=MODELS, default="unet", help="network; default unet, or that of --weights")
     add("--width", type=positive_int, help="unet*: channels of the first level; default 64")
     add("--depth", type=positive_int, help="unet, unet_add: number of times the size is halved; default 4")
     add("--norm", choices=("batch", "none"), help="unet*: normalization; default batch")
@@ -75,7 +75,7 @@ def get_args_parser(doc) -> Parser:
     add("--decoder", choices=DECODERS, help="resnet34_unet: kind of decoder; default nearest")
     add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights for the encoder")
     add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune")
-    add("--in_channels", type=int, choices=(1, 3), default=3, help="3 for color, 1 for gray; default 3")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3, or as in --weights")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="1, or 2 with background; default 1")
     add_training_flags(parser)
     return parser
@@ -153,7 +153,7 @@ def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None
 
 
 def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
-    """Return the flags of the network in --weights. Raises UserError if a given flag differs."""
+    """Return the flags of the network in --weights. Raises UserError if a given flag does not fit."""
     defaults = {name: option.default for name, option in options_of_network(start.name).items()}
     flags = {"model": start.name, "out_channels": 1, "encoder_weights": None, **start.options}
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
@@ -183,7 +183,7 @@ def check_args(args: Namespace):
 def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
     """Return the arguments of the run in --resume, with the given changes. Raises UserError."""
     path = given["resume"]
-    checkpoint = load(path, flag="--resume")
+    checkpoint = load(path, flag="--resume", type_flag="")
     if checkpoint.training is None:
         raise UserError(f"--resume {path} contains only weights; pass the NAME.last.pth next to it")
     augmentation = asdict(AUGMENTS[checkpoint.args.get("augment", "none")])
@@ -199,9 +199,9 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
     for flag, value in given.items():
         if str(value) == str(values[flag]):
             continue
-        if flag not in MAY_CHANGE:
+        if flag not in MAY_CHANGE or flag in ("epochs", "hours") and values[flag] is None:
             raise UserError(f"--{flag} {value} conflicts with the resumed run ({values[flag]}); omit --{flag}")
-        print(f"--{flag} changes from {values[flag]} to {value}")
+        note(f"--{flag} changes from {values[flag]} to {value}")
         values[flag] = value
     args = Namespace(**values)
     choose_dataset(args.dataset, args.data_path)

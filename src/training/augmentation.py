@@ -43,7 +43,7 @@ class BatchAugmentation:
             yield self(batch, step, strength=strength)
 
     def sample(self, dataset, indices, step: int, number: int):
-        """Return `number` images (number, C, H, W) in [0, 1] and masks from `step` on, fully augmented, on the CPU."""
+        """Return up to `number` images (N, C, H, W) in [0, 1] and masks from `step` on, fully augmented, on the CPU."""
         steps = range(step, step + math.ceil(number * world_size() / self.args.batch_size))
         images, masks = zip(*self.batches(dataset, indices, steps, self.strength), strict=True)
         mean, std = torch.tensor([self.mean, self.std])[..., None, None]

@@ -38,7 +38,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
 class Muon(Optimizer):
     """Momentum with orthogonalized updates for `matrices`, PyTorch's AdamW for `others` (not decayed) and `decayed`.
 
-    matrices: tensors of two or more dimensions; the first gives the rows. An update has a root mean square of RMS * lr.
+    matrices: tensors of two or more dimensions; the first gives the rows. The RMS of an update is at most RMS * lr.
     """
 
     def __init__(self, matrices, others, decayed, lr, weight_decay=0.0):
@@ -129,7 +129,7 @@ def newton_schulz(matrices):
     """Return polynomials (N, rows, rows) whose products with each x, float32 (N, rows, columns), are nearly orthogonal.
 
     rows <= columns. Most singular values of the products are between 0.68 and 1.21. Polynomials of x xᵀ commute: with x
-    multiplied last, the iteration takes a third of the multiplications. The trace of x xᵀ is |x|².
+    multiplied last, the iteration takes about a third of the multiplications. The trace of x xᵀ is |x|².
     """
     a, b, c = NEWTON_SCHULZ
     found = [None] * len(matrices)

@@ -66,7 +66,7 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
 
 def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
     """Return a checkpoint with the run's constant fields. checkpoint: the one the run starts from, if any."""
-    former = checkpoint.trained_on or [] if checkpoint else []
+    former = checkpoint.trained_on if checkpoint else []
     intensities = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     return Checkpoint(
         model={},
@@ -81,7 +81,7 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
         precision=runtime.precision,
         speeds=runtime.speeds,
         intensity_range=list(intensities) if intensities else None,
-        trained_on=list(dict.fromkeys(former + hashes(data.train, data.indices))),
+        trained_on=None if former is None else list(dict.fromkeys(former + hashes(data.train, data.indices))),
         validated_on=hash_of_set(data.valid),
         **provenance(runtime.device),
     )
@@ -107,14 +107,15 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
         cause = "the validation images have changed" if adopted else f"no best checkpoint next to {args.resume}"
         note(f"{cause}; tracking the best checkpoint from here on")
     files.write_history(state.history)
-    print(f"resuming after step {state.step}, best validation Dice {state.best:.4f}")
+    best = f", best validation Dice {state.best:.4f}" if state.best else ""
+    print(f"resuming after step {state.step}{best}")
     if args.epochs and len(state.history) >= args.epochs:
         print(f"nothing left to train after {count_of(len(state.history), 'epoch')}; raise --epochs")
     return former
 
 
 def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
-    """Return the first line of a run's output."""
+    """Return a line about the network, the device and the data."""
     if args.dataset == "shapes":
         note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
     size = sum(value.numel() for value in model.parameters())

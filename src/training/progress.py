@@ -118,7 +118,7 @@ class Progress:
         warn_about_one_class(counts, batch_figure)
 
     def describe_left(self) -> str:
-        """Return e.g. ", 1:12:03 left, ends Fri 14:05", assuming times proportional to image area; "" at first."""
+        """Return e.g. ", 1:12:03 left, ends Fri 14:05": of --hours, or estimated by image area ("" at first)."""
         args, state = self.args, self.state
         if args.hours:
             seconds = 3600 * args.hours - state.elapsed
@@ -174,7 +174,7 @@ def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bo
         if getattr(args, flag):
             flags += [f"--{flag}", getattr(args, flag)]
     print(
-        f"best validation Dice {state.best:.4f} after {state.seconds:.0f} s of training; "
+        f"best validation Dice {state.best:.4f}; {state.seconds:.0f} s of training; "
         f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
         f"next: {command('src/evaluate.py', *flags)}"
     )
@@ -189,7 +189,7 @@ def stop_on_signals():
     def note_signal(number, frame):
         request.signal = number
         if rank() == 0:
-            print("\nstopping after this step; send the signal again to exit at once", file=sys.stderr)
+            print("\nstopping soon; send the signal again to exit at once", file=sys.stderr)
         for other in before:
             signal.signal(other, signal.SIG_DFL)
 
@@ -219,12 +219,12 @@ def explain_failures(args: Namespace):
 
 @contextmanager
 def save_if_workers_die(save):
-    """Call save() and raise UserError if a data loading process is killed or lacks shared memory."""
+    """On one process, call save() and raise UserError if a data loading process is killed or lacks shared memory."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         known = ("killed by signal", "exited unexpectedly", "shared memory")
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
+        if world_size() > 1 or isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
             raise
         save()
         advice = "the run is saved; resume with --workers 0, or add shared memory (docker run --shm-size 8g)"

@@ -72,7 +72,7 @@ class RunFiles:
 
 @contextmanager
 def reserve_name(args: Namespace):
-    """Yield the run's name, reserved; release it if nothing was written. Raises UserError. Collective."""
+    """Yield the run's name, reserved; release it if no history was written. Raises UserError. Collective."""
     name = on_rank_zero(lambda: choose_name(args.save_dir, args.name, args.model, args.resume))
     try:
         yield name
@@ -84,7 +84,7 @@ def reserve_name(args: Namespace):
 
 
 def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None) -> str:
-    """Return `name`, or the model's, numbered if it is taken; create NAME.csv to reserve it. Raises UserError."""
+    """Return `name`, or a free one from the model's; reserve it with NAME.csv, unless resumed. Raises UserError."""
     last = folder / f"{name}.last.pth"
     if resumed and resumed.resolve() == last.resolve():
         return str(name)
@@ -98,6 +98,6 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
                 open(folder / f"{candidate}.csv", "x").close()  # fails if another run has taken it
                 return candidate
     except OSError as error:
-        raise UserError(f"--save_dir {folder} cannot be written to ({error.strerror}); choose another") from None
+        raise UserError(f"--save_dir {folder} cannot take {name or model}.csv ({error.strerror}); rename it") from None
     hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
-    raise UserError(f"--name {name} is taken: {folder}/{name}.csv or .pth exists; {hint}")
+    raise UserError(f"--name {name} is taken: {folder}/{name}.* exists; {hint}")

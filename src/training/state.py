@@ -14,7 +14,7 @@ from training.schedule import at_largest_size
 class TrainState:
     """A run's progress and history.
 
-    step: optimizer steps taken. seconds: training time without validation. elapsed: time of the whole run, for --hours.
+    step: batches trained on. seconds: training time without validation. elapsed: seconds with validation, for --hours.
     max_size: the largest image size so far. warmup: steps over which wsd rises.
     first_epoch: index of the first one considered for "best"; earlier checkpoints are gone or not comparable.
     threshold, scores: from the last validation. history: a row of NAME.csv per epoch.
@@ -33,7 +33,7 @@ class TrainState:
 
     @property
     def best(self) -> float:
-        """The highest validation Dice among the epochs at the largest image size."""
+        """The highest validation Dice among the epochs at the largest image size, or 0."""
         rows = at_largest_size(self.history[self.first_epoch :])
         return max((row["valid_dice"] for row in rows), default=0.0)
 
