@@ -1,4 +1,4 @@
-"""Serve a web page: drop photos, compare before and after, and download the results at original size.
+"""Serve a web page: drop photos, compare before and after, and download results at original size.
 
     pip install -r requirements-app.txt
     python src/app.py --model unet.pth  # then open http://127.0.0.1:7860
@@ -25,13 +25,13 @@ from predictor import to_size
 from runtime import add_runtime_flags
 from utils import Parser, UserError, positive_int, run, user_path
 
-SHOWN_SIZE = 1536  # longer side of the images on the page, in pixels
-KEPT = 1800  # seconds for which uploads and results are kept at least
+SHOWN_SIZE = 1536  # longer side of images on the page, in pixels
+KEPT = 1800  # minimum seconds to keep uploads and results
 ONE_AT_A_TIME = {"concurrency_id": "photo", "concurrency_limit": 1}  # over all visitors
 
 
 def make(model, path, max_size, kind, threshold, fill, color):
-    """Return a photo and its output, both reduced to max_size unless that is None."""
+    """Return a photo and its output, reduced to max_size unless it is None."""
     photo = read_any(model, path, keep_alpha=True)
     probability = probability_of(model, [to_input(model, photo)])[0]
     if max_size:
@@ -66,7 +66,7 @@ def build_page(gr, model):
     """Return the page as a gr.Blocks."""
 
     def choices(paths):
-        """List the photos that can be read, and warn about the others."""
+        """List the readable photos, and warn about the others."""
         good = []
         for path in paths or []:
             try:

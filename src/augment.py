@@ -1,4 +1,4 @@
-"""Augmentation of a batch of images and masks, on the device, each image with its own random parameters.
+"""Augment batches of images and masks on the device, each image with its own random parameters.
 
 All geometry is one grid sample; all color is one matrix per image. Pixels outside an image get its mean color, and
 255 (ignored) in the mask.
@@ -50,7 +50,7 @@ AUGMENTS = {
 
 
 def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
-    """Divide images (N, C, H, W) by 255, and normalize each channel with its mean and std: float32."""
+    """Divide images (N, C, H, W) by 255, and normalize each channel: float32."""
     means = constant(tuple(mean), image.device).view(-1, 1, 1)
     stds = constant(tuple(std), image.device).view(-1, 1, 1)
     return (image.float() / 255 - means) / stds

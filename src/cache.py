@@ -1,4 +1,4 @@
-"""On-disk cache: a split's images and labels, decoded once into one memory-mapped uint8 array."""
+"""On-disk cache: a split's images and labels, decoded once into a memory-mapped uint8 array."""
 
 import errno
 import hashlib
@@ -31,15 +31,15 @@ from utils import UserError, count_of, note
 HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
 FORMAT = 3  # increment when the packed pixels change
-KEPT_BYTES = 4_000_000_000  # of all arrays, or four times the new one if that is more
-PIXELS_IN_FLIGHT = 48_000_000  # decoded at the same time; each takes about 12 bytes
+KEPT_BYTES = 4_000_000_000  # of all arrays, or four times the new one if more
+PIXELS_IN_FLIGHT = 48_000_000  # each takes about 12 bytes
 remembered: dict[Path, object] = {}  # results of `remember`
 
 
 class PackedDataset(Dataset):
     """Packed images with their masks.
 
-    packed: uint8 (N, C + 1, S, S), the image's channels (RGB or gray), then its label; an array or a tensor.
+    packed: uint8 (N, C + 1, S, S), the image's channels (RGB or gray), then its label; array or tensor.
     read_label: callable(path, page) that returns a label as a PIL image of mode L.
     mask_of: callable that turns uint8 labels into a mask. Both must be picklable, for spawned workers.
     identities: strings that identify the images in other runs and folders; default: the names.
@@ -81,28 +81,28 @@ class PackedDataset(Dataset):
             self.packed = np.load(self.packed, mmap_mode="r")
 
     def to(self, device: torch.device) -> "PackedDataset":
-        """Return the dataset with its pixels on a GPU, if they fit into a quarter of its free memory."""
+        """Return the dataset with its pixels on a GPU, if they fit in a quarter of its free memory."""
         if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
         packed = torch.from_numpy(np.array(self.packed)).to(device)
         return PackedDataset(packed, self.pairs, self.read_label, self.mask_of, self.identities)
 
     def original_size(self, name: str) -> tuple[int, int]:
-        """Return the (width, height) of an image before resizing."""
+        """Return an image's (width, height) before resizing."""
         pair = self.pairs[self.names.index(name)]
         with Image.open(pair.label) as label:
             label.seek(pair.page)
             return label.size
 
     def original_mask(self, name: str) -> torch.Tensor:
-        """Return the mask of an image before resizing: uint8 (1, H, W) of 0, 1, 255."""
+        """Return an image's mask before resizing: uint8 (1, H, W) of 0, 1, 255."""
         pair = self.pairs[self.names.index(name)]
         label = np.array(self.read_label(pair.label, pair.page))
         return self.mask_of(torch.from_numpy(label))[None]
 
 
 def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *settings):
-    """Decode, resize (images bilinearly, labels by nearest neighbor) and store every pair of a split.
+    """Decode, resize (images bilinearly, labels by nearest neighbor) and store a split's pairs.
 
     read: callable(pair) that returns image and label. settings: other JSON values that affect the pixels.
     Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if writing fails. Raises UserError.
@@ -162,7 +162,7 @@ def new_array(path: Path, shape: tuple):
 def remove_old(folder: Path, room: int):
     """Remove files of killed runs, and the least recently used arrays beyond `room` bytes.
 
-    Arrays opened within the last hour stay, for concurrent runs.
+    Arrays opened in the last hour stay, for concurrent runs.
     """
     now = time.time()
     with suppress(OSError):  # files that others remove or own
@@ -178,7 +178,7 @@ def remove_old(folder: Path, room: int):
 
 
 def release_pages(array):
-    """Release the touched pages of a mapped array, to free their memory."""
+    """Free the memory of a mapped array's touched pages."""
     mapped = getattr(array, "_mmap", None)
     if mapped and hasattr(mmap, "MADV_DONTNEED"):
         mapped.madvise(mmap.MADV_DONTNEED)
@@ -199,7 +199,7 @@ def fingerprint(pairs: list[Pair], *settings) -> str:
 def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
     """Fill the array on all cores. Raises UserError, listing the unusable files."""
     size = options.image_size
-    emptied = []  # names of masks that lose all their 1s at this size
+    emptied = []  # masks that lose all their 1s at this size
 
     def store(index):
         try:

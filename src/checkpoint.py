@@ -27,19 +27,19 @@ from utils import LARGEST_SIDE, UserError, command
 
 @dataclass
 class Checkpoint:
-    """A checkpoint file, which is a dict of these fields."""
+    """A checkpoint file: a dict of these fields."""
 
     # needed to use the network
     model: dict[str, torch.Tensor]  # its state_dict
     name: str  # name and options: as `build_model` takes them
     options: dict
     dataset: str = "pets"
-    image_size: int = 256  # the network's input size, in pixels
+    image_size: int = 256  # input size in pixels
     mean: list[float] = field(default_factory=lambda: [0.5] * 3)  # for pixels in [0, 1]
     std: list[float] = field(default_factory=lambda: [0.5] * 3)
     border: str = "foreground"  # class of trimap borders
     threshold: float | None = None  # with the highest validation Dice
-    intensity_range: list[float] | None = None  # values that map to black and to white
+    intensity_range: list[float] | None = None  # values that map to black and white
     # provenance
     epoch: int = 0  # epoch, scores: of the last full epoch; seconds: when saved
     seconds: float = 0.0
@@ -58,7 +58,7 @@ class Checkpoint:
 
     def is_valid(self) -> bool:
         """Check the fields that build the network and prepare its input."""
-        with suppress(TypeError, ValueError, KeyError, RuntimeError):  # for values of the wrong type
+        with suppress(TypeError, ValueError, KeyError, RuntimeError):  # values of the wrong type
             channels = self.options["in_channels"]
             low, high = self.intensity_range or (0.0, 1.0)
             numbers = (*self.mean, *self.std, low, high)
@@ -84,7 +84,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, path: Path):
-    """Write a checkpoint atomically. Raises UserError if the disk is full."""
+    """Write a checkpoint atomically. Raises UserError."""
     try:
         write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
     except RuntimeError as error:  # torch's error for a full disk
@@ -109,7 +109,7 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
             raise UserError(f"{path} does not fit {type_flag} {model_type}: {error}") from None
         half = [0.5] * options["in_channels"]
         return Checkpoint(weights, model_type, options, mean=half, std=half)
-    if "settings" in values:  # the name of `args` in earlier versions
+    if "settings" in values:  # `args` in earlier versions
         values["args"] = values["settings"]
     known = {entry.name for entry in fields(Checkpoint)}
     checkpoint = Checkpoint(**{name: value for name, value in values.items() if name in known})
@@ -131,7 +131,7 @@ def read(path: Path):
         raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}); pass another file") from None
 
 
-# keys and name prefixes under which other code stores weights
+# other code's keys and name prefixes
 WRAPPERS = ("model", "state_dict", "model_state_dict", "net", "network", "weights")
 PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
 

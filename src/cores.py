@@ -1,4 +1,4 @@
-"""Detect the number of usable CPU cores. Imports no slow modules, so it can run before torch is imported."""
+"""Count the usable CPU cores. Imports no slow modules, so it can run before torch is imported."""
 
 import math
 import os
@@ -18,7 +18,7 @@ def available_cores() -> int:
 
 
 def cgroup_quota() -> float:
-    """Return the cgroup v2 CPU quota in cores, or infinity if there is none."""
+    """Return the cgroup v2 CPU quota in cores, or infinity if none."""
     quotas = [math.inf]
     try:
         path = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")

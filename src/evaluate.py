@@ -35,7 +35,7 @@ def get_args_parser():
     add = parser.add_argument
     add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
     add("--split", choices=SPLITS, default="test", help="split to score; default %(default)s")
-    add("--original_size", action="store_true", help="score at each image's original size")
+    add("--original_size", action="store_true", help="score at original size")
     add_threshold_flag(parser)
     add("--output", type=user_path, help="write OUTPUT.json, and OUTPUT.csv with a row per model and image")
     add_data_flags(parser)
@@ -76,7 +76,7 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
 
 
 def score_checkpoint(path, checkpoint, args, runtime):
-    """Return a checkpoint's row of the table, and a row of OUTPUT.csv for each image."""
+    """Return a checkpoint's row of the table, and its images' rows of OUTPUT.csv."""
     predictor = make_predictor(checkpoint, path, runtime, args.tta)
     with rank_zero_first():
         dataset = load_split(options_of_data(checkpoint, args), args.split)

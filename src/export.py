@@ -52,12 +52,12 @@ def write_onnx(program, path):
     names = {"input_names": ["image"], "output_names": ["probability"]}
     try:
         torch.onnx.export(program, f=path, dynamo=True, external_data=False, verbose=False, **names)
-    except ImportError as error:  # torch.onnx imports onnx and onnxscript only when called
+    except ImportError as error:  # torch.onnx imports onnx and onnxscript lazily
         raise UserError(f"--format onnx: {error}; pip install -r requirements-export.txt") from None
 
 
 def read_onnx(path):
-    """Return the file as a function of images, or None if onnxruntime is not installed."""
+    """Return the file as a function of images, or None without onnxruntime."""
     try:
         import onnxruntime
     except ImportError:
@@ -80,7 +80,7 @@ def export(checkpoint, path, kind, source="the checkpoint"):
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(n, channels, height, width, generator=generator) for n, height, width in SIZES]
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecations inside torch's exporters
+        warnings.simplefilter("ignore")  # deprecations in torch's exporters
         made = Path(folder) / f"model{FORMATS[kind]}"
         if kind == "half":
             weights = {name: value.half() if value.ndim > 1 else value for name, value in checkpoint.model.items()}

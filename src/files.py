@@ -13,7 +13,7 @@ from utils import UserError
 
 
 class CannotWrite(UserError):
-    """Raised for a file that cannot be written. errno: the system's error number, if any."""
+    """A file that cannot be written. errno: the system's error number, if any."""
 
     def __init__(self, path: Path, error: OSError):
         self.errno = error.errno
@@ -65,7 +65,7 @@ def write_csv(path: Path, header: list, rows: list):
 
 
 def make_folder(path: Path, flag: str):
-    """Create the folder given by `flag`. Raises UserError if it cannot be created."""
+    """Create the folder given by `flag`. Raises UserError."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

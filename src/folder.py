@@ -1,6 +1,6 @@
 """Your own images and masks: DIR/images and DIR/masks (see pairs.py for the layouts and names).
 
-Splits are taken from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
+Splits come from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
 split folders. Without those, images are divided 80:10:10 by a hash of their name, so adding images rarely
 moves others; a split that would stay empty gets the training image with the highest hash.
 """
@@ -45,7 +45,7 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
 
 
 def has_layout(data_path: Path) -> bool:
-    """Check whether a folder contains images and masks in one of the layouts of pairs.py."""
+    """Check whether a folder has images and masks in a layout of pairs.py."""
     return has_both(parts_of(data_path)[0])
 
 
@@ -82,7 +82,7 @@ class Folder:
         self.pairs, self.notes = find_pairs(self.path, options.mask_pattern)
 
     def find(self, text: str) -> str | None:
-        """Return the name that an entry of a list (NAME or .../images/NAME) refers to, or None."""
+        """Return the name for an entry of a list (NAME or .../images/NAME), or None."""
         images = "|".join(IMAGES)
         below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{images})/(.+)", text, re.IGNORECASE)
         split, name = below.groups("") if below else ("", text)
@@ -123,7 +123,7 @@ class Folder:
 
     @cached_property
     def split_folders(self) -> dict[str, str]:
-        """The split of each name by its first folder; {} if there are fewer than two splits."""
+        """The split of each name by its first folder; {} for fewer than two splits."""
         found = {}
         for name in self.pairs:
             first, slash, _ = name.partition("/")
@@ -134,7 +134,7 @@ class Folder:
 
     @cached_property
     def masks(self) -> tuple[MaskRule, dict[int, int]]:
-        """The rule for reading the masks, and the pixel count of each value."""
+        """The rule for reading the masks, and each value's pixel count."""
         pairs = list(self.pairs.values())
         kept = remember(self.options.cache, "masks", pairs, count_values, add_counts)
         counts = [{int(value): pixels for value, pixels in sorted(part.items())} for part in kept]

@@ -1,10 +1,10 @@
-"""Run a checkpoint on a split of its dataset: write masks and panels.png, and print the scores.
+"""Run a checkpoint on a split of its dataset: write masks and panels.png, and print scores.
 
     python src/inference.py --model unet.pth
     python src/inference.py --model unet.pth --split valid --output masks --rle submission.csv
     torchrun --nproc_per_node 2 src/inference.py --model unet.pth
 
-Masks are PNGs with values 0 and 255 at the original size; scores are at the input size. panels.png
+Masks are PNGs with values 0 and 255 at original size; scores are at the input size. panels.png
 shows the images with the best, median and worst Dice. For your own photos, use predict.py.
 """
 
@@ -66,10 +66,10 @@ def get_args_parser():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
-    add("--split", choices=SPLITS, default="test", help="split to run on; default %(default)s")
+    add("--split", choices=SPLITS, default="test", help="split; default %(default)s")
     add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
-    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major, 1-based RLE pairs)")
+    add("--rle", type=user_path, help="CSV file for image_id,encoded_mask (column-major, 1-based RLE pairs)")
     add_data_flags(parser, batch_size=8, precision="auto")
     return parser
 

@@ -26,7 +26,7 @@ def scores_apart(checkpoint, dataset: SegmentationDataset, scores: torch.Tensor)
 
 
 def warning(result: dict) -> str:
-    """Return a note on how many scored images were used for training, or "" if none were."""
+    """Return a note on how many scored images were used for training, or "" if none."""
     if not result.get("trained_on"):
         return ""
     text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"

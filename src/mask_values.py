@@ -69,7 +69,7 @@ def is_lossy(mask: Image.Image, path: Path) -> bool:
 
 
 def values_of(mask: Image.Image) -> np.ndarray:
-    """Return the value of each pixel, an integer, according to the module's table."""
+    """Return each pixel's value, an integer, by the module's table."""
     if mask.mode == "P":
         indices = np.asarray(mask)
         palette = np.zeros((256, 3), dtype=np.uint8)
@@ -112,7 +112,7 @@ def distance(colors: np.ndarray, color: tuple) -> np.ndarray:
 
 
 def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
-    """Return the value of the color that is nearest to each pixel of uint8 (..., 3)."""
+    """Return the value of the color nearest to each pixel of uint8 (..., 3)."""
     closest = np.argmin([distance(pixels, color) for color in colors], axis=0)
     return codes_of(np.array(colors))[closest]
 
@@ -137,7 +137,7 @@ def count(values: np.ndarray) -> dict[int, int]:
 
 
 def add_counts(counts) -> list[dict[int, int]]:
-    """Sum the counts of all masks. Raises UserError if there are too many values."""
+    """Sum the counts of all masks. Raises UserError for too many values."""
     totals: list[Counter] = [Counter(), Counter(), Counter()]
     for parts in counts:
         for total, part in zip(totals, parts, strict=True):
@@ -164,7 +164,7 @@ def true_colors(counts: dict[int, int], given: list) -> tuple:
 
 
 def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: Path) -> tuple[MaskRule, dict]:
-    """Return the rule for reading a folder's masks, and the pixel count of each value.
+    """Return the rule for reading a folder's masks, and each value's pixel count.
 
     foreground, ignore: the flags. counts: from `add_counts`. example: a mask. Raises UserError.
     """
@@ -220,7 +220,7 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
 
 
 def snap(ends: tuple[int, int], colors: tuple) -> tuple[int, int]:
-    """Replace a single value from a flag with the nearest true color's, if that is close."""
+    """Replace a single value from a flag with the nearest true color's, if close."""
     far = distance(np.array(colors), color_of(ends[0]))
     if ends[0] != ends[1] or far.min() > 1.5 * NEAR:
         return ends
@@ -246,7 +246,7 @@ def listed(values: dict[int, int]) -> str:
 
 
 def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
-    """Return a line on the values, their meaning and percentage of the pixels."""
+    """Return a line on the values, their meaning and percentage of pixels."""
     parts = [f"the masks have {listed(values)}"]
     labels = rule.labels(np.array(list(values)))
     pixels = np.array(list(values.values()))

@@ -74,7 +74,7 @@ class Table:
 
 
 def predict_files(args):
-    """Write the outputs for all images. Raises UserError that lists the images that failed."""
+    """Write the outputs for all images. Raises UserError, listing the failed images."""
     jobs, unused = find_jobs(args)
     todo = jobs_to_do(jobs, args.overwrite, args.skip_existing)
     predictor, style = prepare(args)
@@ -153,7 +153,7 @@ def prepare(args):
 
 
 def predict_stream(args):
-    """Predict the image on standard input, and write the output to standard output."""
+    """Predict the image on standard input, and write to standard output."""
     predictor, style = prepare(args)
     kind, results = args.save[0], []
     with tempfile.TemporaryDirectory() as folder:
@@ -182,11 +182,11 @@ def get_args_parser():
     add("--crop", action="store_true", help="crop cutouts to the foreground")
     each = f"cut out the largest component and all of at least {100 * SMALL:g}%% of the image, in a folder per image"
     add("--each", action="store_true", help=each)
-    add("--background", metavar="COLOR|FILE", help="background for cutouts: a color or an image")
-    add("--matting", action="store_true", help="use closed-form matting (slower); see requirements-matting.txt")
-    add("--tile", type=image_side, help="predict large photos in tiles of this size, in pixels")
-    add("--csv", type=user_path, help="write image sizes, foreground fractions and bounding boxes to this CSV file")
-    add("--rle", type=user_path, help="write image_id,encoded_mask to this CSV file (column-major, 1-based RLE pairs)")
+    add("--background", metavar="COLOR|FILE", help="color or image behind cutouts")
+    add("--matting", action="store_true", help="closed-form matting (slower); see requirements-matting.txt")
+    add("--tile", type=image_side, help="tile size for large photos, in pixels")
+    add("--csv", type=user_path, help="CSV file for image sizes, foreground fractions and bounding boxes")
+    add("--rle", type=user_path, help="CSV file for image_id,encoded_mask (column-major, 1-based RLE pairs)")
     add_predictor_flags(parser)
     return parser
 

@@ -22,8 +22,8 @@ class Predictor:
     """A network with its normalization, input size and runtime.
 
     network: in evaluation mode, on the runtime's device, in its memory layout.
-    mean, std: per channel, to normalize pixels in [0, 1]. size: the network's input size, in pixels.
-    tta: average the predictions for the image and its mirror image. checkpoint: the network's.
+    mean, std: per channel, to normalize pixels in [0, 1]. size: input size in pixels.
+    tta: average over the image and its mirror image. checkpoint: the network's.
     """
 
     network: nn.Module
@@ -36,7 +36,7 @@ class Predictor:
 
     @property
     def channels(self) -> int:
-        """Channels of the network's input: 3 for RGB, 1 for gray."""
+        """Input channels: 3 for RGB, 1 for gray."""
         return len(self.mean)
 
     @torch.inference_mode()
@@ -52,7 +52,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probability(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Predict the foreground's probability, float32 (N, 1, H, W), for uint8 (N, C, H, W)."""
+        """Predict foreground probability, float32 (N, 1, H, W), for uint8 (N, C, H, W)."""
         return foreground(self.logits(pixels)).sigmoid()
 
 

@@ -34,7 +34,7 @@ from splits import SPLIT_NAMES, SPLITS
 from training.schedule import at_largest_size
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
-LABEL_ERRORS = 8  # possible label errors shown
+LABEL_ERRORS = 8  # number shown
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)  # fractions of the image
 NOT_RECIPE = {"seed", "name", "save_dir", "save_every", "resume", "data_path", "cache_dir", "workers", "device"}
 
@@ -117,7 +117,7 @@ def draw_figures(content: dict, predict) -> dict:
 
 
 def seed_rows(results: list[Result], checkpoints: list[Checkpoint]) -> list[list[str]]:
-    """Return a row for each group of `recipes_of`: the mean and standard deviation of each score."""
+    """Return a row per group of `recipes_of`: the mean and standard deviation of each score."""
     rows = []
     for group in recipes_of(checkpoints):
         runs = [results[index] for index in group.values()]

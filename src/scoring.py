@@ -57,7 +57,7 @@ def scores(counts: torch.Tensor) -> dict[str, float]:
 
 
 class DiceMeter:
-    """Counts each image's pixels at several probability thresholds, and averages the loss.
+    """Counts each image's pixels at probability thresholds, and averages the loss.
 
     criterion: a loss of losses.py, or None. original_size: count at each image's original size.
     Each rank adds its shard; the results cover the whole split.
@@ -67,7 +67,7 @@ class DiceMeter:
         self.dataset, self.thresholds = dataset, thresholds
         self.criterion, self.original_size = criterion, original_size
         self.histograms, self.losses = [], []
-        self.nan = []  # one value per batch; read at the end, since reading waits for a GPU
+        self.nan = []  # one per batch; read at the end, since reading waits for a GPU
 
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions` and its logits (N, C, H, W)."""
@@ -104,7 +104,7 @@ class DiceMeter:
         return self.counts()[self.thresholds.index(threshold)]
 
     def loss(self) -> float:
-        """Return the mean loss over the images. Collective."""
+        """Return the mean loss over images. Collective."""
         losses = torch.tensor([loss.item() for loss in self.losses], dtype=torch.float64)
         return gather(losses.sum()).sum().item() / len(self.dataset)
 
@@ -129,7 +129,7 @@ def best_threshold(counts: torch.Tensor, thresholds: Sequence[float] = THRESHOLD
 
 
 def evaluate(predictor: Predictor, loader: DataLoader, meter: DiceMeter, title: str = "evaluate") -> DiceMeter:
-    """Add the predictions for a loader's images to the meter, and return it."""
+    """Add predictions for a loader's images to the meter, and return it."""
     for batch, logits in predictions(predictor, loader, title):
         meter.add(batch, logits)
     return meter
@@ -143,7 +143,7 @@ def threshold(text: str) -> float | str:
 
 
 def add_threshold_flag(parser):
-    text = "minimum foreground probability; chosen: the threshold with the highest validation Dice; default 0.5"
+    text = "minimum foreground probability; chosen: the one with the highest validation Dice; default 0.5"
     parser.add_argument("--threshold", type=threshold, default=0.5, metavar="VALUE|chosen", help=text)
 
 

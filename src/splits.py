@@ -15,7 +15,7 @@ from utils import UserError, user_path
 
 SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}  # in messages
-BORDERS = ("foreground", "background", "ignore")  # what the border of a trimap counts as
+BORDERS = ("foreground", "background", "ignore")  # what a trimap's border counts as
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class DataOptions:
 
     dataset: str = "pets"  # its name
     path: Path | None = None  # its folder
-    image_size: int = 256  # height and width of the loaded images, in pixels
+    image_size: int = 256  # height and width of loaded images, in pixels
     in_channels: int = 3  # or 1: gray
     border: str = "foreground"  # one of BORDERS
     limit: int | None = None  # use the first `limit` images of a split
@@ -32,8 +32,8 @@ class DataOptions:
     foreground: tuple[str, ...] = ()  # mask values, as in --foreground
     ignore: tuple[str, ...] = ()  # mask values, as in --ignore
     mask_pattern: str | None = None  # see pairs.py
-    intensity_range: tuple[float, float] | None = None  # values that map to black and to white
-    train_list: Path | None = None  # file that lists the images of the split
+    intensity_range: tuple[float, float] | None = None  # values that map to black and white
+    train_list: Path | None = None  # file listing the split's images
     valid_list: Path | None = None
     test_list: Path | None = None
     fold: str | None = None  # "k/n": validate on part k of n
@@ -127,7 +127,7 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
 
 
 def find_entry(line: str, find: Callable) -> str | None:
-    """Return the name that a line of a list begins with, or None."""
+    """Return the name that a line begins with, or None."""
     ends = [found.start() for found in re.finditer(r"[\s,;]|$", line)]
     for end in reversed(ends):
         text = line[:end].strip().replace("\\", "/").removeprefix("./")
@@ -153,7 +153,7 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
         return f"; default: {recorded or text}"
 
     own = "for your own dataset: "
-    values = "mask values that are foreground, e.g. 3, 128-255 or 255,0,0"
+    values = "foreground mask values, e.g. 3, 128-255 or 255,0,0"
     pattern = "mask file names, e.g. '{name}_gt.png'; or {id} (name up to the first _) or {number} (its last number)"
     folder = "the Oxford-IIIT Pet folder, or one with images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))

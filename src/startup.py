@@ -27,7 +27,7 @@ if not given and hasattr(os, "sched_setaffinity"):
     os.environ.update(BINDING)
     import torch  # noqa: F401  # OpenMP reads its settings once
 
-    os.sched_setaffinity(0, allowed)  # unbind the main thread, and all that it starts
+    os.sched_setaffinity(0, allowed)  # unbind the main thread, and all it starts
     cores.threads_are_bound = True
     for name in BINDING:
         del os.environ[name]

@@ -1,6 +1,6 @@
 """Train a network and keep the checkpoint with the highest validation Dice.
 
-    python src/train.py --model unet  # the pets if they are in dataset/, else synthetic shapes
+    python src/train.py --model unet  # the pets if in dataset/, else synthetic shapes
     python src/train.py --model resnet34_unet --data_path ~/pets
     python src/train.py --data_path DIR  # your own DIR/images and DIR/masks
     python src/train.py --weights saved_models/unet_pets.pth --data_path DIR  # fine-tune
@@ -46,7 +46,7 @@ from training.schedule import build_scheduler, image_size_of, position_of, warmu
 from training.state import TrainMeter, TrainState
 from utils import run
 
-RECENT = 16  # steps whose images are used to recompute batch-norm statistics
+RECENT = 16  # steps whose images `refresh_batch_norm` uses
 SHOWN = 16  # augmented training images in NAME.batch.png
 
 
@@ -55,7 +55,7 @@ class Learner:
     """The network and what trains it.
 
     train_model: `model`, or a wrapper that compiles it or averages gradients over processes.
-    scaler: scales the loss, for float16. ema: averaged weights, or None.
+    scaler: for float16. ema: averaged weights, or None.
     """
 
     model: torch.nn.Module
@@ -197,7 +197,7 @@ def train_one_epoch(
     progress: Progress,
     save: Callable[[], None],
 ) -> bool:
-    """Train to the end of the epoch. Return False if a signal stops it, else True."""
+    """Train to the end of the epoch. Return False if a signal stops it."""
     learner.train_model.train()
     progress.begin_epoch()
     on_cpu = learner.runtime.device.type == "cpu"

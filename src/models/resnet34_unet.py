@@ -1,8 +1,8 @@
 """ResNet-34 encoder (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, table 1) with a U-Net
-decoder (Ronneberger et al. 2015). Reports: see the student reports in README.md.
+decoder (Ronneberger et al. 2015). Reports: see README.md.
 
 The encoder's `state_dict` fits torchvision's `resnet34` without `fc`, so published weights load. Accepts any input
-size: strided layers round up, and decoder features are cropped to the size of the skip connection.
+size: strided layers round up, and decoder features are cropped to the skip connection's size.
 """
 
 from torch import nn

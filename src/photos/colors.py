@@ -16,7 +16,7 @@ from io import BytesIO
 import numpy as np
 from PIL import Image, ImageOps
 
-DEEP = ("I", "F")  # modes with more than 8 bits begin with these letters
+DEEP = ("I", "F")  # first letters of modes with more than 8 bits
 SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}  # ICC color space: Pillow mode
 BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
 
@@ -49,7 +49,7 @@ def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -
 
 
 def on_white(image: Image.Image) -> Image.Image:
-    """Put an RGBA image on white; return an RGB image unchanged."""
+    """Put an RGBA image on white; return RGB unchanged."""
     if image.mode == "RGB":
         return image
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")

@@ -33,7 +33,7 @@ def drop_small(mask, fraction=SMALL):
 
 
 def fill_holes(mask, pixels):
-    """Fill the holes of fewer than `pixels` pixels that do not touch the image's edge."""
+    """Fill holes of fewer than `pixels` pixels that do not touch the image's edge."""
     labels, areas = label(~mask)
     small = (areas > 0) & (areas < pixels)
     for edge in (labels[0], labels[-1], labels[:, 0], labels[:, -1]):
@@ -42,7 +42,7 @@ def fill_holes(mask, pixels):
 
 
 def attached(mask, core):
-    """Keep the components of a mask that contain some pixels of `core`, bool (H, W)."""
+    """Keep the components that contain pixels of `core`, bool (H, W)."""
     labels, areas = label(mask)
     holds = np.bincount(labels.ravel(), weights=core.numpy().ravel(), minlength=len(areas)) > 0
     holds[0] = False

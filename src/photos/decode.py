@@ -32,13 +32,13 @@ def formats() -> tuple[str, ...]:
 
 @cache
 def suffixes() -> frozenset[str]:
-    """Return the file name suffixes of images, such as ".jpg"."""
+    """Return the suffixes of images, such as ".jpg"."""
     known = {suffix for suffix, name in Image.registered_extensions().items() if name in formats()}
     return frozenset(known | {".heic", ".heif", ".hif", ".avif", ".mpo"})
 
 
 def reason_of(error: BaseException) -> str:
-    """Describe an exception in a few words."""
+    """Describe an exception briefly."""
     if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "needs more memory than is free"
     text = getattr(error, "strerror", None) or " ".join(str(error).split())
@@ -47,7 +47,7 @@ def reason_of(error: BaseException) -> str:
 
 @contextmanager
 def image_errors():
-    """Turn any exception of Pillow's decoders into an ImageError."""
+    """Turn any exception into an ImageError."""
     try:
         yield
     except ImageError:
@@ -88,7 +88,7 @@ def identify(stream):
 
 
 def page_count(image) -> int:
-    """Return the number of pages of a TIFF, or of frames of an animation; 1 for other images."""
+    """Return the number of a TIFF's pages or an animation's frames; 1 for other images."""
     return getattr(image, "n_frames", 1) if image.format in PAGED else 1
 
 

@@ -1,4 +1,4 @@
-"""Find the images given on the command line, and choose where their outputs go."""
+"""Find the images given on the command line, and choose their outputs."""
 
 import glob
 import os
@@ -72,7 +72,7 @@ def images_in(top, recursive, output, unused):
 
 
 def describe_unused(unused: Counter) -> str:
-    """Describe the ignored files, in one line."""
+    """Describe the ignored files in a line."""
     counts = ", ".join(f"{number:,} {suffix}" for suffix, number in unused.most_common())
     return f"ignored {count_of(unused.total(), 'file')}: {counts}"
 

@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from photos.components import attached, drop_small, fill_holes
 
 WORK_SIZE = 768  # maximum side of the reduced photo, in pixels
-TILE = 32  # side of the tiles that are enlarged one at a time, in reduced pixels
+TILE = 32  # side of the tiles enlarged one at a time, in reduced pixels
 PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetric 3x3 matrix
 
 # Width of a trimap's border, divided by the geometric mean of the photo's longer side and the square
@@ -72,7 +72,7 @@ def matte(photo, probability, threshold=0.5, closed_form=False):
 
 
 def border_width(mask):
-    """Estimate the width of the trimap's border, in pixels, from a mask, bool (H, W)."""
+    """Estimate the trimap's border width in pixels from a mask, bool (H, W)."""
     return max(2.0, BORDER * (mask.sum().item() ** 0.5 * max(mask.shape)) ** 0.5)
 
 

@@ -1,4 +1,4 @@
-"""Turn a photo and its probability of foreground into a mask, overlay, cutout, panel or run lengths.
+"""Turn a photo and its foreground probability into a mask, overlay, cutout, panel or run lengths.
 
 photo: PIL image of mode RGB or RGBA. probability: float32 tensor (H, W) on the CPU, of the photo's
 size. Outputs are sRGB without metadata.
@@ -30,7 +30,7 @@ PANEL_SIZE = 480  # longest side of a panel's three images, in pixels
 class Style:
     """Options for drawing outputs."""
 
-    threshold: float = 0.5  # lowest probability of foreground
+    threshold: float = 0.5  # minimum foreground probability
     largest: bool = False  # keep only the largest component
     crop: bool = False  # crop cutouts to the foreground
     closed_form: bool = False  # see `matte`
@@ -51,7 +51,7 @@ def to_gray(values):
 def overlay(photo, probability, threshold=0.5):
     """Draw the mask and its outline over the photo. Returns mode RGB."""
     mask = mask_of(probability, threshold)
-    width = max(1, round(max(photo.size) / 400))  # outline width in pixels
+    width = max(1, round(max(photo.size) / 400))  # in pixels
     grown = scipy.ndimage.maximum_filter(np.asarray(mask), 2 * width + 1)
     result = on_white(photo).copy()
     result.paste(result.point(TINT), mask=mask)
@@ -72,7 +72,7 @@ def cut_out(photo, probability, style=Style()):  # noqa: B008  # it is frozen
         shade = ImageChops.darker(shade, opacity)
     if style.background is None:
         hidden = torch.from_numpy(np.array(shade)) == 0
-        colors.masked_fill_(hidden[..., None], 0)  # so that no hidden color of the background is saved
+        colors.masked_fill_(hidden[..., None], 0)  # so that no hidden color is saved
         image = Image.fromarray(colors.numpy())
         image.putalpha(shade)
     else:
@@ -135,7 +135,7 @@ def save_each(photo, probability, style, path):
 
 
 def save_image(image, path):
-    """Write a PIL image atomically as JPEG or PNG, by the path's suffix. Raises CannotWrite."""
+    """Write a PIL image atomically as JPEG or PNG, by suffix. Raises CannotWrite."""
     kind = "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG"
     write_atomically(path, lambda file: image.save(file, kind, quality=90, compress_level=4), fsync=False)
 

@@ -110,7 +110,7 @@ class Pipeline:
             return Result(job, problem=problem_of(error))
 
     def write(self, job, size, probability):
-        """Write the outputs of one image. Raises CannotWrite if every other write would fail too."""
+        """Write one image's outputs. Raises CannotWrite for errors in FULL."""
         try:
             return self.budget.spend(size[0] * size[1], self.write_outputs, job, size, probability)
         except Exception as error:

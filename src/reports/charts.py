@@ -1,4 +1,4 @@
-"""Figures of report.py's page, drawn with matplotlib."""
+"""Figures of report.py's page."""
 
 from collections.abc import Sequence
 
@@ -52,7 +52,7 @@ def histogram(results: Sequence[Result]):
 
 
 def breeds(results: Sequence[Result], groups: Sequence[str]):
-    """Plot the mean Dice by breed, in the first result's ascending order. groups: each image's breed."""
+    """Plot mean Dice by breed, in the first result's ascending order. groups: each image's breed."""
     order = list(group_means(results[0].dice, groups))
     figure, axis = chart("Dice by breed", "mean Dice", "breed (number of images)", (8, 2 + 0.26 * len(order)))
     for result in results:
@@ -65,7 +65,7 @@ def breeds(results: Sequence[Result], groups: Sequence[str]):
 
 
 def sizes(results: Sequence[Result], groups: Sequence[str]):
-    """Plot the mean Dice by foreground size. groups: each image's range, from `in_ranges`."""
+    """Plot mean Dice by foreground size. groups: each image's range, from `in_ranges`."""
     figure, axis = chart("Dice by foreground size", "foreground, % of the image (number of images)", "mean Dice")
     order = sorted(set(groups), key=lambda name: int(name.partition("–")[0]))
     labels = [f"{name} ({groups.count(name)})" for name in order]
@@ -77,7 +77,7 @@ def sizes(results: Sequence[Result], groups: Sequence[str]):
 
 
 def thresholds(results: Sequence[Result]):
-    """Plot the mean Dice at each of THRESHOLDS."""
+    """Plot mean Dice at each of THRESHOLDS."""
     figure, axis = chart("Dice by threshold", "probability threshold", "mean Dice")
     for result in results:
         axis.plot(THRESHOLDS, result.by_threshold, "o-", label=result.label, markersize=3)

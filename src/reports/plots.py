@@ -1,4 +1,4 @@
-"""Figures of training and inference: a run's curves, a training batch, and panels of predictions."""
+"""Figures of training and inference: a run's curves, a training batch, and prediction panels."""
 
 import io
 import logging
@@ -19,13 +19,13 @@ from training.schedule import at_largest_size
 
 FOREGROUND, IGNORED = (1, 0, 0, 0.45), (0, 0, 1, 0.45)  # RGBA over an image
 LONGEST_TITLE = 24  # characters that fit above a panel
-# fonts with Chinese, Japanese and Korean characters, on Linux, Windows and macOS
+# for Chinese, Japanese and Korean, on Linux, Windows and macOS
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback", "Microsoft YaHei",
              "Malgun Gothic", "PingFang SC", "Hiragino Sans", "Arial Unicode MS")  # fmt: skip
 
 
 def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.2)):
-    """Return a new figure and its axes, an array (rows, columns). size: (width, height) in inches."""
+    """Return a figure and its axes, an array (rows, columns). size: (width, height) in inches."""
     from matplotlib.figure import Figure  # pyplot would keep the figure
 
     figure = Figure(figsize=size, layout="constrained")
@@ -33,7 +33,7 @@ def subplots(rows: int = 1, columns: int = 1, size: tuple[float, float] = (8, 4.
 
 
 def save_figure(figure, path: Path) -> bytes:
-    """Write a figure as a PNG file, and return the file's bytes. Raises UserError."""
+    """Write a figure as PNG, and return the bytes. Raises UserError."""
     from matplotlib.font_manager import fontManager
     from matplotlib.text import Text
 
@@ -70,7 +70,7 @@ def show_mask(axis, mask, title: str = ""):
 
 
 def shorten(name: str) -> str:
-    """Cut the middle out of a name that is too long for a panel's title."""
+    """Cut the middle out of a name too long for a panel's title."""
     half = LONGEST_TITLE // 2
     return name if len(name) <= LONGEST_TITLE else f"{name[: half - 1]}…{name[-half:]}"
 
@@ -134,7 +134,7 @@ def plot_batch(images: torch.Tensor, masks: torch.Tensor, title: str, path: Path
 
 
 def panel_rows(predictor: Predictor, dataset: Dataset, indices, threshold: float = 0.5) -> list[dict]:
-    """Return rows for `plot_panels` of the images at `indices`. threshold: a probability."""
+    """Return rows for `plot_panels` of the images at `indices`."""
     batch = dataset[list(indices)]
     images, masks = batch["image"].cpu(), batch["mask"].cpu()
     logits = foreground(predictor.logits(batch["image"])).cpu()
@@ -155,7 +155,7 @@ def example_rows(predictor: Predictor, dataset: Dataset, dices, threshold: float
 
 
 def plot_panels(rows: list[dict], title: str, path: Path):
-    """Draw a column for each image: the image, its ground truth, probability and prediction.
+    """Draw a column per image: the image, its ground truth, probability and prediction.
 
     rows: dicts with `name`, `image` uint8 (C, H, W), `mask` uint8 (H, W) of 0, 1, 255, `probability`
     float (H, W), `predicted` bool (H, W), `dice` and optionally `note`; arrays or CPU tensors.

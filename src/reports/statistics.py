@@ -33,8 +33,8 @@ class Result:
     by_threshold: np.ndarray  # mean Dice at each of THRESHOLDS
     foreground: np.ndarray  # (N,) foreground fraction of the ground truth
     bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8, rounded up)
-    seconds: float  # for the whole evaluation
-    megabytes: float = 0.0  # size of the checkpoint file
+    seconds: float  # of the evaluation
+    megabytes: float = 0.0  # of the checkpoint file
 
 
 def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: DataLoader, size: int) -> Result:
@@ -86,7 +86,7 @@ def paired_test(difference: np.ndarray) -> float:
 
 
 def compare(first: Result, second: Result) -> dict:
-    """Compare two results on the same images, for the page's template."""
+    """Compare two results on the same images."""
     worse, better = sorted((second, first), key=lambda result: result.dice.mean())
     difference = better.dice - worse.dice
     low, high = confidence_interval(difference)
@@ -97,12 +97,12 @@ def compare(first: Result, second: Result) -> dict:
         "low": low,  # to high: 95% interval of the mean
         "high": high,
         "p": paired_test(difference),
-        "wins": int((difference > 0).sum()),  # images on which the better one has the higher Dice
+        "wins": int((difference > 0).sum()),  # images on which the better one has higher Dice
     }
 
 
 def agreement(results: Sequence[Result]) -> np.ndarray:
-    """Return the lowest Dice between any two predictions of each image, (N,); 1 if both are empty."""
+    """Return each image's lowest Dice between any two predictions, (N,); 1 if both are empty."""
 
     def pixels(bits):
         return np.array([np.unpackbits(row).sum(dtype=np.int64) for row in bits])
@@ -116,7 +116,7 @@ def agreement(results: Sequence[Result]) -> np.ndarray:
 
 
 def possible_label_errors(results: Sequence[Result]) -> list[int]:
-    """Return the indices of masks that agreeing results contradict, the clearest first."""
+    """Return the indices of masks that agreeing results contradict, clearest first."""
     if len(results) < 2:
         return []
     between = agreement(results)
@@ -146,7 +146,7 @@ def species(name: str) -> str:
 
 
 def group_means(values: np.ndarray, groups: Iterable[str]) -> dict[str, tuple[float, int]]:
-    """Return the mean and count of each group's values, in ascending order of the mean."""
+    """Return each group's mean and count, in ascending order of the mean."""
     names = np.array(list(groups))
     means = {}
     for name in sorted(set(names.tolist())):
@@ -156,6 +156,6 @@ def group_means(values: np.ndarray, groups: Iterable[str]) -> dict[str, tuple[fl
 
 
 def in_ranges(values: np.ndarray, edges: Sequence[float]) -> list[str]:
-    """Return the range between two edges that contains each value, such as "10–20%"."""
+    """Return each value's range between edges, such as "10–20%"."""
     names = [f"{100 * low:.0f}–{100 * high:.0f}%" for low, high in pairwise(edges)]
     return [names[index] for index in np.digitize(values, edges[1:-1])]

@@ -33,7 +33,7 @@ def describe(predictor, dataset, args, counts) -> dict:
 
 
 def print_table(rows: list[dict]):
-    """Print a line of scores for each row, then notes on how to interpret them."""
+    """Print a line of scores for each row, then notes on them."""
     first = rows[0]
     same = all(row["set"] == first["set"] for row in rows)
     images = count_of(first["images"], "image") if same else "different images"
@@ -65,7 +65,7 @@ def print_table(rows: list[dict]):
 
 
 def check_output(output):
-    """Create the folder of OUTPUT. Raises UserError, also if OUTPUT.csv is the history of a run."""
+    """Create the folder of OUTPUT. Raises UserError, also if OUTPUT.csv is a run's history."""
     make_folder(output.parent, "--output")
     for suffix in (".pth", ".last.pth"):
         checkpoint = output.with_name(output.name + suffix)

@@ -1,4 +1,4 @@
-"""The arguments of train.py: of a new run, or of the run that --resume continues."""
+"""Arguments of train.py: of a new run, or of the one that --resume continues."""
 
 import argparse
 from argparse import Namespace
@@ -53,7 +53,7 @@ MAY_CHANGE = {  # on --resume
 def get_args_parser(doc) -> Parser:
     parser = Parser(doc)
     add = parser.add_argument_group("data").add_argument
-    dataset = "kind of dataset; default: detected from --data_path, else pets if present, else shapes"
+    dataset = "dataset; default: detected from --data_path, else pets if present, else shapes"
     add("--dataset", choices=DATASETS, help=dataset)
     add_dataset_flags(add)
     add("--image_size", type=image_side, help="image size in pixels; default 256, or 64 for shapes")
@@ -69,11 +69,11 @@ def get_args_parser(doc) -> Parser:
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet, or that of --weights")
     add("--width", type=positive_int, help="unet*: channels of the first level; default 64")
-    add("--depth", type=positive_int, help="unet, unet_add: number of times the size is halved; default 4")
+    add("--depth", type=positive_int, help="unet, unet_add: times the size is halved; default 4")
     add("--norm", choices=("batch", "none"), help="unet*: normalization; default batch")
     add("--dropout", type=fraction, help="unet*: dropout at the bottleneck; default 0")
-    add("--decoder", choices=DECODERS, help="resnet34_unet: kind of decoder; default nearest")
-    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights for the encoder")
+    add("--decoder", choices=DECODERS, help="resnet34_unet: decoder; default nearest")
+    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights")
     add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune")
     add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3, or as in --weights")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="1, or 2 with background; default 1")
@@ -83,7 +83,7 @@ def get_args_parser(doc) -> Parser:
 
 def add_training_flags(parser):
     add = parser.add_argument_group("recipe").add_argument
-    add("--epochs", "-e", type=positive_int, help="number of epochs; default 40 for pets, 50 for folder, 4 for shapes")
+    add("--epochs", "-e", type=positive_int, help="epochs; default 40 for pets, 50 for folder, 4 for shapes")
     add("--hours", type=hours, help="time budget in hours, instead of --epochs")
     add("--steps", type=positive_int, help="steps per epoch; default: each image once, or 6 for shapes")
     images = "images per step, over all processes; default 16 for pets, 4 for folder, 8 for shapes"
@@ -95,14 +95,14 @@ def add_training_flags(parser):
     add("--loss", type=loss, default="bce_dice", help=losses)
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="optimizer; default muon")
     add("--schedule", choices=SCHEDULES, default="wsd", help="learning rate schedule; default wsd")
-    add("--ema", type=fraction, default=0.999, help="EMA decay for weight averaging; 0: off; default 0.999")
+    add("--ema", type=fraction, default=0.999, help="decay of the weights' EMA; 0: off; default 0.999")
 
     run = parser.add_argument_group("run")
     add = run.add_argument
     add("--seed", type=seed, default=0, help="random seed; default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
     add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, optionally with a mode")
-    add("--deterministic", action="store_true", help="use deterministic algorithms; slower on a GPU")
+    add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
     add("--name", type=file_name, help="name of the run's files; default: --model, numbered if taken (unet-2)")
     add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
@@ -131,7 +131,7 @@ def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None
     """Return the arguments, and the checkpoint of --resume or --weights. Raises UserError."""
     parser = get_args_parser(doc)
     args, start = parser.parse_args(argv), None
-    blank = Namespace(**dict.fromkeys(vars(args)))  # argparse keeps values that are already set
+    blank = Namespace(**dict.fromkeys(vars(args)))  # argparse keeps values already set
     given = {flag: value for flag, value in vars(parser.parse_args(argv, blank)).items() if value is not None}
     if args.resume:
         return resumed_args(vars(args), given)
@@ -153,7 +153,7 @@ def parse_args(doc: str | None, argv=None) -> tuple[Namespace, Checkpoint | None
 
 
 def network_flags(given: dict, start: Checkpoint, path: Path) -> dict:
-    """Return the flags of the network in --weights. Raises UserError if a given flag does not fit."""
+    """Return the flags of the network in --weights. Raises UserError if a given flag differs."""
     defaults = {name: option.default for name, option in options_of_network(start.name).items()}
     flags = {"model": start.name, "out_channels": 1, "encoder_weights": None, **start.options}
     for flag in ("model", "in_channels", "width", "depth", "norm", "decoder", "encoder_weights"):
@@ -210,7 +210,7 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
 
 
 def data_options(args: Namespace) -> DataOptions:
-    """Return the dataset's options. Raises UserError if they cannot be combined."""
+    """Return the dataset's options. Raises UserError."""
     options = {"path": args.data_path}
     for entry in fields(DataOptions):
         value = getattr(args, entry.name, None)
@@ -220,7 +220,7 @@ def data_options(args: Namespace) -> DataOptions:
 
 
 def network_options(args: Namespace) -> dict:
-    """Return the options for `build_model` other than the name."""
+    """Return the options for `build_model`."""
     options = {"in_channels": args.in_channels, "out_channels": args.out_channels}
     names = {option for name in MODELS for option in options_of_network(name)}
     for name in sorted(names):

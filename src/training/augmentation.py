@@ -1,4 +1,4 @@
-"""Augmented, normalized batches, each a function of the seed and the step."""
+"""Augmented, normalized batches, each a function of seed and step."""
 
 import math
 from argparse import Namespace
@@ -23,7 +23,7 @@ class BatchAugmentation:
     def __call__(self, batch: dict, step: int, rows: slice | None = None, strength: Strength | None = None):
         """Return float images (n, C, H, W) and uint8 masks (n, 1, H, W), on the device.
 
-        batch: this rank's shard of the step's batch. rows: which of its rows to use. strength: by default the step's.
+        batch: this rank's shard of the step's batch. rows: which to use. strength: by default the step's.
         """
         n, rows = self.args.batch_size, rows or slice(None)
         generator = torch.Generator().manual_seed(seed_of(self.args.seed, step))

@@ -19,7 +19,7 @@ from runtime import Runtime
 from utils import UserError
 
 SMALL_SHARD = 16  # images per forward pass; on GPUs, batch norm synchronizes below this
-waiting = None  # the process group of `rank_zero_first`
+waiting = None  # process group of `rank_zero_first`
 
 
 def rank() -> int:
@@ -80,7 +80,7 @@ def all_gather(value) -> list:
 
 @contextmanager
 def rank_zero_first():
-    """Let one process on each machine run the block first, so that the others find its files."""
+    """Let one process per machine run the block first, so that the others find its files."""
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if waits:
         dist.barrier(waiting)

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, and batch-norm statistics that fit it."""
+"""EMA of the weights, and batch-norm statistics that fit it."""
 
 from collections.abc import Iterable
 from copy import deepcopy
@@ -40,7 +40,7 @@ class EMA:
 
 
 def refresh_batch_norm(network: nn.Module, images: Iterable[torch.Tensor], runtime: Runtime):
-    """Recompute batch norm's running statistics from batches of training images (N, C, H, W). Collective.
+    """Recompute batch norm's running statistics from training images (N, C, H, W). Collective.
 
     Wu and Johnson, 2021 (arXiv 2105.07576), section 3.
     """

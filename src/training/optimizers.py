@@ -15,7 +15,7 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # a, b, c of the quintic a x + b x^3 
 STEPS = 5  # iterations of the quintic
 RMS = 0.2  # approximate root mean square of an AdamW update (Liu et al.)
 MOMENTUM = 0.95  # Nesterov momentum
-BLOCK = 64  # rows that are orthogonalized together
+BLOCK = 64  # rows orthogonalized together
 WHOLE = 128  # a matrix of at most this many rows is not split
 
 
@@ -52,7 +52,7 @@ class Muon(Optimizer):
         self._share()
 
     def _share(self):
-        """Let both optimizers use the same state and parameter groups."""
+        """Let both optimizers share state and parameter groups."""
         if self.adamw:
             self.adamw.state, self.adamw.param_groups = self.state, self.param_groups[1:]
 
@@ -62,7 +62,7 @@ class Muon(Optimizer):
 
     @torch.no_grad()
     def step(self):  # type: ignore[override]
-        """Update every parameter that has a gradient. The matrices' gradients are overwritten."""
+        """Update every parameter with a gradient. Overwrites the matrices' gradients."""
         if self.adamw:
             self.adamw.step()
         group = self.param_groups[0]
@@ -88,7 +88,7 @@ class Muon(Optimizer):
 
 
 def split_parameters(model: nn.Module) -> tuple[list, list, list]:
-    """Return Muon's parameters, those that AdamW does not decay, and those that it does.
+    """Return Muon's parameters, those AdamW does not decay, and those it does.
 
     Muon takes convolutions, except grouped ones and a head of one or two channels.
     AdamW does not decay norms, biases or that head.

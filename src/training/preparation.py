@@ -1,4 +1,4 @@
-"""Preparation of a run: network, normalization, checkpoint metadata, --resume, first lines of output."""
+"""Prepare a run: network, normalization, checkpoint metadata, --resume, first lines of output."""
 
 from argparse import Namespace
 from dataclasses import asdict
@@ -65,7 +65,7 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
 
 
 def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
-    """Return a checkpoint with the run's constant fields. checkpoint: the one the run starts from, if any."""
+    """Return a checkpoint with the run's constant fields. checkpoint: the run's start, if any."""
     former = checkpoint.trained_on if checkpoint else []
     intensities = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     return Checkpoint(
@@ -88,7 +88,7 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
 
 
 def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -> dict:
-    """Load the resumed run's state, and return its scheduler's state. Raises UserError."""
+    """Load the resumed run's state, and return its scheduler's. Raises UserError."""
     kept = checkpoint.training
     if kept["images"] != hash_of_set(data.train, data.indices):
         hint = "pass the original folder with --data_path, or start a new run with --weights"
@@ -115,7 +115,7 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
 
 
 def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
-    """Return a line about the network, the device and the data."""
+    """Return a line about the network, device and data."""
     if args.dataset == "shapes":
         note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
     size = sum(value.numel() for value in model.parameters())

@@ -99,7 +99,7 @@ class Progress:
             print(f"{self.title}, step {done}/{self.steps_per_epoch}: {figures}", flush=True)
 
     def log_epoch(self, counts: torch.Tensor, batch_figure):
-        """Print the epoch's line; * marks the best so far. counts: pixel counts of the validation images (N, 4)."""
+        """Print the epoch's line; * marks the best so far. counts: of the validation images, (N, 4)."""
         row, state = self.state.history[-1], self.state
         self.timed += time.perf_counter() - self.last_step  # validation, saving, drawing
         best = "*" if state.is_best() else " "
@@ -164,7 +164,7 @@ def gpu_memory() -> str:
 
 
 def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bool, signal: int) -> int:
-    """Print how the run ended and the command to run next. Return the exit status."""
+    """Print how the run ended and the next command. Return the exit status."""
     if not finished:
         resume = command("src/train.py", "--resume", files.path(".last.pth"), processes=world_size())
         print(f"stopped after step {state.step}; resume with: {resume}")
@@ -183,7 +183,7 @@ def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bo
 
 @contextmanager
 def stop_on_signals():
-    """Yield an object whose `signal` is set by the first stop signal; a second one ends the process."""
+    """Yield an object whose `signal` is set by the first stop signal; a second ends the process."""
     request, before = SimpleNamespace(signal=0), {}
 
     def note_signal(number, frame):

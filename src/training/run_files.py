@@ -18,7 +18,7 @@ DRAW_EVERY = 30  # seconds between figures; drawing takes as long as a short epo
 
 
 class RunFiles:
-    """Files that a run writes into `folder`. template: the checkpoints' constant fields."""
+    """A run's files in `folder`. template: the checkpoints' constant fields."""
 
     def __init__(self, folder: Path, name: str, template: Checkpoint):
         self.folder, self.name, self.template = folder, name, template
@@ -95,7 +95,7 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
             if (folder / f"{candidate}.pth").exists() or (folder / f"{candidate}.last.pth").exists():
                 continue
             with suppress(FileExistsError):
-                open(folder / f"{candidate}.csv", "x").close()  # fails if another run has taken it
+                open(folder / f"{candidate}.csv", "x").close()  # fails if another run has it
                 return candidate
     except OSError as error:
         raise UserError(f"--save_dir {folder} cannot take {name or model}.csv ({error.strerror}); rename it") from None

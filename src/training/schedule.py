@@ -9,14 +9,14 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR, ReduceLROnPlateau
 
 SCHEDULES = ("none", "plateau", "cosine", "onecycle", "wsd")
-WARMUP_STEPS = 200  # for wsd; a tenth of the run's steps if that is fewer
+WARMUP_STEPS = 200  # for wsd; a tenth of the run's steps if fewer
 COOLDOWN = 1 / 3  # fraction of a run over which wsd falls to 0
 
 
 def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup: int, former: dict | None):
     """Build a scheduler. `plateau` steps on each epoch's validation loss, the others after each step.
 
-    position: see `position_of`. warmup: steps over which `wsd` rises. former: the resumed run's scheduler state.
+    position: see `position_of`. warmup: steps over which `wsd` rises. former: the resumed scheduler's state.
     """
 
     def factor(step: int) -> float:
@@ -48,7 +48,7 @@ def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable:
 
 
 def warmup_steps(args: Namespace, steps_per_epoch: int) -> int:
-    """Return the length of wsd's warm-up, in steps."""
+    """Return wsd's warm-up, in steps."""
     return WARMUP_STEPS if args.hours else min(WARMUP_STEPS, args.epochs * steps_per_epoch // 10)
 
 
@@ -84,7 +84,7 @@ def size_at(progress: float, start_size: int, image_size: int, timed: bool = Fal
 
 
 def image_size_of(args: Namespace, state) -> int:
-    """Return the image size of the next epoch, which never shrinks."""
+    """Return the next epoch's image size, which never shrinks."""
     if args.hours:
         size = size_at(state.elapsed / (3600 * args.hours), args.start_size, args.image_size, timed=True)
     else:
