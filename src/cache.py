@@ -32,7 +32,7 @@ HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
 FORMAT = 3  # increment when the packed pixels change
 KEPT_BYTES = 4_000_000_000  # of all arrays, or four times the new one if more
-PIXELS_IN_FLIGHT = 48_000_000  # each takes about 12 bytes
+PIXELS_IN_FLIGHT = 48_000_000  # decoded at once, about 12 bytes each
 remembered: dict[Path, object] = {}  # results of `remember`
 
 

@@ -143,7 +143,7 @@ def threshold(text: str) -> float | str:
 
 
 def add_threshold_flag(parser):
-    text = "minimum foreground probability; chosen: the one with the highest validation Dice; default 0.5"
+    text = "minimum foreground probability; chosen: best on the validation split; default 0.5"
     parser.add_argument("--threshold", type=threshold, default=0.5, metavar="VALUE|chosen", help=text)
 
 

@@ -95,7 +95,7 @@ def add_training_flags(parser):
     add("--loss", type=loss, default="bce_dice", help=losses)
     add("--optimizer", choices=OPTIMIZERS, default="muon", help="optimizer; default muon")
     add("--schedule", choices=SCHEDULES, default="wsd", help="learning rate schedule; default wsd")
-    add("--ema", type=fraction, default=0.999, help="decay of the weights' EMA; 0: off; default 0.999")
+    add("--ema", type=fraction, default=0.999, help="EMA decay; 0: no averaging; default 0.999")
 
     run = parser.add_argument_group("run")
     add = run.add_argument
