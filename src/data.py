@@ -19,7 +19,7 @@ from utils import UserError
 
 CPU = torch.device("cpu")
 DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
-# sent by, in this order: Ctrl-C; kill, Slurm or torchrun; a closed terminal; Slurm; SGE; a CPU limit (Windows: two)
+# sent by, in order: Ctrl-C; kill, Slurm, torchrun; a closed terminal; Slurm; SGE; a CPU limit (Windows: first two)
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = [number for number in signal.Signals if number.name in STOP_NAMES]
 LAYOUTS = "images/ and masks/, or Oxford-IIIT Pet's images/ and annotations/"
@@ -35,7 +35,7 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
     if dataset == "shapes" and data_path:
         raise UserError("--data_path does not apply to --dataset shapes; omit it")
     if dataset == "folder" and not data_path:
-        raise UserError(f"--dataset folder needs --data_path DIR, a folder that contains {LAYOUTS}")
+        raise UserError(f"--dataset folder needs --data_path DIR, a folder that contains images/ and masks/")
     if not data_path:
         pets = module_of("pets").find_data_path()
         if dataset == "shapes" or not (dataset or (pets / "annotations").is_dir()):

@@ -215,7 +215,7 @@ def hint(images: list[Path], masks: list[Path]) -> str:
     names = {mask.name for mask in masks}
     for pattern in patterns:
         if len(names & {fill_in(pattern, image.stem) for image in images}) > len(images) / 2:
-            return f"--mask_pattern '{pattern}' pairs most of them"
+            return f"try --mask_pattern '{pattern}'"
     return "rename the masks to match their images, or use --mask_pattern"
 
 

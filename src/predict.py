@@ -180,7 +180,7 @@ def get_args_parser():
     add_threshold_flag(parser)
     add("--largest", action="store_true", help="keep only the largest connected component")
     add("--crop", action="store_true", help="crop cutouts to the foreground")
-    each = f"cut out the largest component and all of at least {100 * SMALL:g}%% of the image, in a folder per image"
+    each = f"cut out the largest component and any that cover {100 * SMALL:g}%% of the image, in a folder per image"
     add("--each", action="store_true", help=each)
     add("--background", metavar="COLOR|FILE", help="color or image behind cutouts")
     add("--matting", action="store_true", help="closed-form matting (slower); see requirements-matting.txt")

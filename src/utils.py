@@ -58,7 +58,7 @@ def user_path(text: str) -> Path:
 
 @contextmanager
 def when_memory_runs_out(advice: str):
-    """Turn an out-of-memory error in the block into a UserError with `advice`, and killed workers into one too."""
+    """Raise UserError if the block runs out of memory (with `advice`) or its workers are killed."""
     try:
         yield
     except torch.OutOfMemoryError:

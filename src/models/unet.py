@@ -120,9 +120,9 @@ def crop(x, size):
 
 
 def init_weights(module):
-    """Draw Conv2d weights, normal with std sqrt(2 / fan_out) (He et al. 2015; the paper takes fan_in); zero biases."""
+    """Draw Conv2d weights, normal with std sqrt(2 / fan_out) (He et al. 2015; U-Net's paper: fan_in); zero biases."""
     if any(weight.is_meta for weight in module.parameters(recurse=False)):
-        return  # initializing would only import torch._dynamo, for three seconds
+        return  # initializing would only import torch._dynamo (three seconds)
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)) and module.bias is not None:

@@ -76,7 +76,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
 
 
 def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
-    """Read as sRGB any image that `predict` accepts; scale more than 8 bits as in training."""
+    """Read as sRGB any image that `predict` accepts; scale high bit depths as in training."""
     values = model.checkpoint.intensity_range if model.checkpoint else None
     if isinstance(image, np.ndarray):
         has_shape = image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)) and image.size

@@ -67,15 +67,15 @@ def get_args_parser(doc) -> Parser:
     add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N")
 
     add = parser.add_argument_group("network").add_argument
-    add("--model", choices=MODELS, default="unet", help="network; default unet, or that of --weights")
+    add("--model", choices=MODELS, default="unet", help="network; default unet")
     add("--width", type=positive_int, help="unet*: channels of the first level; default 64")
     add("--depth", type=positive_int, help="unet, unet_add: times the size is halved; default 4")
     add("--norm", choices=("batch", "none"), help="unet*: normalization; default batch")
     add("--dropout", type=fraction, help="unet*: dropout at the bottleneck; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: decoder; default nearest")
     add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights")
-    add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune")
-    add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3, or as in --weights")
+    add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune; sets the network")
+    add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="1, or 2 with background; default 1")
     add_training_flags(parser)
     return parser

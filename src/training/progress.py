@@ -219,7 +219,7 @@ def explain_failures(args: Namespace):
 
 @contextmanager
 def save_if_workers_die(save):
-    """On one process, call save() and raise UserError if a data loading process is killed or lacks shared memory."""
+    """In a one-process run, save and raise UserError if a data loading process is killed or lacks shared memory."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
