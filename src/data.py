@@ -35,7 +35,7 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
     if dataset == "shapes" and data_path:
         raise UserError("--data_path does not apply to --dataset shapes; omit it")
     if dataset == "folder" and not data_path:
-        raise UserError(f"--dataset folder needs --data_path DIR, a folder that contains images/ and masks/")
+        raise UserError("--dataset folder needs --data_path DIR, a folder that contains images/ and masks/")
     if not data_path:
         pets = module_of("pets").find_data_path()
         if dataset == "shapes" or not (dataset or (pets / "annotations").is_dir()):

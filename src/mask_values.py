@@ -2,11 +2,11 @@
 
 | mask | value of a pixel |
 |---|---|
-| gray, of any depth, or boolean | the number in the file (of 2 or 4 bits: scaled to 255) |
+| gray, of any depth, or boolean | the number in the file (2- or 4-bit: scaled to 255) |
 | palette | the index; as RGB if the palette is gray, or black is used at an index above 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
-| JPEG, AVIF, lossy WebP | the gray level; among others, the nearest of the masks' few true colors |
+| JPEG, AVIF, lossy WebP | the gray level if all are lossy and gray, else the nearest true color |
 
 By default all values but 0 are foreground (if all masks are lossy and gray, those above half the maximum),
 and 255 is ignored if the other values are class indices.

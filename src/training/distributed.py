@@ -1,4 +1,4 @@
-"""Several processes, started by torchrun, that split each batch. Only rank 0 prints and saves.
+"""Several processes, started by torchrun, that split each batch. Only rank 0 prints.
 
 A function whose docstring says "Collective" must be called on all ranks.
 """
