@@ -17,6 +17,7 @@ from zipfile import ZipFile
 
 from PIL import ImageColor
 
+from models import MODELS
 from photos.colors import on_white
 from photos.decode import ImageError, read_image
 from photos.outputs import KINDS, Style, render, save_image
@@ -119,13 +120,14 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
+    add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
     add("--host", default="127.0.0.1", help="address; 0.0.0.0 serves the whole network; default %(default)s")
     add("--port", type=positive_int, default=7860, help="port; default %(default)s")
     add("--share", action="store_true", help="make the page public through Gradio, for up to a week")
     add_runtime_flags(parser)
     args = parser.parse_args()
     gradio = import_gradio()
-    model = load_model(args.model, args.device, args.precision)
+    model = load_model(args.model, args.device, args.precision, args.model_type)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = tempfile.tempdir = folder  # no photo outlives the page
         fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}  # system fonts: no download

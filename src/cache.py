@@ -97,8 +97,7 @@ class PackedDataset(Dataset):
     def original_mask(self, name: str) -> torch.Tensor:
         """Return an image's mask before resizing: uint8 (1, H, W) of 0, 1, 255."""
         pair = self.pairs[self.names.index(name)]
-        label = np.array(self.read_label(pair.label, pair.page))
-        return self.mask_of(torch.from_numpy(label))[None]
+        return self.mask_of(torch.from_numpy(np.array(self.read_label(pair.label, pair.page))))[None]
 
 
 def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *settings):

@@ -52,7 +52,7 @@ class Checkpoint:
     versions: dict = field(default_factory=dict)
     device: str | None = None
     git: dict = field(default_factory=dict)
-    trained_on: list[str] | None = None  # hashes of images, also of earlier runs
+    trained_on: list[str] | None = None  # hashes of images, also of earlier runs if known
     validated_on: str | None = None  # hash of the validation set
     training: dict | None = None  # for --resume; only in NAME.last.pth
 
@@ -181,6 +181,8 @@ def load_encoder(model: nn.Module, path: Path):
     """Load torchvision's resnet34 weights, without `fc`, into the encoder. Raises UserError."""
     if not hasattr(model, "encoder"):
         raise UserError("--encoder_weights only applies to --model resnet34_unet; omit it")
+    if not path.is_file():
+        raise UserError(f"--encoder_weights {path} not found; correct the path")
     try:
         encoder = {name: value for name, value in read(path).items() if not name.startswith("fc.")}
         model.encoder.load_state_dict(encoder)  # type: ignore[union-attr]

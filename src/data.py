@@ -102,8 +102,8 @@ class TrainingData:
             return  # every image has foreground
         present: list[int] = []
         for indices in torch.arange(len(self.train)).split(64):
-            masks = self.train[indices.tolist()]["mask"]
-            present += indices[(masks == 1).flatten(1).any(1)].tolist()
+            has_foreground = (self.train[indices.tolist()]["mask"] == 1).flatten(1).any(1)
+            present += indices[has_foreground].tolist()
         if not present:
             raise UserError(
                 f"no training image in {options.path} has any foreground at {options.image_size} pixels; "

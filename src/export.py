@@ -22,6 +22,7 @@ from torch import nn
 
 from checkpoint import load, restore_model, save
 from files import write_atomically
+from models import MODELS
 from predictor import foreground
 from utils import Parser, UserError, run, user_path
 
@@ -93,8 +94,7 @@ def export(checkpoint, path, kind, source="the checkpoint"):
         run_exported = READERS[kind](made)
         difference = None
         if run_exported:
-            differences = [(run_exported(image) - model(image)).abs().max() for image in images]
-            difference = max(differences).item()
+            difference = max((run_exported(image) - model(image)).abs().max().item() for image in images)
             if not difference <= TOLERANCE[kind]:
                 raise UserError(f"{path} was not written: its output differs from that of {source} by {difference:.1e}")
         write_atomically(path, lambda file: file.write(made.read_bytes()))
@@ -105,10 +105,11 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
+    add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
     add("--format", nargs="+", choices=FORMATS, required=True, help="output formats")
     add("--output", type=user_path, help="folder, or path without suffix; default: next to --model")
     args = parser.parse_args()
-    checkpoint = load(args.model, type_flag="")
+    checkpoint = load(args.model, args.model_type)
     output = args.output or args.model.with_suffix("")
     if args.output and output.is_dir():
         output = output / args.model.stem

@@ -18,8 +18,7 @@ class CannotWrite(UserError):
     def __init__(self, path: Path, error: OSError):
         self.errno = error.errno
         reason = error.strerror or error
-        advice = "free some space or choose another folder"
-        super().__init__(f"{path} cannot be written ({reason}); {advice}")
+        super().__init__(f"{path} cannot be written ({reason}); free some space or choose another folder")
 
 
 def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsync: bool = True):

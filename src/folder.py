@@ -83,8 +83,7 @@ class Folder:
 
     def find(self, text: str) -> str | None:
         """Return the name for an entry of a list (NAME or .../images/NAME), or None."""
-        images = "|".join(IMAGES)
-        below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{images})/(.+)", text, re.IGNORECASE)
+        below = re.fullmatch(rf"(?:.*?([^/]+/))?(?:{'|'.join(IMAGES)})/(.+)", text, re.IGNORECASE)
         split, name = below.groups("") if below else ("", text)
         return next((each for each in (text, split + name, name) if each in self.pairs), None)
 
@@ -115,7 +114,8 @@ class Folder:
                 free = ["train", "valid"]
                 rest += found["train"]
                 found["train"] = []
-        elif self.split_folders:  # only for splits without a folder
+        elif self.split_folders:  # unlisted training images are not used
+            rest = [name for name in rest if name not in self.split_folders]
             free = [split for split in free if not found[split]]
         for split, names in by_hash(rest, free).items():
             found[split] += names
@@ -171,8 +171,7 @@ def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
         return found
 
     def position(name):  # in [0, 1)
-        digest = hashlib.sha256(os.fsencode(name)).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64
+        return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
     total = sum(FRACTIONS[split] for split in splits)
     ends = list(accumulate(FRACTIONS[split] / total for split in splits))

@@ -54,11 +54,9 @@ def predict_split(predictor, args):
     print_table([{"model": str(args.model), "scored_at": threshold, **row}])
     at_threshold = "" if threshold == 0.5 else f" at threshold {threshold:.3g}"
     title = f"{args.model.name} on the {SPLIT_NAMES[args.split]} split{at_threshold}"
-    examples = example_rows(predictor, dataset, dice, threshold)
-    plot_panels(examples, title, args.output / "panels.png")
+    plot_panels(example_rows(predictor, dataset, dice, threshold), title, args.output / "panels.png")
     if args.rle:
-        rows = [(name, runs[name]) for name in dataset.names]
-        write_csv(args.rle, ["image_id", "encoded_mask"], rows)
+        write_csv(args.rle, ["image_id", "encoded_mask"], [(name, runs[name]) for name in dataset.names])
     print(f"wrote {count_of(len(dataset), 'mask')}{at_threshold} and panels.png to {args.output}")
 
 

@@ -6,7 +6,7 @@
 | palette | the index; as RGB if the palette is gray, or black is used at an index above 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
-| JPEG, AVIF, lossy WebP | the gray level if all are lossy and gray, else the nearest true color |
+| JPEG, AVIF, lossy WebP | the gray level if all masks are like that, else the nearest true color |
 
 By default all values but 0 are foreground (if all masks are lossy and gray, those above half the maximum),
 and 255 is ignored if the other values are class indices.
@@ -107,8 +107,7 @@ def color_of(value: int) -> tuple[int, int, int]:
 
 def distance(colors: np.ndarray, color: tuple) -> np.ndarray:
     """Return the Euclidean distances of colors (..., 3) from one color."""
-    difference = colors.astype(np.float32) - np.array(color, dtype=np.float32)
-    return np.sqrt((difference**2).sum(-1))
+    return np.linalg.norm(colors.astype(np.float32) - np.array(color, dtype=np.float32), axis=-1)
 
 
 def nearest(pixels: np.ndarray, colors: tuple) -> np.ndarray:
@@ -152,8 +151,7 @@ def true_colors(counts: dict[int, int], given: list) -> tuple:
     values = sorted(counts, key=counts.__getitem__, reverse=True)
     seen = np.array([color_of(value) for value in values])
     pixels = np.array([counts[value] for value in values])
-    is_background = distance(seen, seen[0]) <= NEAR
-    frequent = seen[pixels >= RARE * pixels[~is_background].sum()]
+    frequent = seen[pixels >= RARE * pixels[distance(seen, seen[0]) > NEAR].sum()]
     single = [color_of(low) for low, high in given if low == high]
     chosen: list[tuple] = []
     for color in [*map(tuple, frequent.tolist()), *single]:
@@ -161,6 +159,18 @@ def true_colors(counts: dict[int, int], given: list) -> tuple:
         if is_new and distance(seen, color).min() < NEAR:
             chosen.append(color)
     return tuple(chosen)
+
+
+def gray_levels(counts: dict[int, int], given: list) -> list[int]:
+    """Return the levels that lossy gray masks were drawn in: 0, the maximum, and others given by flags."""
+    levels = [0, max(counts)]
+    for low, high in given:
+        level = max((value for value in counts if low <= value <= high), key=counts.__getitem__, default=low)
+        if abs(level - levels[1]) < NEAR / 2:
+            levels[1] = level
+        elif level in counts and level > NEAR / 2:
+            levels.append(level)
+    return levels
 
 
 def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: Path) -> tuple[MaskRule, dict]:
@@ -177,8 +187,8 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         colors = true_colors(colored, given + ignored)
         given = [snap(ends, colors) for ends in given]
         ignored = [snap(ends, colors) for ends in ignored]
-    elif gray and exact and not given:
-        colors = (color_of(0), color_of(max(gray)))
+    elif gray and exact:
+        colors = tuple(map(color_of, gray_levels(gray, given + ignored)))
     if colors:
         values, lossy = Counter(exact), Counter(gray) + Counter(colored)
         seen = np.array([color_of(value) for value in lossy])

@@ -77,8 +77,7 @@ def split_names(data_path: Path, split: str) -> list[str]:
 
 def has_layout(data_path: Path) -> bool:
     """Check whether a folder contains the dataset."""
-    found = ("trimaps", "trainval.txt", "test.txt")
-    return any((data_path / "annotations" / name).exists() for name in found)
+    return any((data_path / "annotations" / name).exists() for name in ("trimaps", "trainval.txt", "test.txt"))
 
 
 def image_path(data_path: Path, name: str) -> Path:

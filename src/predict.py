@@ -132,8 +132,7 @@ def find_jobs(args):
             raise UserError(f"--output {output} contains the inputs; choose another folder")
     make_folder(output, "--output")
     folders = {kind: output / kind if len(args.save) > 1 else output for kind in args.save}
-    endings = KINDS | {"cutout": "/1.png"} if args.each else KINDS
-    return plan(images, folders, endings), unused
+    return plan(images, folders, KINDS | {"cutout": "/1.png"} if args.each else KINDS), unused
 
 
 def is_image_name(path: Path):
@@ -214,8 +213,7 @@ def main():
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     with when_memory_runs_out("use a smaller --batch_size, --image_size or --tile"):
-        work = predict_stream if args.images == ["-"] else predict_files
-        work(args)
+        predict_stream(args) if args.images == ["-"] else predict_files(args)
 
 
 if __name__ == "__main__":

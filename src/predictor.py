@@ -73,8 +73,7 @@ def predictions(predictor: Predictor, loader: DataLoader, title: str) -> Iterato
     predictor.network.eval()
     silent = rank() > 0 or not sys.stderr.isatty()
     for batch in tqdm(loader, title, unit="batch", leave=False, disable=silent):
-        mask = predictor.runtime.move(batch["mask"])
-        yield {**batch, "mask": mask}, predictor.logits(batch["image"])
+        yield {**batch, "mask": predictor.runtime.move(batch["mask"])}, predictor.logits(batch["image"])
 
 
 def foreground(logits: torch.Tensor) -> torch.Tensor:

@@ -146,8 +146,7 @@ def write_page(folder: Path, figures: dict, content: dict):
 
     images = {}
     for name, figure in figures.items():
-        png = save_figure(figure, folder / f"{name}.png")
-        images[name] = base64.b64encode(png).decode()
+        images[name] = base64.b64encode(save_figure(figure, folder / f"{name}.png")).decode()
     loader = FileSystemLoader(Path(__file__).parent / "reports")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=StrictUndefined)
     environment.globals.update(statistics=statistics, at_largest_size=at_largest_size, thresholds=THRESHOLDS)

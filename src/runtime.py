@@ -32,8 +32,7 @@ class Runtime:
     def describe(self) -> str:
         """Return e.g. "cpu in bfloat16 (GFLOP/s per core: float32 85, bfloat16 590)"."""
         speeds = ", ".join(f"{name} {speed:.0f}" for name, speed in self.speeds.items())
-        measured = f" (GFLOP/s per core: {speeds})" if speeds else ""
-        return f"{self.device} in {self.precision}{measured}"
+        return f"{self.device} in {self.precision}" + (f" (GFLOP/s per core: {speeds})" if speeds else "")
 
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32)

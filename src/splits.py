@@ -98,7 +98,7 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
             del names[held_out]
     if not names:
         data = options.path or options.dataset
-        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add images, or correct --*_list")
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add images, or correct its list")
     return names
 
 

@@ -54,8 +54,9 @@ def test_the_output_is_next_to_the_checkpoint_unless_output_is_given(tmp_path):
         script("export", "--model", "a.pth", "--format", "half", *flags, cwd=tmp_path)
         assert (tmp_path / f"{written}.half.pth").is_file()
     torch.save(load(tmp_path / "a.pth").model, tmp_path / "s.pth")
-    error = error_of(script("export", "--model", "s.pth", "--format", "half", cwd=tmp_path, expect=2))
-    assert "s.pth" in error and "--model_type" not in error  # which export.py lacks
+    flags = ("--model", "s.pth", "--format", "half")
+    assert "--model_type" in error_of(script("export", *flags, cwd=tmp_path, expect=2))
+    script("export", *flags, "--model_type", "unet", cwd=tmp_path)
 
 
 def test_an_export_with_wrong_predictions_is_not_written(tmp_path, monkeypatch):

@@ -105,6 +105,9 @@ def test_lists_and_folds_work_on_split_folders(tmp_path):
     assert len(found["train"]) == 7 and not set(found["train"]) & set(found["valid"])
     (data / "train.txt").write_text("train/0\ntrain/1\n")  # the other training images are in no split
     assert [len(load_folder(data, split)) for split in SPLITS] == [2, 3, 3] and "ignored 4 pairs" in lines(data)
+    shutil.rmtree(data / "test")
+    with pytest.raises(UserError, match="test split"):  # not the unlisted training images
+        load_folder(data, "test")
     (data / "train.txt").unlink()
     parts = [load_folder(data, "valid", fold=f"{part}/3").names for part in (1, 2, 3)]
     assert sorted(sum(parts, [])) == sorted([f"train/{i}" for i in range(6)] + [f"valid/{i}" for i in range(6, 9)])
@@ -195,8 +198,13 @@ def test_lossy_masks_among_others_do_not_change_which_values_are_foreground(tmp_
     path = data / "masks/4.png"
     Image.open(path).save(path.with_suffix(".jpg"))
     path.unlink()
-    for name, mask in masks(data, ignore=("9",)).items():
+    for name, mask in masks(data).items():
         assert (mask != draw_folder(int(name))[1]).mean() < 0.02
+    stripes = np.repeat(np.array([0, 128, 255], np.uint8), 20)[None].repeat(44, 0)
+    Image.fromarray(stripes).save(data / "masks/4.jpg", quality=75)
+    for ignore in (("128",), ("100-150",)):
+        found = masks(data, ignore=ignore)["4"]
+        assert [np.bincount(part.ravel(), minlength=256).argmax() for part in np.split(found, 3, 1)] == [0, 255, 1]
 
 
 @pytest.mark.parametrize("foreground, hint", [((), "1-254 255"), (("13",), "13 255"), (("13", "1-5"), "13 1-5 255")])

@@ -152,8 +152,7 @@ def solve3(matrix, right, ridge):
     determinant = a * p + b * q + c * r
     p, q, r, s, t, u = (cofactor / determinant for cofactor in (p, q, r, s, t, u))
     x, y, z = right
-    rows = [p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z]
-    return torch.stack(rows)
+    return torch.stack([p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z])
 
 
 def guided_filter(image, alpha, radius, eps=1e-4):
@@ -187,8 +186,7 @@ def blur_fusion(image, alpha, border):
     for radius in (border, border / 4):
         colors = true_colors(image, alpha, foreground, background)
         step = max(1, int(radius / 4))
-        weights = torch.stack([alpha, 1 - alpha])
-        sums = torch.cat([weights, colors * alpha, background * (1 - alpha)])
+        sums = torch.cat([torch.stack([alpha, 1 - alpha]), colors * alpha, background * (1 - alpha)])
         sums = enlarge(smooth(reduce(sums, step), radius / step), step, alpha.shape)
         foreground = (sums[2:5] + little * image) / (sums[0] + little)
         background = (sums[5:8] + little * image) / (sums[1] + little)
@@ -199,8 +197,7 @@ def true_colors(image, alpha, foreground, background):
     """Adjust both colors as little as possible to mix to the photo. Returns the foreground, (3, H, W)."""
     # Forte adds alpha * residual, which is 7% worse in benchmarks/matting.py.
     residual = image - alpha * foreground - (1 - alpha) * background
-    step = alpha / (alpha.square() + (1 - alpha).square()) * residual
-    return (foreground + step).clamp(0, 1)
+    return (foreground + alpha / (alpha.square() + (1 - alpha).square()) * residual).clamp(0, 1)
 
 
 def fill_band(alpha, pixels, fields, band, factor):

@@ -79,8 +79,7 @@ def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
     """Read as sRGB any image that `predict` accepts; scale high bit depths as in training."""
     values = model.checkpoint.intensity_range if model.checkpoint else None
     if isinstance(image, np.ndarray):
-        has_shape = image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)) and image.size
-        fits = has_shape and image.dtype == np.uint8
+        fits = image.dtype == np.uint8 and image.ndim > 1 and image.shape[2:] in ((), (3,), (4,)) and image.size
         check("an array", (image.dtype, image.shape), fits, "uint8 (H, W), (H, W, 3) or (H, W, 4)")
         image = Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):

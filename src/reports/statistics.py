@@ -81,8 +81,7 @@ def paired_test(difference: np.ndarray) -> float:
 
     if not difference.any() or len(difference) < 2:
         return 1.0
-    test = permutation_test((difference,), np.mean, permutation_type="samples", **RESAMPLING)
-    return float(test.pvalue)
+    return float(permutation_test((difference,), np.mean, permutation_type="samples", **RESAMPLING).pvalue)
 
 
 def compare(first: Result, second: Result) -> dict:

@@ -200,7 +200,8 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
         if str(value) == str(values[flag]):
             continue
         if flag not in MAY_CHANGE or flag in ("epochs", "hours") and values[flag] is None:
-            raise UserError(f"--{flag} {value} conflicts with the resumed run ({values[flag]}); omit --{flag}")
+            former = "not given" if values[flag] is None else values[flag]
+            raise UserError(f"--{flag} {value} conflicts with the resumed run ({former}); omit --{flag}")
         note(f"--{flag} changes from {values[flag]} to {value}")
         values[flag] = value
     args = Namespace(**values)

@@ -122,8 +122,7 @@ def gather(values: torch.Tensor) -> torch.Tensor:
 
 def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
     """Gather the rows of `total` items, of which each rank has every world_size-th, in order. Collective."""
-    length = -(-total // world_size())
-    padded = torch.zeros(length, *rows.shape[1:], dtype=rows.dtype)
+    padded = torch.zeros(-(-total // world_size()), *rows.shape[1:], dtype=rows.dtype)
     padded[: len(rows)] = rows
     return gather(padded).transpose(0, 1).flatten(0, 1)[:total]
 

@@ -66,7 +66,7 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
 
 def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
     """Return a checkpoint with the run's constant fields. checkpoint: the run's start, if any."""
-    former = checkpoint.trained_on if checkpoint else []
+    former = checkpoint.trained_on or [] if checkpoint else []
     intensities = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     return Checkpoint(
         model={},
@@ -81,7 +81,7 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
         precision=runtime.precision,
         speeds=runtime.speeds,
         intensity_range=list(intensities) if intensities else None,
-        trained_on=None if former is None else list(dict.fromkeys(former + hashes(data.train, data.indices))),
+        trained_on=list(dict.fromkeys(former + hashes(data.train, data.indices))),
         validated_on=hash_of_set(data.valid),
         **provenance(runtime.device),
     )

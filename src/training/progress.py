@@ -219,13 +219,15 @@ def explain_failures(args: Namespace):
 
 @contextmanager
 def save_if_workers_die(save):
-    """In a one-process run, save and raise UserError if a data loading process is killed or lacks shared memory."""
+    """Raise UserError if a data loading process is killed or lacks shared memory; in a one-process run, save first."""
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
         known = ("killed by signal", "exited unexpectedly", "shared memory")
-        if world_size() > 1 or isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
             raise
-        save()
-        advice = "the run is saved; resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
+        advice = "resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
+        if world_size() == 1:  # saving is collective
+            save()
+            advice = f"the run is saved; {advice}"
         raise UserError(f"--workers: a data loading process was killed; {advice}") from None

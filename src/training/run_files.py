@@ -98,6 +98,6 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
                 open(folder / f"{candidate}.csv", "x").close()  # fails if another run has it
                 return candidate
     except OSError as error:
-        raise UserError(f"--save_dir {folder} cannot take {name or model}.csv ({error.strerror}); rename it") from None
+        raise UserError(f"--save_dir {folder}: {error.strerror}; choose another --save_dir or --name") from None
     hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
     raise UserError(f"--name {name} is taken: {folder}/{name}.* exists; {hint}")
