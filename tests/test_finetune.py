@@ -12,9 +12,9 @@ RUN = ("--dataset", "shapes", "--image_size", 32, "--limit", 8, "--batch_size", 
 STILL = (*RUN, "--learning_rate", 0, "--weight_decay", 0, "--ema", 0, "--save_dir", "tuned", "--name", "a")
 
 
-def trained_parameters(folder, name="a"):
-    """Return the final parameters of a run, and its last checkpoint."""
-    checkpoint = load(folder / f"tuned/{name}.last.pth")
+def trained_parameters(folder):
+    """Return the final parameters of run a, and its last checkpoint."""
+    checkpoint = load(folder / "tuned/a.last.pth")
     model = build_model(checkpoint.name, **checkpoint.options)
     return {key: checkpoint.model[key] for key, _ in model.named_parameters()}, checkpoint
 

@@ -14,8 +14,8 @@ from splits import SPLITS, DataOptions
 from utils import UserError
 
 
-def drawn_mask(index, width=60, height=44):
-    return draw_folder(index, width, height)[1]
+def drawn_mask(index):
+    return draw_folder(index)[1]
 
 
 def palette(*colors, foreground=1):

@@ -27,11 +27,11 @@ def same_end(folder, first, second):
     return history_of(folder, first) == history_of(folder, second)
 
 
-def check_best(folder, name="a"):
-    """Check that the best checkpoint is of the best epoch in the history, and return its Dice."""
-    history = history_of(folder, name)
+def check_best(folder):
+    """Check that the best checkpoint of run a is of the best epoch in the history, and return its Dice."""
+    history = history_of(folder)
     best = max(at_largest_size(history), key=lambda row: float(row["valid_dice"]))
-    kept = load(folder / f"saved_models/{name}.pth")
+    kept = load(folder / "saved_models/a.pth")
     assert (kept.epoch, kept.image_size) == (int(best["epoch"]), int(best["image_size"]))
     assert kept.scores["valid"]["dice"] == float(best["valid_dice"])
     return float(best["valid_dice"])

@@ -46,7 +46,7 @@ def test_every_run_ends_at_full_size_and_images_never_shrink(epochs):
         assert epochs_by_size == sorted(epochs_by_size, reverse=True)
 
 
-def rates(name, steps, former=None, epochs=1):
+def rates(name, steps, former=None):
     """Return the learning rate of each step of a run whose peak is 0.5, and the scheduler's state."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.5)
     done, seen = former["last_epoch"] if former else 0, []

@@ -24,8 +24,8 @@ def history_of(folder, name="a"):
     return read_table(folder / f"saved_models/{name}.csv")
 
 
-def weights_of(folder, name="a", ending=".last.pth"):
-    return load(folder / f"saved_models/{name}{ending}").model
+def weights_of(folder, name="a"):
+    return load(folder / f"saved_models/{name}.last.pth").model
 
 
 def contents(folder):

@@ -51,9 +51,9 @@ def start_run(*flags, runtime=FLOAT32, step=0, steps=80, images=80):
     )  # fmt: skip
 
 
-def a_step(run, criterion=None, rows=range(8)):
+def a_step(run, criterion=None):
     """Take a step on synthetic images, and return the mean loss."""
-    batch = load_shapes("train", 32, limit=80)[list(rows)]
+    batch = load_shapes("train", 32, limit=80)[list(range(8))]
     run.learner.criterion = criterion or run.learner.criterion
     results = train.train_step(batch, run.learner, run.augmentation, run.args, run.state.step)
     run.state.step += 1
