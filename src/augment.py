@@ -26,7 +26,7 @@ class Strength:
     shift: float = 0.0  # fraction of the size
     color: float = 0.0  # largest relative change of brightness, contrast and saturation
     elastic: float = 0.0  # standard deviation of 3x3 displacements, fraction of the size
-    growth: float = 0.0  # passes over the data in which all but the flips grow to these
+    growth: float = 0.0  # epochs, by images seen, over which all but the flips grow
 
     def after(self, epochs: float) -> "Strength":
         """Return the ranges after `epochs` epochs."""

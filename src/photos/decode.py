@@ -9,7 +9,7 @@ from PIL import Image
 
 from photos.colors import to_srgb
 
-# Excluded: EPS, which starts Ghostscript; IPTC, which may contain EPS; formats Pillow alone cannot decode.
+# Excluded: EPS, which starts Ghostscript; IPTC, which may contain EPS; formats that need more than Pillow.
 FORMATS = frozenset({
     "AVIF", "BLP", "BMP", "CUR", "DCX", "DDS", "DIB", "FITS", "FLI", "FTEX", "GBR", "GIF", "ICNS", "ICO",
     "IM", "IMT", "JPEG", "JPEG2000", "MCIDAS", "MPO", "MSP", "PCD", "PCX", "PIXAR", "PNG", "PPM", "PSD",
