@@ -1,4 +1,4 @@
-"""Score checkpoints on one split of their own dataset, or of the one in --data_path.
+"""Score checkpoints on a split of the dataset they were trained on, or of --data_path.
 
     python src/evaluate.py --model unet.pth                       # the test split
     python src/evaluate.py --model *.pth --split valid            # several in one table

@@ -1,7 +1,7 @@
 """Kill a training process at random moments, often while it saves.
 
-After every kill, each saved file must be complete. At the end, weights and history must equal those of an
-uninterrupted run bit for bit.
+After every kill, each saved file must be complete. At the end, weights and history must equal an
+uninterrupted run's bit for bit.
 """
 
 import random
