@@ -2,13 +2,15 @@
 
 Splits come from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
 split folders. Without those, images are divided 80:10:10 by a hash of their name, so adding images rarely
-moves others; a split that would stay empty gets the training image with the highest hash.
+moves others; a split that would stay empty gets the training image with the highest hash. The pages of
+a file stay together, if there are at least ten files.
 """
 
 import hashlib
 import os
 import re
 from bisect import bisect
+from collections import Counter
 from contextlib import suppress
 from functools import cache, cached_property, partial
 from itertools import accumulate, chain
@@ -19,13 +21,14 @@ import torch
 
 from cache import PackedDataset, pack, remember
 from mask_values import MaskRule, add_counts, choose_rule, count_values, describe_values
-from pairs import IMAGES, SPLIT_FOLDERS, Pair, find_pairs, has_both, parts_of, read_pair
+from pairs import IMAGES, Pair, find_pairs, has_both, orientation_of, parts_of, read_pair, split_of
 from photos.decode import ImageError, decode, open_image
 from splits import SPLITS, DataOptions, names_of_split, read_list
 from utils import UserError, count_of, note
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images; scores on fewer are mostly chance
+MANY = 10  # files that can be divided without dividing their pages
 CLIPPED = 0.1  # percent of an image's pixels clipped at either end
 note_once = cache(note)
 
@@ -37,9 +40,9 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
         note_once(text)
     pairs = [folder.pairs[name] for name in folder.names(split)][: options.limit]
     rule, _ = folder.masks
-    settings = (rule.foreground, rule.ignored, rule.colors, folder.intensity_range)
-    read = partial(read_pair, read_label=rule.read, root=folder.path, intensity_range=folder.intensity_range)
-    packed = pack(pairs, read, split, options, *settings)
+    range_, upright = folder.intensity_range, folder.orientations["upright"] > folder.orientations["stored"]
+    read = partial(read_pair, read_label=rule.read, root=folder.path, intensity_range=range_, upright=upright)
+    packed = pack(pairs, read, split, options, rule.foreground, rule.ignored, rule.colors, range_, upright)
     identities = [f"{pair.name} of {pair.image.stat().st_size} bytes" for pair in pairs]
     return PackedDataset(packed, pairs, rule.read, torch.Tensor.contiguous, identities)  # labels are already masks
 
@@ -52,10 +55,12 @@ def has_layout(data_path: Path) -> bool:
 def describe(options: DataOptions) -> list[str]:
     """Return lines about the pairs, splits, mask values and intensities."""
     folder = Folder(options)
-    sizes = dict.fromkeys(SPLITS, 0)
+    sizes, files = dict.fromkeys(SPLITS, 0), Counter[Path]()
     for split in SPLITS:
         with suppress(UserError):
-            sizes[split] = len(folder.names(split))
+            names = folder.names(split)
+            sizes[split] = len(names)
+            files.update({folder.pairs[name].image for name in names})
     parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     by_folder = ", split by folder" if folder.split_folders else ""
     lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}"]
@@ -68,6 +73,11 @@ def describe(options: DataOptions) -> list[str]:
             lines.append("note: only the upper 8 bits of 16-bit color images are read; scale the images to 8 bits")
     if not options.fold and any(0 < size < FEW for size in sizes.values()):
         lines.append("note: scores on so few images are unreliable; use --fold for cross-validation")
+    if max(files.values(), default=0) > 1:
+        lines.append("note: pages of one file are in several splits; scores overestimate performance on new files")
+    if folder.orientations["unknown"] and not folder.orientations["upright"]:
+        rotated = count_of(folder.orientations["unknown"], "image")
+        lines.append(f"note: ignored the EXIF orientation of {rotated}; check the masks in NAME.batch.png")
     unused = len(folder.pairs) - sum(sizes.values())
     if unused > 0 and not options.fold:
         lines.append(f"note: ignored {count_of(unused, 'pair')} that no list contains")
@@ -117,7 +127,10 @@ class Folder:
         elif self.split_folders:  # unlisted training images are not used
             rest = [name for name in rest if name not in self.split_folders]
             free = [split for split in free if not found[split]]
-        for split, names in by_hash(rest, free).items():
+        files = {name: name.removesuffix(f"#{self.pairs[name].page}") for name in rest}
+        if len(set(files.values())) < MANY:
+            files = {name: name for name in rest}
+        for split, names in by_hash(files, free).items():
             found[split] += names
         return found
 
@@ -127,10 +140,16 @@ class Folder:
         found = {}
         for name in self.pairs:
             first, slash, _ = name.partition("/")
-            split = SPLIT_FOLDERS.get(first.lower().rstrip("0123456789"))
+            split = split_of(first)
             if slash and split:
                 found[name] = split
         return found if len(set(found.values())) > 1 else {}
+
+    @cached_property
+    def orientations(self) -> Counter:
+        """The number of images with EXIF orientation, by how their masks show them (see `orientation_of`)."""
+        pairs, cache_dir = list(self.pairs.values()), self.options.cache
+        return Counter(remember(cache_dir, "orientation", pairs, orientation_of, lambda found: list(chain(*found))))
 
     @cached_property
     def masks(self) -> tuple[MaskRule, dict[int, int]]:
@@ -164,14 +183,14 @@ def measure_range(pair: Pair) -> list[float]:
     return []
 
 
-def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
-    """Divide names among splits in proportion to FRACTIONS, each by its hash."""
+def by_hash(names: dict[str, str], splits: list[str]) -> dict[str, list[str]]:
+    """Divide names among splits in proportion to FRACTIONS, each by the hash of its value, such as its file."""
     found: dict[str, list[str]] = {split: [] for split in splits}
     if not splits:
         return found
 
     def position(name):  # in [0, 1)
-        return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
+        return int.from_bytes(hashlib.sha256(os.fsencode(names[name])).digest()[:8], "big") / 2**64
 
     total = sum(FRACTIONS[split] for split in splits)
     ends = list(accumulate(FRACTIONS[split] / total for split in splits))
@@ -179,8 +198,9 @@ def by_hash(names: list[str], splits: list[str]) -> dict[str, list[str]]:
         found[splits[bisect(ends[:-1], position(name))]].append(name)
     train = found.get("train", [])
     for split in splits:
-        if not found[split] and len(train) > 1:
-            last = max(train, key=position)
-            train.remove(last)
-            found[split].append(last)
+        last = max(map(position, train), default=0)
+        moved = [name for name in train if position(name) == last]
+        if not found[split] and len(moved) < len(train):
+            found[split] = moved
+            train[:] = [name for name in train if name not in moved]
     return found

@@ -21,9 +21,9 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
-from PIL import ImageOps
+from PIL import ExifTags
 
-from photos.colors import to_rgb
+from photos.colors import to_rgb, transposed
 from photos.decode import ImageError, decode, open_image, page_count, suffixes
 from splits import first_few
 from utils import UserError
@@ -50,21 +50,20 @@ class Pair:
     page: int = 0  # in both files, if they have several
 
 
-def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None):
+def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None, upright: bool = False):
     """Read an image (RGB) and its label, PIL images of the same size. Raises ImageError.
 
-    EXIF orientation is ignored, unless the label fits only the transposed image. read_label(path, page):
-    returns a PIL image of mode L. root: for paths in messages. intensity_range: as in `to_srgb`.
+    read_label(path, page): returns a PIL image of mode L. root: for paths in messages. intensity_range: as in
+    `to_srgb`. upright: whether to apply EXIF orientation, unless the label fits only the other way.
     """
     path = pair.image
     try:
         stored = decode(path, pair.page)
-        image = to_rgb(stored, intensity_range)
+        image = to_rgb(transposed(stored) if upright else stored, intensity_range)
         path = pair.label
         label = read_label(path, pair.page)
         if label.size != image.size:
-            with suppress(Exception):  # broken EXIF raises many kinds of errors
-                image = to_rgb(ImageOps.exif_transpose(stored), intensity_range)
+            image = to_rgb(stored if upright else transposed(stored), intensity_range)
         if label.size != image.size:
             raise ImageError(f"is {label.width}x{label.height}, but its image is {image.width}x{image.height}")
     except ImageError as error:
@@ -72,11 +71,31 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
     return image, label
 
 
-def folders_called(path: Path, names) -> list[Path]:
-    """Return the folders in `path` with one of these names, ignoring case, and digits after splits (val2017)."""
+def orientation_of(pair: Pair) -> list[str]:
+    """Return how the label of an image with EXIF orientation shows it: ["upright"], ["stored"], ["unknown"] or []."""
+    with suppress(ImageError), open_image(pair.image) as image, open_image(pair.label) as label:
+        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+        if orientation in (5, 6, 7, 8) and image.width != image.height:
+            return ["stored" if label.size == image.size else "upright"]
+        return ["unknown"] if orientation in range(2, 9) else []
+    return []
+
+
+def split_of(folder: str) -> str | None:
+    """Return the split that a folder's name stands for (val2017: valid), if any."""
+    return SPLIT_FOLDERS.get(folder.lower().rstrip("0123456789"))
+
+
+def split_folders(path: Path) -> list[Path]:
+    """Return the folders in `path` that are called like a split."""
     found = path.iterdir() if path.is_dir() else ()
-    digits = "0123456789" if names is SPLIT_FOLDERS else ""
-    return sorted(entry for entry in found if entry.name.lower().rstrip(digits) in names and entry.is_dir())
+    return sorted(entry for entry in found if split_of(entry.name) and entry.is_dir())
+
+
+def folders_called(path: Path, names: tuple[str, ...]) -> list[Path]:
+    """Return the folders in `path` with one of these names, ignoring case."""
+    found = path.iterdir() if path.is_dir() else ()
+    return sorted(entry for entry in found if entry.name.lower() in names and entry.is_dir())
 
 
 def has_both(path: Path) -> bool:
@@ -86,7 +105,7 @@ def has_both(path: Path) -> bool:
 
 def parts_of(path: Path) -> list[Path]:
     """Return the folders with images/ and masks/: the split folders in `path`, if any, else `path`."""
-    splits = [] if folders_called(path, IMAGES) else folders_called(path, SPLIT_FOLDERS)
+    splits = [] if folders_called(path, IMAGES) else split_folders(path)
     return [part for part in splits if has_both(part)] or [path]
 
 
@@ -123,7 +142,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     ignored: dict[str, list[Path]] = defaultdict(list)  # by reason
     endings: Counter = Counter()  # suffixes of files that are not images
     parts = parts_of(root)
-    ignored["unused split folder"] = [part for part in folders_called(root, SPLIT_FOLDERS) if part not in parts]
+    ignored["unused split folder"] = [part for part in split_folders(root) if part not in parts]
     for part in parts:
         images, other_images = files_below(the_folder(part, IMAGES))
         labels, other_labels = files_below(the_folder(part, MASKS))

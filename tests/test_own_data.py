@@ -7,7 +7,7 @@ import zlib
 
 import numpy as np
 import pytest
-from conftest import draw_folder, labeled, load_folder, make_folder, read_scores, script
+from conftest import draw_folder, labeled, load_folder, make_folder, read_scores, script, with_orientation
 from PIL import Image
 
 import folder
@@ -45,6 +45,9 @@ def replace_masks(data, encode, suffix="png", **save):
 # ------------------------------------------------------------------------------- split folders
 
 ORDERS = {"inside": ("images/{}", "masks/{}"), "outside": ("{}/images", "{}/masks")}
+
+
+TO_STORED = {3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90, 8: Image.Transpose.ROTATE_270}
 
 
 def make_splits(data, order, names, numbers):
@@ -365,6 +368,41 @@ def test_the_pages_of_two_stacks_of_equal_length_are_pairs(suffix, mask_suffix, 
         assert np.array_equal(np.asarray(image)[..., 0], draw_folder(7)[0][..., 0])
     (tmp_path / "list").write_text("stack#7\nstack#3\n")
     assert load_folder(data, "test", test_list=tmp_path / "list").names == ["stack#7", "stack#3"]
+
+
+@pytest.mark.parametrize("stacks, together", [(2, False), (12, True)])
+def test_pages_of_a_stack_are_in_one_split_if_there_are_enough_stacks(stacks, together, tmp_path):
+    for number in range(stacks):
+        make_stack(tmp_path / "one", "tif", 6, 6)
+        for part in ("images", "masks"):
+            (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+            (tmp_path / "one" / part / "stack.tif").rename(tmp_path / "data" / part / f"{number}.tif")
+        shutil.rmtree(tmp_path / "one")
+    options = DataOptions("folder", tmp_path / "data")
+    splits = [folder.Folder(options).names(split) for split in SPLITS]
+    assert sorted(sum(splits, [])) == sorted(f"{number}#{page}" for number in range(stacks) for page in range(6))
+    stems = [{name.partition("#")[0] for name in names} for names in splits]
+    assert (sum(map(len, stems)) == stacks) == together
+    assert ("in several splits" in lines(tmp_path / "data")) != together
+    assert "in several splits" in lines(tmp_path / "data", fold="1/5")
+
+
+@pytest.mark.parametrize("orientations, upright", [((1, 3, 6, 8), True), ((1, 3), False)])
+def test_masks_that_fit_only_upright_images_decide_for_all(orientations, upright, tmp_path):
+    data = make_folder(tmp_path / "data", 8)
+    expected = {}
+    for index, orientation in enumerate(orientations * (8 // len(orientations))):
+        path = data / f"images/{index}.png"
+        image = Image.open(path)
+        expected[str(index)] = image.resize((32, 32), Image.Resampling.BILINEAR)
+        to_stored = Image.Transpose(TO_STORED[orientation]) if orientation > 1 else None
+        stored = image.transpose(to_stored) if upright and to_stored is not None else image
+        stored.save(path, exif=with_orientation(orientation))
+    for split in SPLITS:
+        dataset = load_folder(data, split)
+        for index, name in enumerate(dataset.names):
+            assert np.array_equal(dataset[index]["image"].permute(1, 2, 0).numpy(), np.asarray(expected[name]))
+    assert ("EXIF orientation of 4 images" in lines(data)) != upright
 
 
 @pytest.mark.parametrize("suffix, pages, mask_pages", [("tif", 12, 11), ("tif", 1, 3), ("gif", 5, 1)])

@@ -36,16 +36,19 @@ def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -
     keep_alpha: return transparent images as RGBA instead of putting them on white. intensity_range:
     values that become black and white in images with more than 8 bits; default: see the table.
     """
-    try:
-        upright = ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF raises many kinds of errors
-        upright = image.copy()
-    colors, alpha = split_alpha(upright, image, intensity_range)
+    colors, alpha = split_alpha(transposed(image), image, intensity_range)
     result = apply_profile(colors, image.info.get("icc_profile"))
     if alpha:
         result.putalpha(alpha)
     result.info = {}
     return result if keep_alpha else on_white(result)
+
+
+def transposed(image: Image.Image) -> Image.Image:
+    """Return a copy turned by the image's EXIF orientation."""
+    with suppress(Exception):  # broken EXIF raises many kinds of errors
+        return ImageOps.exif_transpose(image)
+    return image.copy()
 
 
 def on_white(image: Image.Image) -> Image.Image:
