@@ -17,7 +17,7 @@ from zipfile import ZipFile
 
 from PIL import ImageColor
 
-from models import MODELS
+from checkpoint import add_model_type_flag
 from photos.colors import on_white
 from photos.decode import ImageError, read_image
 from photos.outputs import KINDS, Style, render, save_image
@@ -50,7 +50,9 @@ def show(model, path, *settings):
 
 
 def download(model, paths, kind, *settings):
-    """Return the path of a ZIP of all photos' outputs at original size."""
+    """Return the path of a ZIP of all photos' outputs at original size, None without photos."""
+    if not paths:
+        return None
     folder = Path(tempfile.mkdtemp())
     with ZipFile(folder / f"{kind}s.zip", "w") as archive:  # stored, since images are compressed
         for number, path in enumerate(paths, 1):
@@ -120,7 +122,7 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
-    add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
+    add_model_type_flag(add)
     add("--host", default="127.0.0.1", help="address; 0.0.0.0 serves the whole network; default %(default)s")
     add("--port", type=positive_int, default=7860, help="port; default %(default)s")
     add("--share", action="store_true", help="make the page public through Gradio, for up to a week")

@@ -5,7 +5,7 @@ import pickle
 import platform
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from itertools import pairwise
@@ -18,7 +18,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from data import DATASETS
 from files import write_atomically
-from models import build_model, options_of
+from models import MODELS, build_model, options_of
 from runtime import Runtime
 from splits import BORDERS
 from training.distributed import world_size
@@ -91,6 +91,10 @@ def save(checkpoint: Checkpoint, path: Path):
         raise UserError(f"{path} cannot be written ({error}); free some space") from None
 
 
+def add_model_type_flag(add):
+    add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
+
+
 def load(path: Path | str, model_type: str | None = None, flag="--model", type_flag="--model_type") -> Checkpoint:
     """Load a checkpoint, or a state_dict of the network `model_type`, onto the CPU. Raises UserError."""
     path = Path(path)
@@ -150,20 +154,18 @@ def unwrap(weights: dict) -> dict:
 def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
     """Build a checkpoint's network, for evaluation. folded: fold batch norms. Raises UserError."""
     try:
-        with torch.device("meta"):  # allocates and initializes nothing
+        plain = getattr(MODELS.get(checkpoint.name, (None,))[0], "plain_layers", False)
+        with torch.device("meta") if plain else nullcontext():  # meta: allocates and initializes nothing
             model = build_model(checkpoint.name, **checkpoint.options)
-        model.load_state_dict(checkpoint.model, assign=True)
-        if any(value.is_meta for value in model.buffers()):  # not in the state_dict
-            model = build_model(checkpoint.name, **checkpoint.options)
-            model.load_state_dict(checkpoint.model)
+        model.load_state_dict(checkpoint.model, assign=plain)
         model.float()
-    except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError) as error:
+    except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError, LookupError) as error:
         reason = shorten(str(error), 200)
         raise UserError(f"{path} does not match its network ({reason}); train the network again") from None
     if not all(value.sum().isfinite() for value in model.state_dict().values()):
         raise UserError(f"{path} has weights that are NaN or infinite; use an earlier checkpoint")
     model = (runtime.suited_to(model).to_device(model) if runtime else model).eval()
-    if folded and getattr(model, "norm_follows_convolution", False):
+    if folded and plain:
         fold_batch_norms(model)
     return model
 

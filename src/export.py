@@ -20,9 +20,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from checkpoint import load, restore_model, save
+from checkpoint import add_model_type_flag, load, restore_model, save
 from files import write_atomically
-from models import MODELS
 from predictor import foreground
 from utils import Parser, UserError, run, user_path
 
@@ -105,7 +104,7 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
-    add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
+    add_model_type_flag(add)
     add("--format", nargs="+", choices=FORMATS, required=True, help="output formats")
     add("--output", type=user_path, help="folder, or path without suffix; default: next to --model")
     args = parser.parse_args()

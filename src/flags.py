@@ -3,12 +3,11 @@
 import os
 from pathlib import Path
 
-from checkpoint import Checkpoint
+from checkpoint import Checkpoint, add_model_type_flag
 from data import choose_dataset
-from models import MODELS
 from runtime import add_runtime_flags
 from splits import BORDERS, DataOptions, add_dataset_flags
-from utils import image_side, positive_int, worker_count
+from utils import UserError, image_side, positive_int, worker_count
 
 MASK_FLAGS = ("foreground", "ignore", "mask_pattern")
 LIST_FLAGS = ("train_list", "valid_list", "test_list")
@@ -20,6 +19,8 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     own_path, path = recorded.get("data_path"), args.data_path
     if path is None and checkpoint.dataset != "shapes" and own_path and Path(own_path).is_dir():
         path = Path(own_path)
+    if path is None and checkpoint.dataset == "folder":
+        raise UserError(f"--model: its data, {own_path}, was not found; pass --data_path")
     same_path = own_path and path and os.path.realpath(path) == os.path.realpath(own_path)
     dataset = checkpoint.dataset if same_path or path is None else None
     dataset, path = choose_dataset(dataset, path)
@@ -58,5 +59,5 @@ def add_predictor_flags(parser, batch_size: int = 8, precision: str = "auto"):
     add("--image_size", type=image_side, help="input size in pixels; default: the checkpoint's")
     add("--batch_size", "-b", type=positive_int, default=batch_size, help="images per batch; default %(default)s")
     add("--tta", action="store_true", help="average over the image and its mirror image")
-    add("--model_type", choices=MODELS, help="network, if --model is a plain state_dict")
+    add_model_type_flag(add)
     add_runtime_flags(parser, precision)

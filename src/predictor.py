@@ -63,7 +63,10 @@ def load_predictor(path: Path | str, runtime: Runtime, model_type: str | None = 
 
 def make_predictor(checkpoint: Checkpoint, path, runtime: Runtime, tta: bool = False) -> Predictor:
     """Make a checkpoint's predictor, with batch norms folded into convolutions. Raises UserError."""
-    network = restore_model(checkpoint, path, runtime, folded=True).to(runtime.dtype)
+    network = restore_model(checkpoint, path, runtime, folded=True)
+    for module in network.modules():  # as autocast does at each call; norms stay in float32
+        if isinstance(module, (nn.Conv2d, nn.ConvTranspose2d)):
+            module.to(runtime.dtype)
     runtime = runtime.suited_to(network)
     return Predictor(network, checkpoint.mean, checkpoint.std, checkpoint.image_size, runtime, tta, checkpoint)
 

@@ -41,6 +41,7 @@ def test_the_page_shows_reduced_photos_and_zips_full_size_ones(tmp_path):
         assert {name: image.size for name, image in images.items()} == {"1_cat.png": (2000, 60), "2_cat.png": (60, 90)}
         expected = cut_out(Image.open(paths[1]), torch.from_numpy(predict(model, paths[1])), Style())
         assert np.abs(np.asarray(images["2_cat.png"]).astype(int) - np.asarray(expected)).max() <= 1
+    assert app.download(model, [], "cutout", *SETTINGS) is None
     with ZipFile(app.download(model, paths[1:], "cutout", 0.5, True, "#00ff00")) as archive:
         assert Image.open(archive.open("cat.png")).mode == "RGB"
 

@@ -3,10 +3,11 @@
 import pytest
 import torch
 from conftest import error_of, make_checkpoint, script
+from torch import nn
 from torchvision.models import ResNet34_Weights
 
-from checkpoint import load
-from models import build_model
+from checkpoint import Checkpoint, load, save
+from models import MODELS, build_model
 
 RUN = ("--dataset", "shapes", "--image_size", 32, "--limit", 8, "--batch_size", 4, "--steps", 2, "--epochs", 1)
 STILL = (*RUN, "--learning_rate", 0, "--weight_decay", 0, "--ema", 0, "--save_dir", "tuned", "--name", "a")
@@ -31,6 +32,28 @@ def test_network_and_normalization_are_taken_from_the_weights(tmp_path):
     assert load(tmp_path / "tuned/b.pth").mean == [0.0]
     path.unlink()  # a run resumes without them
     script("train", "--resume", "tuned/a.last.pth", "--epochs", 2, cwd=tmp_path)
+
+
+class OtherNames(nn.Module):
+    def __init__(self, in_channels=3, out_channels=1):
+        super().__init__()
+        self.features = nn.Conv2d(in_channels, 4, 3, padding=1)
+        self.classifier = nn.Conv2d(4, out_channels, 1)
+
+    def forward(self, image):
+        return self.classifier(self.features(image))
+
+
+def test_any_layer_with_other_channels_is_reinitialized(tmp_path, monkeypatch):
+    monkeypatch.setitem(MODELS, "other", (OtherNames, {}))
+    path = tmp_path / "start.pth"
+    save(Checkpoint(OtherNames().state_dict(), "other", {"in_channels": 3, "out_channels": 1}), path)
+    done = script("train", *STILL, "--weights", path, "--out_channels", 2, cwd=tmp_path)
+    assert "classifier.weight, classifier.bias" in done.stdout
+    parameters, _ = trained_parameters(tmp_path)
+    start = torch.load(path, weights_only=True)["model"]
+    assert torch.equal(parameters["features.weight"], start["features.weight"])
+    assert parameters["classifier.weight"].shape[0] == 2
 
 
 def test_a_head_with_other_channels_is_reinitialized(tmp_path):

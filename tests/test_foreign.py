@@ -12,6 +12,7 @@ from losses import LOSSES
 from models import MODELS
 from predictor import load_predictor
 from runtime import Runtime
+from training.args import network_options, parse_args
 
 
 class Mixer(nn.Module):
@@ -48,34 +49,44 @@ class Depthwise(nn.Module):
 
 
 class Blurred(nn.Module):
-    """Has a fixed filter that is not in the state_dict."""
+    """Has fixed numbers that are not in the state_dict: a buffer, a tensor, and a value computed with tensors."""
 
     def __init__(self, in_channels=3, out_channels=1):
         super().__init__()
         self.register_buffer("kernel", torch.full((in_channels, 1, 3, 3), 1 / 9), persistent=False)
+        self.shift, self.scale = torch.full((1,), 0.25), torch.linspace(0, 1, 3)[1].item()
         self.conv = nn.Conv2d(in_channels, 8, 3, padding=1)
         self.head = nn.Conv2d(8, out_channels, 1)
 
     def forward(self, image):
-        return self.head(F.relu(self.conv(F.conv2d(image, self.kernel, padding=1, groups=image.shape[1]))))
+        image = F.conv2d(image * self.scale + self.shift, self.kernel, padding=1, groups=image.shape[1])
+        return self.head(F.relu(self.conv(image)))
 
 
 class ReluFirst(nn.Module):
-    """Has a batch norm declared after a convolution but called after a ReLU, which must not be folded."""
+    """Has a batch norm before the first convolution, and one that is called after a ReLU, which must not be folded."""
 
     def __init__(self, in_channels=3, out_channels=1):
         super().__init__()
+        self.first = nn.BatchNorm2d(in_channels)
         self.conv = nn.Conv2d(in_channels, 8, 3, padding=1)
         self.bn = nn.BatchNorm2d(8)
         self.head = nn.Conv2d(8, out_channels, 1)
 
     def forward(self, image):
-        return self.head(self.bn(F.relu(self.conv(image))))
+        return self.head(self.bn(F.relu(self.conv(self.first(image)))))
 
 
 def squared(logits, mask):
     """Return the mean squared error of the probability."""
     return ((logits.sigmoid() - (mask == 1).float()) ** 2).mean()
+
+
+def test_options_of_an_added_network_do_not_reach_others(monkeypatch):
+    monkeypatch.setitem(MODELS, "added", (lambda in_channels, out_channels, image_size=224, seed=1: None, {}))
+    for name in ("unet", "added"):
+        args, _ = parse_args(None, ["--model", name, "--dataset", "shapes"])
+        assert network_options(args) == {"in_channels": 3, "out_channels": 1}
 
 
 @pytest.mark.parametrize("network", [Mixer, Depthwise, Blurred, ReluFirst])
@@ -103,7 +114,7 @@ def test_an_added_network_and_loss_work_with_every_command(network, tmp_path, mo
     script("inference", "--model", path, "--output", "masks", cwd=tmp_path)
     assert len([*(tmp_path / "masks").glob("Drawn_*.png")]) == 3
     photo = pets / "images/Drawn_1.jpg"
-    script("predict", photo, "--model", path, "--output", "mask.png", cwd=tmp_path)
+    script("predict", photo, "--model", path, "--output", "mask.png", "--precision", "bfloat16", cwd=tmp_path)
     assert Image.open(tmp_path / "mask.png").size == Image.open(photo).size
     if network is not Mixer:  # exports must accept any size
         script("export", "--model", path, "--format", "pt2", "half", cwd=tmp_path)

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.unet import DoubleConv, convolve_joined, crop, init_weights
 
-DECODERS = ("transposed", "nearest", "upconv")
+DECODERS = {"transposed": 4, "nearest": 5, "upconv": 5}  # blocks of each form
 
 
 class BasicBlock(nn.Module):
@@ -100,14 +100,14 @@ class ResNet34UNet(nn.Module):
     skip connection; "transposed" has four, then interpolates the logits bilinearly to the input's size.
     """
 
-    norm_follows_convolution = True  # see checkpoint.fold_batch_norms
+    plain_layers = True  # all state is in its state_dict, and each norm follows a convolution; see restore_model
 
     def __init__(self, in_channels=3, out_channels=1, decoder="nearest"):
         super().__init__()
         self.encoder = ResNet34Encoder(in_channels)
         widths = (512, 256, 128, 64, 32, 16)
         skips = (256, 128, 64, 64, 0)
-        blocks = 4 if decoder == "transposed" else 5
+        blocks = DECODERS[decoder]
         self.blocks = nn.ModuleList(DecoderBlock(widths[i], skips[i], widths[i + 1], decoder) for i in range(blocks))
         self.head = nn.Conv2d(widths[blocks], out_channels, 1)
         self.apply(init_weights)

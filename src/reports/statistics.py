@@ -6,12 +6,10 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
-from checkpoint import Checkpoint
-from models import build_model
+from checkpoint import Checkpoint, restore_model
 from predictor import Predictor, foreground, predictions
 from scoring import DiceMeter, dice_score, scores
 from splits import SegmentationDataset
@@ -50,8 +48,7 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
         bits.append(np.packbits(probability.flatten(1).numpy() >= 0.5, axis=1))
     counts = meter.at(0.5)
     tp, _, fn, _ = counts.unbind(1)
-    with torch.device("meta"):  # the predictor's own network has its batch norms folded away
-        network = build_model(checkpoint.name, **checkpoint.options)
+    network = restore_model(checkpoint, label)  # the predictor's own has its batch norms folded away
     return Result(
         label,
         parameters=sum(parameter.numel() for parameter in network.parameters()),

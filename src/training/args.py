@@ -44,6 +44,7 @@ OPTIMIZERS = {  # default learning rate and weight decay
     "radam": (1e-3, 0.0),
     "sgd": (1e-2, 0.0),
 }
+NETWORK_FLAGS = ("width", "depth", "norm", "dropout", "decoder")  # options of `build_model`
 MAY_CHANGE = {  # on --resume
     "epochs", "hours", "accumulation_steps", "compile", "workers", "name", "save_dir", "save_every", "data_path",
     "cache_dir", "train_list", "valid_list", "test_list", "device", "precision",
@@ -223,9 +224,5 @@ def data_options(args: Namespace) -> DataOptions:
 def network_options(args: Namespace) -> dict:
     """Return the options for `build_model`."""
     options = {"in_channels": args.in_channels, "out_channels": args.out_channels}
-    names = {option for name in MODELS for option in options_of_network(name)}
-    for name in sorted(names):
-        value = getattr(args, name, None)
-        if value is not None:
-            options[name] = value
-    return options
+    flags = {name: getattr(args, name) for name in NETWORK_FLAGS}
+    return options | {name: value for name, value in flags.items() if value is not None}

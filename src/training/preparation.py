@@ -36,12 +36,11 @@ def build(args: Namespace, start: Checkpoint | None) -> nn.Module:
     if args.encoder_weights:
         load_encoder(model, args.encoder_weights)
     if start:
-        weights = dict(start.model)
-        head = {name: value for name, value in model.state_dict().items() if name.startswith("head.")}
-        if any(weights[name].shape != value.shape for name, value in head.items()):
-            print(f"--weights {args.weights}: reinitializing the head for --out_channels {args.out_channels}")
-            weights.update(head)
-        model.load_state_dict(weights)
+        own = model.state_dict()
+        head = {name: own[name] for name, value in start.model.items() if value.shape != own[name].shape}
+        if head:
+            print(f"--weights {args.weights}: reinitializing {', '.join(head)} for --out_channels {args.out_channels}")
+        model.load_state_dict(start.model | head)
     return model
 
 
