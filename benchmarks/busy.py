@@ -61,8 +61,10 @@ def measure(flags, steps, rounds):
         for setting, pair in pairs.items():
             seconds[setting, "quiet"].append(turn(pair[:1], steps))
             with subprocess.Popen([sys.executable, "-c", OTHER]) as other:
-                seconds[setting, "busy"].append(turn(pair[:1], steps))
-                other.kill()
+                try:
+                    seconds[setting, "busy"].append(turn(pair[:1], steps))
+                finally:
+                    other.kill()
             seconds[setting, "two"].append(turn(pair, steps))
     for pair in pairs.values():
         for process in pair:
@@ -74,10 +76,11 @@ def measure(flags, steps, rounds):
 def main():
     from turns import BUSY, busy_cores
 
+    from models import MODELS
     from utils import Parser, note, positive_int
 
     parser = Parser(__doc__)
-    parser.add_argument("--model", help="network; default: unet of width 16, then resnet34_unet")
+    parser.add_argument("--model", choices=MODELS, help="network; default: unet of width 16, then resnet34_unet")
     parser.add_argument("--width", type=positive_int, default=16, help="width of the U-Net; default %(default)s")
     parser.add_argument("--image_size", type=positive_int, default=128, help="image size; default %(default)s")
     parser.add_argument("--batch_size", "-b", type=positive_int, default=16, help="batch size; default %(default)s")

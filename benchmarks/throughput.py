@@ -40,7 +40,7 @@ from data import TrainingData, train_loader
 from losses import build_loss
 from models import build_model
 from predictor import foreground
-from runtime import choose_runtime, pick_device, seed_everything
+from runtime import choose_runtime, pick_device, seed_everything, training_backends
 from scoring import confusion
 from train import Learner, train_step
 from training.args import data_options, network_options, parse_args
@@ -166,7 +166,13 @@ def contender(name, args):
 
 
 def serve(name, args, pipe):
-    """Run a contender's process: take the requested steps, and send back the seconds."""
+    """Run a contender's process, ours with the settings of train.py."""
+    with contextlib.nullcontext() if name in ("plain", "smp") else training_backends():
+        take_turns(name, args, pipe)
+
+
+def take_turns(name, args, pipe):
+    """Take the requested steps, and send back the seconds."""
     try:
         step, device = contender(name, args), pick_device(args.device)
         for steps in iter(pipe.recv, None):
@@ -262,6 +268,7 @@ def timed_step(learner, augmentation, batches, step, watch):
             learner.ema.update()
 
 
+@training_backends()
 def parts_of_step(args):
     """Return the fraction of our step's time by part, and its images per second while its parts are timed."""
     (learner, augmentation, _), batches = our_run(args)
@@ -286,6 +293,7 @@ def training_flops(args):
     return 3 * counter.get_total_flops()
 
 
+@training_backends()
 def peaks(args):
     """Return the machine's FLOP/s in a matrix product and in training a convolution, in the step's precision."""
     runtime = choose_runtime(args.device, args.precision)

@@ -11,6 +11,8 @@ from functools import lru_cache
 import torch
 import torch.nn.functional as F
 
+from runtime import copy_to
+
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in gray (ITU-R BT.601)
 
 
@@ -100,10 +102,10 @@ def sampling_grid(image, strength, params):
     ratio = width / height  # so that a rotation does not shear
     x = torch.stack([cos * wider, -sin / ratio * taller, shift_x], dim=1)
     y = torch.stack([sin * ratio * wider, cos * taller, shift_y], dim=1)
-    theta = torch.stack([x, y], dim=1).to(image.device, non_blocking=True)
+    theta = copy_to(torch.stack([x, y], dim=1), image.device)
     grid = F.affine_grid(theta, (n, 1, height, width), align_corners=False)
     if strength.elastic:
-        coarse = params["normal"].to(image.device, non_blocking=True) * 2 * strength.elastic
+        coarse = copy_to(params["normal"], image.device) * 2 * strength.elastic
         fine = F.interpolate(coarse, size=(height, width), mode="bicubic", align_corners=True)
         grid = grid + fine.permute(0, 2, 3, 1)
     return grid
@@ -123,7 +125,7 @@ def warp(image, mask, grid):
 def jitter_color(image, factors):
     """Scale each image's brightness, contrast and saturation by its factors (N, 3)."""
     n, channels = image.shape[:2]
-    brightness, contrast, saturation = factors.to(image.device, non_blocking=True).T.reshape(3, n, 1, 1)
+    brightness, contrast, saturation = copy_to(factors, image.device).T.reshape(3, n, 1, 1)
     gray = constant(LUMA if channels == 3 else (1.0,), image.device)
     identity = torch.eye(channels, device=image.device)
     matrix = brightness * contrast * (saturation * identity + (1 - saturation) * gray)

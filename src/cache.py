@@ -84,7 +84,11 @@ class PackedDataset(Dataset):
         """Return the dataset with its pixels on a GPU, if they fit in a quarter of its free memory."""
         if device.type != "cuda" or self.packed.nbytes > torch.cuda.mem_get_info(device)[0] / 4:
             return self
-        packed = torch.from_numpy(np.array(self.packed)).to(device)
+        packed = torch.empty(self.packed.shape, dtype=torch.uint8, device=device)
+        for start in range(0, len(packed), 256):  # without a copy of the whole dataset in memory
+            part = slice(start, start + 256)
+            packed[part] = torch.from_numpy(np.array(self.packed[part]))
+            release_pages(self.packed)
         return PackedDataset(packed, self.pairs, self.read_label, self.mask_of, self.identities)
 
     def original_size(self, name: str) -> tuple[int, int]:

@@ -104,6 +104,8 @@ class TrainingData:
         for indices in torch.arange(len(self.train)).split(64):
             has_foreground = (self.train[indices.tolist()]["mask"] == 1).flatten(1).any(1)
             present += indices[has_foreground].tolist()
+            if present and options.dataset != "pets":
+                break  # all images are used
         if not present:
             raise UserError(
                 f"no training image in {options.path} has any foreground at {options.image_size} pixels; "

@@ -5,7 +5,8 @@
     python src/evaluate.py --model unet.pth --output scores/unet  # writes scores/unet.json and .csv
 
 Scores are means over images; pooled_dice counts all pixels together. An empty prediction for an
-empty mask scores 1. The default is float32, so that scores are comparable across machines.
+empty mask scores 1, as do the precision of an empty prediction and the recall of an empty mask.
+The default is float32, so that scores are comparable across machines.
 """
 
 if __name__ == "__main__":
@@ -25,7 +26,7 @@ from runtime import choose_runtime
 from scoring import DiceMeter, add_threshold_flag, dice_score, evaluate, jaccard_score, resolve_threshold
 from splits import SPLITS
 from training.distributed import destroy_processes, init_processes, rank, rank_zero_first
-from utils import Parser, UserError, run, user_path, when_memory_runs_out
+from utils import Parser, UserError, count_of, note, run, user_path, when_memory_runs_out
 
 PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds")  # in OUTPUT.json
 
@@ -51,8 +52,11 @@ def main():
     runtime = init_processes(choose_runtime(args.device, args.precision))
     results, images = [], []
     with when_memory_runs_out("use a smaller --batch_size or --image_size"):
-        for path, checkpoint in zip(paths, checkpoints, strict=True):
-            result, rows = score_checkpoint(path, checkpoint, args, runtime)
+        with rank_zero_first():  # all splits before the first score, since data may be missing
+            datasets = [load_split(options_of_data(checkpoint, args), args.split) for checkpoint in checkpoints]
+        thresholds = [resolve_threshold(args.threshold, *pair) for pair in zip(checkpoints, paths, strict=True)]
+        for path, *parts in zip(paths, checkpoints, datasets, thresholds, strict=True):
+            result, rows = score_checkpoint(path, *parts, args, runtime)
             results.append(result)
             images += rows
     print_table(results)
@@ -63,7 +67,7 @@ def main():
 
 
 def find_checkpoints(paths: list[Path]) -> list[Path]:
-    """Expand patterns (Windows shells do not); drop NAME.last.pth if NAME.pth follows. Raises UserError."""
+    """Expand patterns (Windows shells do not); leave out NAME.last.pth if NAME.pth follows. Raises UserError."""
     found: list[Path] = []
     for path in paths:
         is_pattern = glob.has_magic(str(path)) and not path.exists()
@@ -72,16 +76,16 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
             raise UserError(f"--model {path} matches no file; correct the pattern")
         found += map(Path, names)
     best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
-    return [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
+    kept = [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
+    if len(kept) < len(found):
+        note(f"left out {count_of(len(found) - len(kept), 'NAME.last.pth')}, since NAME.pth follows")
+    return kept
 
 
-def score_checkpoint(path, checkpoint, args, runtime):
-    """Return a checkpoint's row of the table, and its images' rows of OUTPUT.csv."""
-    predictor = make_predictor(checkpoint, path, runtime, args.tta)
-    with rank_zero_first():
-        dataset = load_split(options_of_data(checkpoint, args), args.split)
+def score_checkpoint(path, checkpoint, dataset, used, args, runtime):
+    """Return a checkpoint's row of the table at threshold `used`, and its images' rows of OUTPUT.csv."""
+    predictor, chosen = make_predictor(checkpoint, path, runtime, args.tta), checkpoint.threshold
     loader = eval_loader(dataset, args.batch_size, args.workers, runtime.device)
-    used, chosen = resolve_threshold(args.threshold, checkpoint, path), checkpoint.threshold
     meter = DiceMeter(dataset, sorted({used, chosen or used}), original_size=args.original_size)
     began = time.perf_counter()
     evaluate(predictor, loader, meter, f"{args.split} {path.stem}")

@@ -37,6 +37,7 @@ from utils import Parser, UserError, run, user_path, when_memory_runs_out
 LABEL_ERRORS = 8  # number shown
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)  # fractions of the image
 NOT_RECIPE = {"seed", "name", "save_dir", "save_every", "resume", "data_path", "cache_dir", "workers", "device"}
+NOT_RECIPE |= {"precision"}  # "auto", or after --resume the one in use, as in Checkpoint.precision
 
 
 @when_memory_runs_out("use a smaller --batch_size or --image_size")
@@ -134,7 +135,7 @@ def recipes_of(checkpoints: list[Checkpoint]) -> list[dict]:
     for index, checkpoint in enumerate(checkpoints):
         flags = checkpoint.args
         recipe = sorted((flag, value) for flag, value in flags.items() if flag not in NOT_RECIPE)
-        key = repr((recipe, checkpoint.augmentation, checkpoint.trained_on))
+        key = repr((recipe, checkpoint.precision, checkpoint.augmentation, checkpoint.trained_on))
         if flags:
             groups.setdefault(key, {}).setdefault(flags.get("seed"), index)
     return [group for group in groups.values() if len(group) > 1]

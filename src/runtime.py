@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from utils import UserError
+from utils import ProcessError, UserError
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -54,11 +54,16 @@ class Runtime:
 
     def move(self, batch: torch.Tensor) -> torch.Tensor:
         """Move a batch to the device, without waiting if its memory is pinned."""
-        return batch.to(self.device, non_blocking=True)
+        return copy_to(batch, self.device)
 
     def layout(self, images: torch.Tensor) -> torch.Tensor:
         """Put images (N, C, H, W) into the memory layout."""
         return images.contiguous(memory_format=self.memory_format)
+
+
+def copy_to(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to a device; to CUDA without waiting. On MPS, not waiting could read memory that is already freed."""
+    return values.to(device, non_blocking=device.type == "cuda")
 
 
 def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
@@ -67,7 +72,8 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
     if chosen.type == "cuda":
         if chosen.index is not None:
             torch.cuda.set_device(chosen)  # else pinned memory takes memory on the first GPU
-        torch.backends.cudnn.allow_tf32 = False  # full float32, except in training
+        if precision == "float32":
+            torch.backends.cudnn.allow_tf32 = False  # except in training
     if precision != "auto":
         return Runtime(chosen, getattr(torch, precision))
     if chosen.type == "cuda":
@@ -100,7 +106,7 @@ def pick_device(name: str) -> torch.device:
         torch.zeros(1, device=name).item()
     except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).partition("\n")[0].partition(". ")[0]
-        raise UserError(f"--device {name} cannot be used ({reason}); use --device cpu") from None
+        raise ProcessError(f"--device {name} cannot be used ({reason}); use --device cpu") from None
     return torch.device(name)
 
 

@@ -36,7 +36,7 @@ from runtime import Runtime, choose_runtime, seed_everything, training_backends
 from scoring import DiceMeter, best_threshold, confusion, evaluate, scores
 from training.args import data_options, parse_args
 from training.augmentation import BatchAugmentation, seed_of
-from training.distributed import destroy_processes, init_processes, rank, shard, world_size, wrap_ddp
+from training.distributed import destroy_processes, images_per_pass, init_processes, rank, shard, world_size, wrap_ddp
 from training.ema import EMA, refresh_batch_norm
 from training.optimizers import build_optimizer
 from training.preparation import build, checkpoint_template, describe_run, mean_and_std, opening, resume_run
@@ -112,7 +112,7 @@ def main(argv=None) -> int:
             runtime = runtime.suited_to(model)
             model = runtime.to_device(model)
             ema = EMA(model, args.ema) if args.ema else None
-            train_model = wrap_ddp(model, runtime.device, args.batch_size // world_size() // args.accumulation_steps)
+            train_model = wrap_ddp(model, runtime.device, images_per_pass(args))
             if args.compile:
                 train_model = torch.compile(train_model, mode=args.compile)  # type: ignore[assignment]
             optimizer = build_optimizer(args.optimizer, model, args.learning_rate, args.weight_decay)
@@ -145,7 +145,7 @@ def train(
     files: RunFiles,
 ):
     """Train until the end or a signal; after each epoch validate, save and draw figures."""
-    size, device = 0, learner.runtime.device
+    size, device, batch_size = 0, learner.runtime.device, images_per_pass(args)
     images_hash = hash_of_set(data.train, data.indices)
 
     def save():
@@ -167,12 +167,12 @@ def train(
             break
         model = learner.eval_model
         recent = range(max(0, state.step - RECENT), state.step)
-        images = (image for image, _ in augmentation.batches(train_set, data.indices, recent))
-        refresh_batch_norm(model, images, learner.runtime)
+        images = (image.split(batch_size) for image, _ in augmentation.batches(train_set, data.indices, recent))
+        refresh_batch_norm(model, itertools.chain.from_iterable(images), learner.runtime)
 
         predictor = Predictor(model.eval(), augmentation.mean, augmentation.std, size, learner.runtime)
         valid = DiceMeter(valid_set, criterion=learner.criterion)
-        evaluate(predictor, eval_loader(valid_set, args.batch_size, args.workers, device), valid, "validation")
+        evaluate(predictor, eval_loader(valid_set, batch_size, args.workers, device), valid, "validation")
         by_threshold = valid.counts()
         counts = by_threshold[valid.thresholds.index(0.5)]
         state.end_epoch(size, meter.means(), scores(counts), best_threshold(by_threshold), valid.loss())

@@ -18,6 +18,10 @@ class UserError(Exception):
     """A mistake that the user can fix. The message names the file or flag, and says what to do."""
 
 
+class ProcessError(UserError):
+    """A failure of one process, such as lack of memory, that the other processes may not have."""
+
+
 class Parser(argparse.ArgumentParser):
     """ArgumentParser that reports a mistake in one line, with exit status 2."""
 
@@ -62,20 +66,25 @@ def when_memory_runs_out(advice: str):
     try:
         yield
     except torch.OutOfMemoryError:
-        raise UserError(f"the GPU ran out of memory; {advice}") from None
+        raise ProcessError(f"the GPU ran out of memory; {advice}") from None
     except (MemoryError, RuntimeError) as error:
         if "DataLoader worker" in str(error):
             reason = "a data loading process was killed, perhaps for lack of memory"
-            raise UserError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
-        if isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
+            raise ProcessError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
+        texts = ("can't allocate memory", "not enough memory", "out of memory")  # Linux, Windows, Apple GPUs
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in texts):
             raise
-        raise UserError(f"the machine ran out of memory; {advice}") from None
+        raise ProcessError(f"the machine ran out of memory; {advice}") from None
 
 
 def command(script: str, *words, processes: int = 1) -> str:
     """Return a command that can be pasted into a shell."""
-    launcher = ["torchrun", "--nproc_per_node", processes] if processes > 1 else ["python"]
-    return shlex.join(str(word) for word in (*launcher, script, *words))
+    launcher = "python"
+    if processes > 1:
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+        machines = f" --nnodes {processes // local}" if local < processes else ""
+        launcher = f"torchrun{machines} --nproc_per_node {local}"
+    return f"{launcher} {shlex.join(map(str, (script, *words)))}"
 
 
 def note(text: str):
@@ -100,8 +109,10 @@ def run(main: Callable[[], int | None]):
     try:
         sys.exit(main())
     except UserError as error:
-        if os.environ.get("RANK", "0") == "0":
-            print("error:", " ".join(str(error).split()), file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        if rank == "0" or isinstance(error, ProcessError):
+            process = f" (process {rank})" if rank != "0" else ""
+            print(f"error{process}:", " ".join(str(error).split()), file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output exited, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

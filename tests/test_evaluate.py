@@ -1,14 +1,15 @@
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from conftest import error_of, make_checkpoint, make_folder, read_scores, read_table, script
+from conftest import error_of, make_checkpoint, make_folder, make_pets, read_scores, read_table, script
 from PIL import Image
 
 import losses
-from checkpoint import Checkpoint
+from checkpoint import Checkpoint, save
 from scoring import THRESHOLDS, DiceMeter, best_threshold, confusion, dice_score, resolve_threshold
 from utils import UserError
 
@@ -73,12 +74,22 @@ def test_a_glob_of_models_prefers_the_best_weights_of_each_run(pets, tmp_path):
     flags = ("--data_path", pets, "--output", "e", "--limit", 2)
 
     def scored(*models):
-        script("evaluate", "--model", *models, *flags, cwd=tmp_path)
-        return [result["model"] for result in json.loads((tmp_path / "e.json").read_text())]
+        done = script("evaluate", "--model", *models, *flags, cwd=tmp_path)
+        return [result["model"] for result in json.loads((tmp_path / "e.json").read_text())], "left out" in done.stderr
 
-    assert scored("*.pth") == scored("a.last.pth", "a.pth", "b.last.pth") == ["a.pth", "b.last.pth"]
-    assert scored("a.pth", "a.last.pth") == ["a.pth", "a.last.pth"]  # named one by one
+    assert scored("*.pth") == scored("a.last.pth", "a.pth", "b.last.pth") == (["a.pth", "b.last.pth"], True)
+    assert scored("a.pth", "a.last.pth") == (["a.pth", "a.last.pth"], False)  # named one by one
     assert "c*.pth" in error_of(script("evaluate", "--model", "c*.pth", *flags, cwd=tmp_path, expect=2))
+
+
+def test_missing_data_is_reported_before_the_first_score(pets, tmp_path, monkeypatch):
+    make_checkpoint(tmp_path / "a.pth")
+    gone = Checkpoint(**torch.load(tmp_path / "a.pth", weights_only=True))
+    save(replace(gone, dataset="folder", args={"data_path": str(tmp_path / "gone")}), tmp_path / "b.pth")
+    make_pets(tmp_path / "dataset/oxford-iiit-pet")
+    monkeypatch.setattr("evaluate.evaluate", lambda *args: pytest.fail("scored"))
+    done = script("evaluate", "--model", "a.pth", "b.pth", cwd=tmp_path, expect=2)
+    assert str(tmp_path / "gone") in error_of(done) and "--data_path" in error_of(done)
 
 
 def test_of_equally_good_thresholds_the_one_nearest_to_half_is_best():

@@ -7,7 +7,9 @@ import pytest
 from conftest import make_pets, script
 from processes import finish, launch, launch_pair
 
-from training.run_files import reserve_name
+from checkpoint import Checkpoint
+from training.run_files import RunFiles, choose_name, reserve_name
+from utils import UserError
 
 RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 8, "--batch_size", 4, "--steps", 2)
 RUN = (*RUN, "--epochs", 1)
@@ -23,6 +25,18 @@ def test_a_name_is_reserved_once_and_released_if_nothing_was_written(tmp_path):
 
 
 @pytest.mark.integration
+def test_the_name_of_a_killed_run_can_be_freed(tmp_path):
+    assert choose_name(tmp_path, "a", "unet", None) == "a"
+    with pytest.raises(UserError, match=f"delete {tmp_path}/a.csv if no run uses it"):
+        choose_name(tmp_path, "a", "unet", None)
+
+
+def test_a_history_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
+    (tmp_path / "a.csv").mkdir()
+    RunFiles(tmp_path, "a", Checkpoint({}, "unet", {})).write_history([{"epoch": 1}])
+    assert f"note: {tmp_path}/a.csv cannot be written" in capsys.readouterr().err
+
+
 def test_two_runs_that_start_at_the_same_time_get_two_names(tmp_path):
     runs = [launch("train", *RUN, "--seed", seed, cwd=tmp_path) for seed in (0, 1)]
     finish(*runs, log=tmp_path / "train.log")

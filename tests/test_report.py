@@ -144,10 +144,12 @@ def test_examples_are_chosen_by_dice_even_from_two_images():
 
 def test_runs_that_differ_only_in_their_seed_are_grouped():
     def checkpoint(seed, width=4):
-        return Checkpoint({}, "unet", {}, args={"seed": seed, "width": width, "name": f"run{seed}"})
+        args = {"seed": seed, "width": width, "name": f"run{seed}", "precision": "bfloat16" if seed == 2 else "auto"}
+        return Checkpoint({}, "unet", {}, args=args, precision="bfloat16")  # args of a resumed run have its precision
 
     unknown = Checkpoint({}, "unet", {})
     checkpoints = [checkpoint(0), checkpoint(0, width=8), checkpoint(1), unknown, unknown, checkpoint(1), checkpoint(2)]
+    checkpoints.append(Checkpoint({}, "unet", {}, args=checkpoint(3).args, precision="float32"))
     assert recipes_of(checkpoints) == [{0: 0, 1: 2, 2: 6}]  # another run of seed 1 adds nothing
 
 

@@ -23,6 +23,17 @@ def test_auto_chooses_bfloat16_only_if_it_is_clearly_faster(float32, bfloat16, c
     assert runtime.choose_runtime("cpu", "float32").dtype == torch.float32
 
 
+def test_only_copies_to_cuda_do_not_wait():
+    """On MPS, a copy that does not wait can read memory that is already freed."""
+
+    class Values:
+        def to(self, device, non_blocking):
+            return device.type, non_blocking
+
+    devices = [torch.device(name) for name in ("cpu", "cuda", "mps")]
+    assert [runtime.copy_to(Values(), device)[1] for device in devices] == [False, True, False]
+
+
 def test_measuring_speeds_does_not_change_threads_or_random_state():
     threads, state = torch.get_num_threads(), torch.get_rng_state()
     speeds = measure_speeds()

@@ -14,6 +14,7 @@ import reports.plots
 import runtime
 import train
 from checkpoint import load
+from models.unet import UNet
 
 TINY = ("--dataset", "shapes", "--width", 4, "--image_size", 32, "--limit", 12, "--batch_size", 4, "--steps", 3)
 TINY = (*TINY, "--epochs", 2)
@@ -111,6 +112,13 @@ def test_micro_batches_give_the_weights_of_the_whole_batch(tmp_path):
     whole, parts = (weights_of(tmp_path, name) for name in "13")
     for name, value in whole.items():
         torch.testing.assert_close(value, parts[name], atol=1e-5, rtol=1e-4)
+
+
+def test_no_pass_through_the_network_exceeds_a_micro_batch(tmp_path, monkeypatch):
+    sizes, forward = [], UNet.forward
+    monkeypatch.setattr(UNet, "forward", lambda self, image: sizes.append(len(image)) or forward(self, image))
+    script("train", *TINY, "--limit", 20, "--batch_size", 15, "--accumulation_steps", 3, cwd=tmp_path)
+    assert max(sizes) == 5  # in training, validation and the batch norm statistics
 
 
 @pytest.mark.parametrize("with_fc", [True, pytest.param(False, marks=pytest.mark.integration)])

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scoring import confusion, dice_score, jaccard_score, scores
-from utils import run, user_path
+from utils import ProcessError, UserError, command, run, user_path, when_memory_runs_out
 
 
 def counts(a, b):
@@ -44,6 +44,33 @@ def test_scores_match_a_count_in_plain_python():
     for name, total in sums.items():
         assert found[name] == pytest.approx(total / 20, abs=1e-12), name
     assert found["pooled_dice"] == pytest.approx(pooled[0] / pooled[1], abs=1e-12)
+
+
+def test_a_failure_of_one_process_is_printed_by_that_process(monkeypatch, capsys):
+    def fail(error):
+        def main():
+            raise error
+
+        with pytest.raises(SystemExit, match="2"):
+            run(main)
+        return capsys.readouterr().err
+
+    monkeypatch.setenv("RANK", "3")
+    assert fail(UserError("--epochs is wrong")) == ""
+    assert fail(ProcessError("the GPU ran out of memory")) == "error (process 3): the GPU ran out of memory\n"
+
+
+@pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory", "not enough memory: you tried to",
+                                  "MPS backend out of memory", "CUDA error: out of memory"])  # fmt: skip
+def test_lack_of_memory_is_one_line_on_every_device(text):
+    with pytest.raises(ProcessError, match="ran out of memory; use less"), when_memory_runs_out("use less"):
+        raise RuntimeError(text)
+
+
+def test_the_command_of_several_machines_has_the_processes_of_each(monkeypatch):
+    assert command("a b.py", 1, processes=8) == "torchrun --nproc_per_node 8 'a b.py' 1"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
+    assert command("a.py", processes=16) == "torchrun --nnodes 2 --nproc_per_node 8 a.py"
 
 
 def test_an_unknown_home_folder_is_left_unexpanded(monkeypatch):

@@ -96,6 +96,11 @@ def shard(n: int, part: int, parts: int) -> slice:
     return slice(part * n // parts, (part + 1) * n // parts)
 
 
+def images_per_pass(args) -> int:
+    """Return how many images a process passes through the network at once."""
+    return max(1, args.batch_size // world_size() // args.accumulation_steps)
+
+
 def wrap_ddp(model: nn.Module, device: torch.device, images: int) -> nn.Module:
     """Wrap a network to average its gradients over the processes. images: number per forward pass."""
     if world_size() == 1:

@@ -18,7 +18,7 @@ from training.distributed import agree, gather, rank, world_size
 from training.run_files import RunFiles
 from training.schedule import size_at
 from training.state import TrainMeter, TrainState
-from utils import UserError, command, note, when_memory_runs_out
+from utils import ProcessError, UserError, command, note, when_memory_runs_out
 
 EXPLODED = 1e4  # a loss above this has diverged; an untrained network's is near 1
 SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before the time left is shown
@@ -230,4 +230,4 @@ def save_if_workers_die(save):
         if world_size() == 1:  # saving is collective
             save()
             advice = f"the run is saved; {advice}"
-        raise UserError(f"--workers: a data loading process was killed; {advice}") from None
+        raise ProcessError(f"--workers: a data loading process was killed; {advice}") from None

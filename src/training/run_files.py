@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from checkpoint import Checkpoint, save
-from files import write_atomically, write_csv
+from files import CannotWrite, write_atomically, write_csv
 from predictor import Predictor
 from training.distributed import on_rank_zero, rank
 from training.state import TrainState
-from utils import UserError
+from utils import UserError, note
 
 PANELS = 4  # validation images in NAME.panels.png, the same every epoch
 DRAW_EVERY = 30  # seconds between figures; drawing takes as long as a short epoch
@@ -47,7 +47,10 @@ class RunFiles:
 
     def write_history(self, history: list[dict]):
         if rank() == 0 and history:
-            write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
+            try:
+                write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
+            except CannotWrite as error:  # on Windows also while Excel shows it
+                note(f"{error}; the next epoch tries again")
 
     def draw_batch(self, images, masks):
         """Draw augmented training images (N, C, H, W) in [0, 1], and masks (N, 1, H, W)."""
@@ -99,5 +102,9 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
                 return candidate
     except OSError as error:
         raise UserError(f"--save_dir {folder}: {error.strerror}; choose another --save_dir or --name") from None
-    hint = f"continue it with --resume {last}, or choose another --name" if last.exists() else "choose another"
+    hint = f"choose another, or delete {folder}/{name}.csv if no run uses it"
+    if (folder / f"{name}.pth").exists():
+        hint = "choose another"
+    if last.exists():
+        hint = f"continue it with --resume {last}, or choose another --name"
     raise UserError(f"--name {name} is taken: {folder}/{name}.* exists; {hint}")
