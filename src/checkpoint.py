@@ -154,7 +154,8 @@ def unwrap(weights: dict) -> dict:
 def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
     """Build a checkpoint's network, for evaluation. folded: fold batch norms. Raises UserError."""
     try:
-        plain = getattr(MODELS.get(checkpoint.name, (None,))[0], "plain_layers", False)
+        network, _ = MODELS.get(checkpoint.name, (None, None))
+        plain = getattr(network, "plain_layers", False)
         with torch.device("meta") if plain else nullcontext():  # meta: allocates and initializes nothing
             model = build_model(checkpoint.name, **checkpoint.options)
         model.load_state_dict(checkpoint.model, assign=plain)

@@ -98,7 +98,7 @@ class Folder:
         return next((each for each in (text, split + name, name) if each in self.pairs), None)
 
     def names(self, split: str) -> list[str]:
-        return names_of_split(self.options, split, self.own_names, self.find)
+        return names_of_split(self.options, split, self.own_names, self.find, self.files.__getitem__)
 
     def own_names(self, split: str, lists: dict) -> list[str]:
         """Return a split's names from the folder's lists, its split folders or the hash."""
@@ -127,12 +127,15 @@ class Folder:
         elif self.split_folders:  # unlisted training images are not used
             rest = [name for name in rest if name not in self.split_folders]
             free = [split for split in free if not found[split]]
-        files = {name: name.removesuffix(f"#{self.pairs[name].page}") for name in rest}
-        if len(set(files.values())) < MANY:
-            files = {name: name for name in rest}
-        for split, names in by_hash(files, free).items():
+        for split, names in by_hash(rest, free, self.files).items():
             found[split] += names
         return found
+
+    @cached_property
+    def files(self) -> dict[str, str]:
+        """By name, what is in one split: a file with all its pages, or with fewer than MANY files a page."""
+        files = {name: name.removesuffix(f"#{pair.page}") for name, pair in self.pairs.items()}
+        return files if len(set(files.values())) >= MANY else {name: name for name in files}
 
     @cached_property
     def split_folders(self) -> dict[str, str]:
@@ -183,14 +186,14 @@ def measure_range(pair: Pair) -> list[float]:
     return []
 
 
-def by_hash(names: dict[str, str], splits: list[str]) -> dict[str, list[str]]:
-    """Divide names among splits in proportion to FRACTIONS, each by the hash of its value, such as its file."""
+def by_hash(names: list[str], splits: list[str], files: dict[str, str]) -> dict[str, list[str]]:
+    """Divide names among splits in proportion to FRACTIONS, each by the hash of its file."""
     found: dict[str, list[str]] = {split: [] for split in splits}
     if not splits:
         return found
 
     def position(name):  # in [0, 1)
-        return int.from_bytes(hashlib.sha256(os.fsencode(names[name])).digest()[:8], "big") / 2**64
+        return int.from_bytes(hashlib.sha256(os.fsencode(files[name])).digest()[:8], "big") / 2**64
 
     total = sum(FRACTIONS[split] for split in splits)
     ends = list(accumulate(FRACTIONS[split] / total for split in splits))

@@ -8,7 +8,7 @@
 A mask has its image's name, with or without the image's extension (a.jpg.png), or with an affix
 (a_gt.png, Mask-a.png). --mask_pattern describes other names; a single pair may have any names. An
 image and a mask with the same number of pages (TIFF stacks, animations) become the pairs a#0, a#1,
-...; otherwise only the first page is used.
+...; otherwise only the first page is used. EXIF orientation is applied if masks fit only so.
 """
 
 import os

@@ -73,11 +73,12 @@ def parse_fold(text: str) -> tuple[int, int]:
     return part, parts
 
 
-def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable) -> list[str]:
+def names_of_split(options: DataOptions, split: str, own: Callable, find: Callable, group=str) -> list[str]:
     """Return the names in a split's list, else the dataset's names for the split that are in no other list.
 
     own(split, lists): the dataset's names for "train", "valid", "test" or "trainval", given the flags' lists.
-    find(text): the name that an entry of a list refers to, or None. Raises UserError.
+    find(text): the name that an entry of a list refers to, or None. group(name): the images with the same group are
+    in one fold. Raises UserError.
     """
     lists: dict[str, list[str]] = {}
     for each in SPLITS:
@@ -91,11 +92,8 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
     names = [name for name in own("trainval" if whole else split, lists) if name not in listed]
     if other and options.fold:
         part, parts = parse_fold(options.fold)
-        held_out = slice(part - 1, None, parts)
-        if split == "valid":
-            names = names[held_out]
-        else:
-            del names[held_out]
+        held_out = {*list(dict.fromkeys(map(group, names)))[part - 1 :: parts]}
+        names = [name for name in names if (group(name) in held_out) == (split == "valid")]
     if not names:
         data = options.path or options.dataset
         raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add images, or correct its list")

@@ -150,15 +150,16 @@ def test_mask_values_are_counted_again_after_a_change_or_damage(tmp_path):
 
 def test_adding_images_does_not_move_others_to_another_split():
     names = [f"{number}" for number in range(1000)]
-    before = folder.by_hash(names, list(SPLITS))
+    files = {name: name for name in ["new", *names, "newer"]}
+    before = folder.by_hash(names, list(SPLITS), files)
     assert {split: len(found) for split, found in before.items()} == pytest.approx(
         {"train": 800, "valid": 100, "test": 100}, abs=40
     )
-    after = folder.by_hash(["new", *names, "newer"], list(SPLITS))
+    after = folder.by_hash(["new", *names, "newer"], list(SPLITS), files)
     for split in SPLITS:
         assert [name for name in after[split] if not name.startswith("new")] == before[split]
     for number in (3, 4, 5, 10):  # even a small dataset has all three splits
-        small = folder.by_hash(names[:number], list(SPLITS))
+        small = folder.by_hash(names[:number], list(SPLITS), files)
         assert sorted(sum(small.values(), [])) == sorted(names[:number]) and all(small.values())
 
 

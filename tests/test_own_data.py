@@ -4,6 +4,7 @@ import re
 import shutil
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -384,7 +385,9 @@ def test_pages_of_a_stack_are_in_one_split_if_there_are_enough_stacks(stacks, to
     stems = [{name.partition("#")[0] for name in names} for names in splits]
     assert (sum(map(len, stems)) == stacks) == together
     assert ("in several splits" in lines(tmp_path / "data")) != together
-    assert "in several splits" in lines(tmp_path / "data", fold="1/5")
+    assert ("in several splits" in lines(tmp_path / "data", fold="1/5")) != together
+    folds = [folder.Folder(replace(options, fold=f"{part}/3")).names("valid") for part in (1, 2, 3)]
+    assert sorted(sum(folds, [])) == sorted(splits[0] + splits[1])
 
 
 @pytest.mark.parametrize("orientations, upright", [((1, 3, 6, 8), True), ((1, 3), False)])
