@@ -1,7 +1,8 @@
-"""Count the usable CPU cores. Imports no slow modules, so it can run before torch is imported."""
+"""Count the usable CPU cores and memory. Imports no slow modules, so it can run before torch is imported."""
 
 import math
 import os
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -20,15 +21,28 @@ def available_cores() -> int:
 def cgroup_quota() -> float:
     """Return the cgroup v2 CPU quota in cores, or infinity if none."""
     quotas = [math.inf]
-    try:
-        path = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
-    except OSError:
-        return math.inf
-    for folder in (CGROUPS / path, *(CGROUPS / path).parents):
-        with suppress(OSError, ValueError):  # no such file, or "max"
-            quota, period = (folder / "cpu.max").read_text().split()
+    for text in cgroup_files("cpu.max"):
+        quota, period = text.split()
+        if quota != "max":
             quotas.append(float(quota) / float(period))
     return min(quotas)
+
+
+def memory_limit() -> float:
+    """Return the bytes of memory of the machine, or a lower cgroup v2 limit; 0 if unknown."""
+    limits = [float(text) for text in cgroup_files("memory.max") if text.strip() != "max"]
+    with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
+        limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min(limits, default=0)
+
+
+def cgroup_files(name: str) -> Iterator[str]:
+    """Yield the contents of a cgroup v2 file of this process's group and of those above it."""
+    with suppress(OSError):
+        path = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
+        for folder in (CGROUPS / path, *(CGROUPS / path).parents):
+            with suppress(OSError):
+                yield (folder / name).read_text()
 
 
 @contextmanager

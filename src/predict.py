@@ -40,6 +40,7 @@ from photos.prediction import load_model, predict  # noqa: F401  # for notebooks
 from predictor import load_predictor
 from runtime import choose_runtime
 from scoring import add_threshold_flag, resolve_threshold
+from splits import first_few
 from utils import Parser, UserError, count_of, image_side, run, user_path, when_memory_runs_out
 
 CSV_HEADER = ["name", "width", "height", "foreground", "left", "top", "right", "bottom"]
@@ -48,11 +49,11 @@ FOR_FILES = ("each", "csv", "rle", "recursive", "skip_existing")  # flags that c
 
 
 class Table:
-    """A CSV file, written row by row."""
+    """A CSV file, written row by row. names: of the rows that it has."""
 
     def __init__(self, flag, path, header, args):
         make_folder(path.parent, flag)
-        mode = "a" if args.skip_existing else "x"
+        mode = "a+" if args.skip_existing else "x"
         if args.overwrite:
             mode = "w"
         text = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
@@ -63,10 +64,18 @@ class Table:
             raise UserError(f"{flag} {path} exists; {advice}") from None
         except OSError as error:
             raise CannotWrite(path, error) from None
-        if not self.file.tell():
-            self.write(header)
+        self.names = set()
+        if mode == "a+":
+            self.file.seek(0)
+            self.names = {row[0] for row in csv.reader(self.file) if row}
+        if not self.names:
+            self.add(*header)
 
-    def write(self, row):
+    def add(self, *row):
+        """Add a row, unless there is one with this name."""
+        if row[0] in self.names:
+            return
+        self.names.add(row[0])
         try:
             csv.writer(self.file, lineterminator="\n").writerow(row)
         except OSError as error:
@@ -80,8 +89,13 @@ def predict_files(args):
     predictor, style = prepare(args)
     numbers = Table("--csv", args.csv, CSV_HEADER, args) if args.csv else None
     runs = Table("--rle", args.rle, ["image_id", "encoded_mask"], args) if args.rle else None
+    if args.skip_existing:  # a killed run lacks the last rows
+        wanted = {job.path for job in todo}
+        wanted |= {job.path for job in jobs if numbers and job.name not in numbers.names}
+        wanted |= {job.path for job in jobs if runs and job.image_id not in runs.names}
+        todo = [job for job in jobs if job.path in wanted]
     pipeline = Pipeline(predictor, style, args.batch_size, args.tile, with_runs=bool(args.rle))
-    written, problems = 0, []
+    written, empty, problems = 0, [], {}
     bar = tqdm(total=len(todo), unit="image", disable=not sys.stderr.isatty())
     began = time.perf_counter()
 
@@ -89,13 +103,15 @@ def predict_files(args):
         nonlocal written
         bar.update()
         if result.problem:
-            problems.append(f"{result.job.path} {result.problem}")
+            problems.setdefault(result.problem, []).append(str(result.job.path))
             return
         written += 1
+        if not any(result.numbers[3:]):
+            empty.append(result.job.name)
         if numbers:
-            numbers.write([result.job.name, *result.numbers])
+            numbers.add(result.job.name, *result.numbers)
         if runs:
-            runs.write([result.job.image_id, result.runs])
+            runs.add(result.job.image_id, result.runs)
 
     with warnings.catch_warnings(record=True) as notes, bar:
         try:
@@ -112,8 +128,13 @@ def predict_files(args):
         print(describe_unused(unused))
     for text in dict.fromkeys(str(note.message) for note in notes):  # outputs may read a photo again
         print("note:", text)
+    if empty:
+        advice = "for small pets try --tile 1024 or a lower --threshold"
+        print(f"note: no foreground in {count_of(len(empty), 'image')} (e.g. {empty[0]}); {advice}")
     if problems:
-        raise UserError(f"{len(problems):,} of {count_of(len(todo), 'image')} failed: {'; '.join(problems)}")
+        number = sum(map(len, problems.values()))
+        reasons = [f"{first_few(paths)}{':' * (len(paths) > 1)} {reason}" for reason, paths in problems.items()]
+        raise UserError(f"{number:,} of {count_of(len(todo), 'image')} failed: {'; '.join(reasons)}")
 
 
 def find_jobs(args):
@@ -202,7 +223,8 @@ def check_flags(args):
     for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
         if path and is_image_name(path):
             raise UserError(f"{flag} {path} is not a CSV file; choose a .csv file")
-    endings = [".png"] if KINDS[args.save[0]] == ".png" else [".jpeg", ".jpg", ".png"]
+    is_photo = KINDS[args.save[0]] == ".jpg" or args.background
+    endings = [".jpeg", ".jpg", ".png"] if is_photo else [".png"]
     if is_image_name(args.output) and args.output.suffix.lower() not in endings:
         raise UserError(f"--output {args.output} must end in {' or '.join(endings)} for --save {args.save[0]}")
 

@@ -131,10 +131,30 @@ def test_existing_outputs_are_refused_replaced_or_skipped(call, tmp_path):
     assert "n.csv" in error_of(call("--output", "other", "--csv", "n.csv", expect=2))
     call("--output", "out", "--csv", "n.csv", "--rle", "r.csv", "--skip_existing")
     assert (tmp_path / "out/2.png").read_text() == "mine" and (tmp_path / "out/1.png").exists()
-    assert [row["name"] for row in read_table(tmp_path / "n.csv")] == ["0.png", "1.png", "2.png", "1.png"]
-    assert [row["image_id"] for row in read_table(tmp_path / "r.csv")] == ["0", "1", "2", "1"]
+    assert [row["name"] for row in read_table(tmp_path / "n.csv")] == ["0.png", "1.png", "2.png"]
+    assert [row["image_id"] for row in read_table(tmp_path / "r.csv")] == ["0", "1", "2"]
     call("--output", "out", "--csv", "n.csv", "--overwrite")
     assert Image.open(tmp_path / "out/2.png").size == (40, 30) and len(read_table(tmp_path / "n.csv")) == 3
+
+
+def test_rows_that_a_killed_run_did_not_write_are_completed(call, tmp_path):
+    for name in "abc":
+        photo().save(tmp_path / f"d/{name}.png")
+    call("--output", "out", "--csv", "n.csv", "--rle", "r.csv")
+    whole = (tmp_path / "n.csv").read_text()
+    (tmp_path / "n.csv").write_text("".join(whole.splitlines(keepends=True)[:2]))  # outputs b and c exist
+    call("--output", "out", "--csv", "n.csv", "--rle", "r.csv", "--skip_existing")
+    assert sorted((tmp_path / "n.csv").read_text().splitlines()) == sorted(whole.splitlines())
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 4
+
+
+def test_images_without_foreground_and_skipped_subfolders_are_noted(call, tmp_path):
+    (tmp_path / "d/sub").mkdir()
+    for name in ("a.png", "b.png", "sub/c.png"):
+        photo().save(tmp_path / "d" / name)
+    done = call("--output", "out", "--threshold", 0.999999)
+    assert "no foreground in 2 images (e.g. a.png)" in done.stdout and "--recursive" in done.stdout
+    assert "--recursive" not in call("--output", "out2", "--recursive").stdout
 
 
 def test_images_with_the_same_name_get_different_outputs_or_an_error(tmp_path):

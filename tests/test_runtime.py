@@ -11,6 +11,7 @@ from conftest import ROOT, measure_speeds
 
 import cores
 import runtime
+from photos.pipeline import pixels_in_flight
 
 
 @pytest.mark.parametrize(
@@ -49,6 +50,16 @@ def test_the_cgroup_quota_limits_the_cores(tmp_path, monkeypatch):
     assert cores.available_cores() == 2
     (tmp_path / "cpu.max").write_text("max 100000\n")
     assert cores.available_cores() == 24
+
+
+def test_the_pixels_in_flight_grow_with_the_memory_that_cgroups_allow(tmp_path, monkeypatch):
+    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
+    monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 6_000_000}.get, raising=False)
+    assert cores.memory_limit() == 4096 * 6_000_000 and 100e6 < pixels_in_flight() < 105e6
+    (tmp_path / "memory.max").write_text("1000000000\n")
+    assert cores.memory_limit() == 1e9 and pixels_in_flight() == 16_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert cores.memory_limit() == 4096 * 6_000_000
 
 
 bound = pytest.mark.skipif(

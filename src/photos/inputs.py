@@ -61,20 +61,22 @@ def images_in(top, recursive, output, unused):
                 images.append(path)
             else:
                 unused[path.suffix or "without suffix"] += 1
-        if not recursive:
-            break
-        subfolders.sort()
-        for name in list(subfolders):
+        for name in sorted(subfolders):
             is_output = output and Path(folder, name).resolve() == output.resolve()
             if name.startswith(".") or is_output:
                 subfolders.remove(name)
+        subfolders.sort()
+        if not recursive:
+            if subfolders:
+                unused["subfolders (see --recursive)"] += len(subfolders)
+            break
     return images
 
 
 def describe_unused(unused: Counter) -> str:
     """Describe the ignored files in a line."""
     counts = ", ".join(f"{number:,} {suffix}" for suffix, number in unused.most_common())
-    return f"ignored {count_of(unused.total(), 'file')}: {counts}"
+    return f"ignored: {counts}"
 
 
 def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[str, str]) -> list[Job]:

@@ -13,7 +13,7 @@ from itertools import islice
 import numpy as np
 import torch
 
-from cores import available_cores
+from cores import available_cores, memory_limit
 from files import CannotWrite
 from photos.budget import PixelBudget
 from photos.components import drop_small
@@ -24,7 +24,8 @@ from photos.prediction import probability_of, read_any, tile_probability, to_inp
 from predictor import Predictor, to_size
 from utils import UserError
 
-PIXELS_IN_FLIGHT = 16_000_000  # each takes about 30 bytes while a cutout is made, 7 while a photo is read
+BYTES_PER_PIXEL = 30  # while a cutout is made; 7 while a photo is read
+FEWEST_PIXELS = 16_000_000  # in flight, even with little memory
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other write would fail too
 
 
@@ -47,7 +48,7 @@ class Pipeline:
     batch_size: int = 8
     tile: int | None = None
     with_runs: bool = False
-    budget: PixelBudget = field(default_factory=lambda: PixelBudget(PIXELS_IN_FLIGHT))
+    budget: PixelBudget = field(default_factory=lambda: PixelBudget(pixels_in_flight()))
 
     def run(self, jobs: list[Job], done: Callable[[Result], None]):
         """Call `done` with each job's result, in this thread. Raises CannotWrite for errors in FULL."""
@@ -138,6 +139,11 @@ class Pipeline:
         fraction = np.count_nonzero(np.asarray(mask)) / (mask.width * mask.height)
         numbers = (*size, f"{fraction:.6f}", *(mask.getbbox() or (0, 0, 0, 0)))
         return Result(job, numbers, run_lengths(mask) if self.with_runs else "")
+
+
+def pixels_in_flight() -> int:
+    """Return how many pixels fit in an eighth of the memory."""
+    return max(FEWEST_PIXELS, int(memory_limit() / 8 / BYTES_PER_PIXEL))
 
 
 def problem_of(error):
