@@ -38,7 +38,7 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
         raise UserError("--dataset folder needs --data_path DIR, a folder that contains images/ and masks/")
     if not data_path:
         pets = module_of("pets").find_data_path()
-        if dataset == "shapes" or not (dataset or (pets / "annotations").is_dir()):
+        if dataset == "shapes" or not (dataset or module_of("pets").has_layout(pets)):
             return "shapes", None
         dataset, data_path = "pets", pets
     if not data_path.is_dir():

@@ -31,10 +31,16 @@ DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
 def find_data_path() -> Path:
-    """Return DATA_PATH, or the one next to src/ if only that has the dataset."""
-    next_to_src = Path(__file__).resolve().parents[1] / DATA_PATH
-    only_there = (next_to_src / "annotations").is_dir() and not (DATA_PATH / "annotations").is_dir()
-    return next_to_src if only_there else DATA_PATH
+    """Return the first folder with the dataset: DATA_PATH, dataset/, or these next to src/; else DATA_PATH."""
+    root = Path(__file__).resolve().parents[1]
+    places = (DATA_PATH, DATA_PATH.parent, root / DATA_PATH, root / DATA_PATH.parent)
+    return next(filter(has_layout, places), DATA_PATH)
+
+
+def part_of(data_path: Path, name: str) -> Path:
+    """Return images/ or annotations/, also if nested as in copies of the dataset on Kaggle (images/images/)."""
+    nested = data_path / name / name
+    return nested if nested.is_dir() else data_path / name
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
@@ -56,7 +62,7 @@ def load_dataset(options: DataOptions, split: str) -> PackedDataset:
 
 def split_names(data_path: Path, split: str) -> list[str]:
     """Return a split's official names: "valid" is every tenth of "trainval". Raises UserError."""
-    listing = data_path / "annotations" / ("test.txt" if split == "test" else "trainval.txt")
+    listing = part_of(data_path, "annotations") / ("test.txt" if split == "test" else "trainval.txt")
     try:
         names = [line.split()[0] for line in read_lines(listing)]
     except (OSError, UnicodeDecodeError):
@@ -77,15 +83,16 @@ def split_names(data_path: Path, split: str) -> list[str]:
 
 def has_layout(data_path: Path) -> bool:
     """Check whether a folder contains the dataset."""
-    return any((data_path / "annotations" / name).exists() for name in ("trimaps", "trainval.txt", "test.txt"))
+    annotations = part_of(data_path, "annotations")
+    return any((annotations / name).exists() for name in ("trimaps", "trainval.txt", "test.txt"))
 
 
 def image_path(data_path: Path, name: str) -> Path:
-    return data_path / "images" / f"{name}.jpg"
+    return part_of(data_path, "images") / f"{name}.jpg"
 
 
 def trimap_path(data_path: Path, name: str) -> Path:
-    return data_path / "annotations" / "trimaps" / f"{name}.png"
+    return part_of(data_path, "annotations") / "trimaps" / f"{name}.png"
 
 
 def read_trimap(path: Path, page: int = 0) -> Image.Image:

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from cache import PackedDataset
-from data import eval_loader, identity
+from data import choose_dataset, eval_loader, identity
 from oxford_pet import read_trimap, split_names
 from pairs import Pair, read_pair
 from splits import SPLITS
@@ -129,6 +129,20 @@ def test_bad_split_files_are_refused(text, reason, pets):
     (pets / "annotations" / "test.txt").write_text(text)
     with pytest.raises(UserError, match=reason):
         load_pets(pets, "test", 32)
+
+
+def test_nested_folders_as_on_kaggle_are_found(pets, tmp_path, monkeypatch):
+    expected = load_pets(pets, "train", 32)
+    for name in ("images", "annotations"):
+        (pets / name).rename(pets / "inner")
+        (pets / name).mkdir()
+        (pets / "inner").rename(pets / name / name)
+    found = load_pets(pets, "train", 32)
+    assert found.names == expected.names and np.array_equal(found.packed, expected.packed)
+    (tmp_path / "other").mkdir()
+    pets.rename(tmp_path / "other/dataset")
+    monkeypatch.chdir(tmp_path / "other")
+    assert choose_dataset(None, None) == ("pets", Path("dataset"))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
