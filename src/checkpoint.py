@@ -49,6 +49,7 @@ class Checkpoint:
     precision: str | None = None
     speeds: dict = field(default_factory=dict)  # GFLOP/s per core, by precision
     command: str | None = None
+    earlier: list[dict] = field(default_factory=list)  # of a resumed run: command, git and epochs of each part before
     versions: dict = field(default_factory=dict)
     device: str | None = None
     git: dict = field(default_factory=dict)
@@ -202,7 +203,7 @@ def provenance(device: torch.device) -> dict:
             call = ["git", "-C", Path(__file__).parent, *words]
             return subprocess.run(call, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
-    changes = git("status", "--porcelain", "--untracked-files=no")
+    changes = git("status", "--porcelain", "--", ".")
     versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
     versions |= {name: version(name) for name in ("torchvision", "numpy", "pillow")}
     return {

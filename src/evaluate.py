@@ -28,7 +28,7 @@ from splits import SPLITS
 from training.distributed import destroy_processes, init_processes, rank, rank_zero_first
 from utils import Parser, UserError, count_of, note, run, user_path, when_memory_runs_out
 
-PROVENANCE = ("command", "args", "git", "versions", "device", "epoch", "seconds")  # in OUTPUT.json
+PROVENANCE = ("command", "earlier", "args", "git", "versions", "device", "epoch", "seconds")  # in OUTPUT.json
 
 
 def get_args_parser():

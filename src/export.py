@@ -5,8 +5,9 @@
 
 onnx (pip install -r requirements-export.txt) and pt2 (torch.export) map `image`, float32 (N, C, H, W),
 RGB or gray in [0, 1], of any size (pt2: above 32 pixels a side), to `probability` of foreground, float32
-(N, 1, H, W). half is a checkpoint for this repo, with the convolutions' weights in float16. A file
-whose output differs too much from the checkpoint's is not written (onnx: unchecked without onnxruntime).
+(N, 1, H, W). Photos must first be stretched to the size that the network was trained for, which is printed.
+half is a checkpoint for this repo, with the convolutions' weights in float16. A file whose output differs
+too much from the checkpoint's is not written (onnx: unchecked without onnxruntime).
 """
 
 if __name__ == "__main__":
@@ -16,6 +17,7 @@ import tempfile
 import warnings
 from dataclasses import replace
 from pathlib import Path
+from textwrap import shorten
 
 import torch
 from torch import nn
@@ -88,7 +90,11 @@ def export(checkpoint, path, kind, source="the checkpoint"):
         else:
             dynamic = torch.export.Dim.DYNAMIC
             shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
-            program = torch.export.export(model, (torch.rand(2, channels, 96, 64),), dynamic_shapes=shapes)
+            try:
+                program = torch.export.export(model, (torch.rand(2, channels, 96, 64),), dynamic_shapes=shapes)
+            except Exception as error:  # such as a network for one input size
+                reason = shorten(str(error), 200)
+                raise UserError(f"--format {kind}: {source} cannot be exported for all sizes ({reason})") from None
             WRITERS[kind](program, made)
         run_exported = READERS[kind](made)
         difference = None
@@ -119,6 +125,7 @@ def main():
         if difference is not None:
             result = f"largest difference {difference:.1e} on images of several sizes"
         print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB; {result}")
+    print(f"input: {checkpoint.image_size}x{checkpoint.image_size} pixels")
 
 
 if __name__ == "__main__":

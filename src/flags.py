@@ -7,7 +7,7 @@ from checkpoint import Checkpoint, add_model_type_flag
 from data import choose_dataset
 from runtime import add_runtime_flags
 from splits import BORDERS, DataOptions, add_dataset_flags
-from utils import UserError, image_side, positive_int, worker_count
+from utils import UserError, image_side, note_once, positive_int, worker_count
 
 MASK_FLAGS = ("foreground", "ignore", "mask_pattern")
 LIST_FLAGS = ("train_list", "valid_list", "test_list")
@@ -22,14 +22,17 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     if path is None and checkpoint.dataset == "folder":
         raise UserError(f"--model: its data, {own_path}, was not found; pass --data_path")
     same_path = own_path and path and os.path.realpath(path) == os.path.realpath(own_path)
+    moved = checkpoint.dataset == "folder" and path is not None and not Path(own_path or "").is_dir()
     dataset = checkpoint.dataset if same_path or path is None else None
     dataset, path = choose_dataset(dataset, path)
-    same = dataset == checkpoint.dataset and (same_path or dataset != "folder")
+    same = dataset == checkpoint.dataset and (same_path or moved or dataset != "folder")
     options: dict = {"border": checkpoint.border}
     if same:
         for flag in LIST_FLAGS:
-            if recorded.get(flag):
+            if recorded.get(flag) and (same_path or Path(recorded[flag]).is_file()):
                 options[flag] = Path(recorded[flag])
+            elif recorded.get(flag):
+                note_once(f"the run's --{flag} {recorded[flag]} was not found and is not used")
     if dataset == checkpoint.dataset == "folder":
         for flag in MASK_FLAGS:
             options[flag] = recorded.get(flag)

@@ -12,7 +12,7 @@ import re
 from bisect import bisect
 from collections import Counter
 from contextlib import suppress
-from functools import cache, cached_property, partial
+from functools import cached_property, partial
 from itertools import accumulate, chain
 from pathlib import Path
 
@@ -24,13 +24,12 @@ from mask_values import MaskRule, add_counts, choose_rule, count_values, describ
 from pairs import IMAGES, Pair, find_pairs, has_both, orientation_of, parts_of, read_pair, split_of
 from photos.decode import ImageError, decode, open_image
 from splits import SPLITS, DataOptions, names_of_split, read_list
-from utils import UserError, count_of, note
+from utils import UserError, count_of, note_once
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images; scores on fewer are mostly chance
 MANY = 10  # files that can be divided without dividing their pages
 CLIPPED = 0.1  # percent of an image's pixels clipped at either end
-note_once = cache(note)
 
 
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:

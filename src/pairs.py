@@ -26,7 +26,7 @@ from PIL import ExifTags
 from photos.colors import to_rgb, transposed
 from photos.decode import ImageError, decode, open_image, page_count, suffixes
 from splits import first_few
-from utils import UserError
+from utils import UserError, quoted
 
 IMAGES = ("images", "imgs", "image")
 MASKS = ("masks", "mask", "labels", "label", "annotations")
@@ -234,7 +234,7 @@ def hint(images: list[Path], masks: list[Path]) -> str:
     names = {mask.name for mask in masks}
     for pattern in patterns:
         if len(names & {fill_in(pattern, image.stem) for image in images}) > len(images) / 2:
-            return f"try --mask_pattern '{pattern}'"
+            return f"try --mask_pattern {quoted(pattern)}"
     return "rename the masks to match their images, or use --mask_pattern"
 
 

@@ -4,8 +4,9 @@
     python src/report.py --model seed*.pth  # mean and standard deviation over seeds
 
 Writes index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv next
-to each checkpoint. A significance test compares the first two. Masks that differ from predictions
-on which all checkpoints agree are shown as possible label errors.
+to each checkpoint. A significance test over the images compares the first two, unless only their
+seeds differ. Masks that differ from predictions on which all checkpoints agree are shown as possible
+label errors.
 """
 
 if __name__ == "__main__":
@@ -77,6 +78,7 @@ def main():
     def predict(indices):
         return [panel_rows(*pair, indices) for pair in zip(predictors, datasets, strict=True)]
 
+    differ_in_seed = bool(recipes_of(checkpoints[:2]))  # and in nothing else
     pets = results[0].names if options[0].dataset == "pets" else []
     content = {
         "results": results,
@@ -84,7 +86,7 @@ def main():
         "precision": runtime.precision,
         "notes": notes,
         "seed_rows": seed_rows(results, checkpoints),
-        "comparison": statistics.compare(*results[:2]) if len(results) > 1 else None,
+        "comparison": None if differ_in_seed or len(results) == 1 else statistics.compare(*results[:2]),
         "histories": histories,
         "breeds": [statistics.breed(name) for name in pets],
         "sizes": statistics.in_ranges(results[0].foreground, SIZE_EDGES),

@@ -101,7 +101,11 @@ def main(argv=None) -> int:
     seed_everything(args.seed)
     model = build(args, checkpoint)
     try:
-        with reserve_name(args) as name, training_backends(args.deterministic), explain_failures(args):
+        with (
+            reserve_name(args) as name,
+            training_backends(args.deterministic),
+            explain_failures(args, args.save_dir / f"{name}.last.pth"),
+        ):
             print(opening(args, model, runtime), flush=True)
             data = TrainingData(data_options(args))  # at --image_size; train() loads smaller sizes
             steps_per_epoch = args.steps or math.ceil(len(data.indices) / args.batch_size)
@@ -233,7 +237,7 @@ def train_step(batch, learner: Learner, augmentation: BatchAugmentation, args: N
         with learner.train_model.no_sync() if accumulate else nullcontext():
             with learner.runtime.autocast():
                 logits = learner.train_model(image)
-            loss = learner.criterion(logits, mask)
+            loss = learner.criterion(logits.float(), mask)
             weight = len(mask) * world_size() / args.batch_size  # so that DDP's average is the batch's mean
             learner.scaler.scale(loss * weight).backward()
         results.append((loss.detach(), confusion(foreground(logits.detach()) >= 0, mask)))

@@ -4,9 +4,11 @@ import argparse
 import os
 import shlex
 import signal
+import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -77,6 +79,12 @@ def when_memory_runs_out(advice: str):
         raise ProcessError(f"the machine ran out of memory; {advice}") from None
 
 
+def quoted(*words) -> str:
+    """Join words, quoted for this system's shell."""
+    join = subprocess.list2cmdline if os.name == "nt" else shlex.join
+    return join(map(str, words))
+
+
 def command(script: str, *words, processes: int = 1) -> str:
     """Return a command that can be pasted into a shell."""
     launcher = "python"
@@ -84,13 +92,16 @@ def command(script: str, *words, processes: int = 1) -> str:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))
         machines = f" --nnodes {processes // local}" if local < processes else ""
         launcher = f"torchrun{machines} --nproc_per_node {local}"
-    return f"{launcher} {shlex.join(map(str, (script, *words)))}"
+    return f"{launcher} {quoted(script, *words)}"
 
 
 def note(text: str):
     """Print a note on stderr, from rank 0 only."""
     if os.environ.get("RANK", "0") == "0":
         print("note:", text, file=sys.stderr, flush=True)
+
+
+note_once = cache(note)
 
 
 def count_of(n: int, noun: str) -> str:

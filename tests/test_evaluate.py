@@ -1,5 +1,6 @@
 import json
 import re
+from argparse import Namespace
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 import losses
 from checkpoint import Checkpoint, save
 from scoring import THRESHOLDS, DiceMeter, best_threshold, confusion, dice_score, resolve_threshold
+from training.progress import explain_failures
 from utils import UserError
 
 
@@ -122,6 +124,18 @@ def test_threshold_chosen_needs_a_checkpoint_with_a_threshold():
     assert resolve_threshold(0.4, Checkpoint({}, "unet", {}), "a.pth") == 0.4
     with pytest.raises(UserError, match="--threshold chosen: a.pth"):
         resolve_threshold("chosen", Checkpoint({}, "unet", {}), "a.pth")
+
+
+def test_the_error_in_a_saved_run_ends_with_the_command_that_resumes_it(tmp_path):
+    def fail():
+        with explain_failures(Namespace(accumulation_steps=1), tmp_path / "a.last.pth"):
+            raise torch.OutOfMemoryError
+
+    with pytest.raises(UserError, match="smaller --image_size$"):
+        fail()
+    (tmp_path / "a.last.pth").touch()
+    with pytest.raises(UserError, match=f" 2 or .*: python src/train.py --resume {tmp_path}/a.last.pth$"):
+        fail()
 
 
 @pytest.mark.parametrize("name, flag", [("train", "--accumulation_steps 2"), ("evaluate", "--batch_size"),

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import error_of, labeled, load_folder, make_folder, read_scores, script
+from conftest import error_of, labeled, load_folder, make_folder, read_scores, read_table, script
 from PIL import Image
 
 from splits import SPLITS
@@ -106,6 +106,23 @@ def test_a_folder_goes_through_train_resume_evaluate_and_report(tmp_path):
     script("report", "--model", "saved_models/a.pth", cwd=tmp_path)
     out = script("evaluate", "--model", "saved_models/a.pth", "--split", "train", cwd=tmp_path).stdout
     assert f"{train} of {train} images" in out
+
+
+def test_lists_and_folds_of_training_are_used_after_the_folder_has_moved(tmp_path):
+    make_folder(tmp_path / "data", 20)
+    (tmp_path / "test.txt").write_text("3\n5\n8\n")
+    (tmp_path / "other.txt").write_text("1\n")
+    for name, flags in (("a", ("--fold", "2/4", "--test_list", "test.txt")), ("b", ("--test_list", "other.txt"))):
+        script("train", "--data_path", "data", *TINY, *flags, "--name", name, cwd=tmp_path)
+    (tmp_path / "data").rename(tmp_path / "moved")
+    (tmp_path / "other.txt").unlink()
+    flags = ("--data_path", "moved", "--output", "scores")
+    script("evaluate", "--model", "saved_models/a.pth", *flags, cwd=tmp_path)
+    assert [row["name"] for row in read_table(tmp_path / "scores.csv")] == ["3", "5", "8"]
+    out = script("evaluate", "--model", "saved_models/a.pth", "--split", "valid", *flags, cwd=tmp_path).stdout
+    assert "used for training" not in out
+    done = script("evaluate", "--model", "saved_models/b.pth", *flags, cwd=tmp_path)
+    assert "--test_list other.txt was not found" in done.stderr
 
 
 @pytest.mark.integration

@@ -4,6 +4,7 @@ import shlex
 from argparse import Namespace
 
 import pytest
+import torch
 from conftest import make_pets, script
 from processes import finish, launch, launch_pair
 
@@ -31,10 +32,14 @@ def test_the_name_of_a_killed_run_can_be_freed(tmp_path):
         choose_name(tmp_path, "a", "unet", None)
 
 
-def test_a_history_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
+def test_a_history_or_figure_that_cannot_be_written_does_not_end_the_run(tmp_path, capsys):
     (tmp_path / "a.csv").mkdir()
-    RunFiles(tmp_path, "a", Checkpoint({}, "unet", {})).write_history([{"epoch": 1}])
-    assert f"note: {tmp_path}/a.csv cannot be written" in capsys.readouterr().err
+    (tmp_path / "a.batch.png").mkdir()
+    files = RunFiles(tmp_path, "a", Checkpoint({}, "unet", {}))
+    files.write_history([{"epoch": 1}])
+    files.draw_batch(torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8))
+    noted = capsys.readouterr().err
+    assert all(f"note: {tmp_path}/a.{ending} cannot be written" in noted for ending in ("csv", "batch.png"))
 
 
 def test_two_runs_that_start_at_the_same_time_get_two_names(tmp_path):

@@ -103,6 +103,8 @@ def test_a_run_resumed_under_another_name_leaves_the_first_unchanged(tmp_path):
     assert before == contents(tmp_path / "saved_models")
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == {f"b{ending}" for ending in FILES}
     assert "--name b" in error_of(script("train", *flags, cwd=tmp_path, expect=2))
+    [earlier] = load(tmp_path / "elsewhere/b.pth").earlier
+    assert earlier["command"] == load(tmp_path / "saved_models/a.pth").command and earlier["epoch"] == 2
 
 
 def test_if_the_best_checkpoint_is_missing_the_best_is_chosen_among_new_epochs(tmp_path):

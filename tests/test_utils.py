@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from scoring import confusion, dice_score, jaccard_score, scores
-from utils import ProcessError, UserError, command, run, user_path, when_memory_runs_out
+from utils import ProcessError, UserError, command, quoted, run, user_path, when_memory_runs_out
 
 
 def counts(a, b):
@@ -71,6 +71,12 @@ def test_the_command_of_several_machines_has_the_processes_of_each(monkeypatch):
     assert command("a b.py", 1, processes=8) == "torchrun --nproc_per_node 8 'a b.py' 1"
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
     assert command("a.py", processes=16) == "torchrun --nnodes 2 --nproc_per_node 8 a.py"
+
+
+def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
+    assert quoted("a b", "{name}.png") == "'a b' '{name}.png'"
+    monkeypatch.setattr("utils.os.name", "nt")
+    assert quoted(r"C:\Users\Ann Lee\a.pth", "{name}.png") == r'"C:\Users\Ann Lee\a.pth" {name}.png'
 
 
 def test_an_unknown_home_folder_is_left_unexpanded(monkeypatch):

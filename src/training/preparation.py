@@ -82,8 +82,15 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
         intensity_range=list(intensities) if intensities else None,
         trained_on=list(dict.fromkeys(former + hashes(data.train, data.indices))),
         validated_on=hash_of_set(data.valid),
+        earlier=parts_before(checkpoint) if args.resume else [],
         **provenance(runtime.device),
     )
+
+
+def parts_before(checkpoint: Checkpoint) -> list[dict]:
+    """Return what was run before resuming from a checkpoint."""
+    last = {name: getattr(checkpoint, name) for name in ("command", "git", "versions", "epoch")}
+    return [*checkpoint.earlier, last]
 
 
 def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -> dict:

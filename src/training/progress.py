@@ -8,12 +8,14 @@ import time
 from argparse import Namespace
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 
 import torch
 from tqdm import tqdm
 
 from data import STOP_SIGNALS
+from files import CannotWrite
 from training.distributed import agree, gather, rank, world_size
 from training.run_files import RunFiles
 from training.schedule import size_at
@@ -205,16 +207,21 @@ def stop_on_signals():
 
 
 @contextmanager
-def explain_failures(args: Namespace):
-    """Turn lack of memory, and batches too small for batch norm, into a UserError."""
-    with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
-        try:
+def explain_failures(args: Namespace, last: Path):
+    """Turn lack of memory, and batches too small for batch norm, into a UserError. last: the run's saved state."""
+    try:
+        with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
             yield
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            advice = "use larger images or batches, or fewer --accumulation_steps"
-            raise UserError(f"--batch_size: batch norm gets only one value per channel; {advice}") from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        advice = "use larger images or batches, or fewer --accumulation_steps"
+        raise UserError(f"--batch_size: batch norm gets only one value per channel; {advice}") from None
+    except (ProcessError, CannotWrite) as error:
+        if last.exists():
+            resume = command("src/train.py", "--resume", last, processes=world_size())
+            error.args = (f"{error}; to continue from the last save: {resume}",)
+        raise
 
 
 @contextmanager

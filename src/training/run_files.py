@@ -17,6 +17,15 @@ PANELS = 4  # validation images in NAME.panels.png, the same every epoch
 DRAW_EVERY = 30  # seconds between figures; drawing takes as long as a short epoch
 
 
+@contextmanager
+def note_failures():
+    """Print a note about a file that cannot be written (on Windows also while Excel shows it) and can be made again."""
+    try:
+        yield
+    except CannotWrite as error:
+        note(str(error))
+
+
 class RunFiles:
     """A run's files in `folder`. template: the checkpoints' constant fields."""
 
@@ -45,13 +54,12 @@ class RunFiles:
         found.image_size, found.training = state.max_size, training
         save(found, self.path(ending))
 
+    @note_failures()
     def write_history(self, history: list[dict]):
         if rank() == 0 and history:
-            try:
-                write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
-            except CannotWrite as error:  # on Windows also while Excel shows it
-                note(f"{error}; the next epoch tries again")
+            write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
 
+    @note_failures()
     def draw_batch(self, images, masks):
         """Draw augmented training images (N, C, H, W) in [0, 1], and masks (N, 1, H, W)."""
         from reports.plots import plot_batch
@@ -60,6 +68,7 @@ class RunFiles:
             title = f"{self.name}, training images at full augmentation; red: foreground, blue: ignored"
             plot_batch(images, masks, title, self.path(".batch.png"))
 
+    @note_failures()
     def draw_epoch(self, state: TrainState, predictor: Predictor, dataset, last: bool):
         """Draw the history and validation images; unless `last`, at most every DRAW_EVERY seconds."""
         from reports.plots import panel_rows, plot_history, plot_panels
