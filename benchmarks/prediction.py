@@ -149,7 +149,7 @@ SLOW = ("autotuned",)
 def images_of(predictor, number):
     """Return synthetic images as Predictor.logits passes them to the network, float32 (N, C, S, S)."""
     images = [shapes.draw(np.random.default_rng(index), predictor.size, predictor.size)[0] for index in range(number)]
-    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)[:, : predictor.channels]
+    pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)[:, : len(predictor.mean)]
     return predictor.runtime.layout(to_float(pixels, predictor.mean, predictor.std))
 
 

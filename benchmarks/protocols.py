@@ -32,7 +32,7 @@ from predictor import Predictor, foreground, make_predictor, predictions, to_siz
 from reports.table import check_output, write_results
 from runtime import choose_runtime
 from scoring import add_threshold_flag, confusion, dice_score, jaccard_score, ratio, resolve_threshold
-from splits import BORDERS, SPLITS, SegmentationDataset
+from splits import BORDERS, SegmentationDataset
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
 TOLERANCE = 0.008  # fraction of the image's diagonal, as in DAVIS
@@ -244,7 +244,6 @@ def boundary_f(prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--model", type=user_path, nargs="+", required=True, help="checkpoints")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="split to score; default %(default)s")
     parser.add_argument("--output", type=user_path, help="write OUTPUT.json and OUTPUT.csv, with a row per protocol")
     add_threshold_flag(parser)
     add_data_flags(parser)

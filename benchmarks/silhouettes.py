@@ -22,7 +22,6 @@ from reports.plots import save_figure, show
 from reports.statistics import best_median_worst
 from runtime import choose_runtime
 from scoring import DiceMeter, dice_score, evaluate
-from splits import SPLITS
 from utils import Parser, run
 
 BACKGROUND, CORRECT = (232, 236, 240), (52, 73, 94)
@@ -101,7 +100,6 @@ def main() -> int:
 def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     parser.add_argument("--model", type=Path, required=True, help="checkpoint")
-    parser.add_argument("--split", choices=SPLITS, default="test", help="split to draw; default %(default)s")
     parser.add_argument("--output", type=Path, default=Path("silhouettes.png"), help="output file; default %(default)s")
     add_data_flags(parser)
     return parser

@@ -60,8 +60,8 @@ def draw_dataset(folder, images, width=500, height=375):
     names = [f"Drawn_{index}" for index in range(images + images // 10 + 1)]
     for index, name in enumerate(names):
         image, mask = shapes.draw(np.random.default_rng(index), height, width, count=6)
-        Image.fromarray(image).save(oxford_pet.image_path(folder, name), quality=90)
-        Image.fromarray(2 - mask).save(oxford_pet.trimap_path(folder, name))
+        Image.fromarray(image).save(folder / "images" / f"{name}.jpg", quality=90)
+        Image.fromarray(2 - mask).save(folder / "annotations/trimaps" / f"{name}.png")
     for split, part in (("trainval", names[:images]), ("test", names[images:])):
         (folder / "annotations" / f"{split}.txt").write_text("".join(f"{name} 1 1 1\n" for name in part))
 
@@ -120,8 +120,8 @@ class PlainPets(Dataset):
         return len(self.names)
 
     def __getitem__(self, index):
-        photo = Image.open(oxford_pet.image_path(self.data_path, self.names[index])).convert("RGB")
-        trimap = Image.open(oxford_pet.trimap_path(self.data_path, self.names[index]))
+        photo = Image.open(self.data_path / "images" / f"{self.names[index]}.jpg").convert("RGB")
+        trimap = Image.open(self.data_path / "annotations/trimaps" / f"{self.names[index]}.png")
         photo = photo.resize((self.size, self.size), Image.Resampling.BILINEAR)
         trimap = trimap.resize((self.size, self.size), Image.Resampling.NEAREST)
         image = torch.from_numpy(np.array(photo)).permute(2, 0, 1).float() / 255

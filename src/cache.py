@@ -7,7 +7,6 @@ import mmap
 import os
 import re
 import secrets
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,10 +19,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from cores import available_cores
+from cores import PixelBudget, available_cores
 from files import write_atomically
 from pairs import Pair
-from photos.budget import PixelBudget
 from photos.decode import ImageError, open_image
 from splits import SPLIT_NAMES, DataOptions, first_few
 from utils import UserError, count_of, note
@@ -242,7 +240,7 @@ def in_parallel(work: Callable, pairs: list[Pair], title: str):
     pool = ThreadPoolExecutor(available_cores())  # Pillow decodes without holding the GIL
     try:
         results = pool.map(within_budget, range(len(pairs)))
-        yield from tqdm(results, title, len(pairs), unit="file", disable=not sys.stderr.isatty())
+        yield from tqdm(results, title, len(pairs), unit="file", disable=None)  # None: if no terminal
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt
 

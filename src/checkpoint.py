@@ -18,7 +18,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from data import DATASETS
 from files import write_atomically
-from models import MODELS, build_model, options_of
+from models import MODELS, build_model
 from runtime import Runtime
 from splits import BORDERS
 from training.distributed import world_size
@@ -109,9 +109,10 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
             raise UserError(f"{flag} {path} was not written by src/train.py{hint}")
         weights = unwrap(values)
         try:
-            options = options_of(model_type, weights)
-        except ValueError as error:
-            raise UserError(f"{path} does not fit {type_flag} {model_type}: {error}") from None
+            options = MODELS[model_type][0].options_of(weights)
+        except (LookupError, AttributeError, ValueError) as error:
+            reason = f"tensors are missing or of another shape: {error}"
+            raise UserError(f"{path} does not fit {type_flag} {model_type} ({reason})") from None
         half = [0.5] * options["in_channels"]
         return Checkpoint(weights, model_type, options, mean=half, std=half)
     if "settings" in values:  # `args` in earlier versions

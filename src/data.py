@@ -107,10 +107,8 @@ class TrainingData:
             if present and options.dataset != "pets":
                 break  # all images are used
         if not present:
-            raise UserError(
-                f"no training image in {options.path} has any foreground at {options.image_size} pixels; "
-                "check the masks, or use a larger --image_size"
-            )
+            where = f"{options.path} has any foreground at {options.image_size} pixels"
+            raise UserError(f"no training image in {where}; check the masks, or use a larger --image_size")
         if options.dataset == "pets":
             self.indices = present
 
@@ -127,10 +125,9 @@ class TrainingData:
             lines = module_of("folder").describe(self.options)
         shared = set(self.train.names) & set(self.valid.names)
         if shared:
-            lines.append(
-                f"note: {len(shared)} of {len(self.valid.names)} validation images (e.g. {min(shared)}) are also in the"
-                " training set, so validation Dice overestimates performance on new images"
-            )
+            images = f"{len(shared)} of {len(self.valid.names)} validation images (e.g. {min(shared)})"
+            risk = "validation Dice overestimates performance on new images"
+            lines.append(f"note: {images} are also in the training set, so {risk}")
         return lines
 
     @staticmethod
@@ -159,16 +156,11 @@ def make_loader(dataset, workers, device, **batches) -> DataLoader:
         dataset,
         num_workers=0 if on_device else workers,
         pin_memory=device.type == "cuda" and not on_device,
-        collate_fn=identity,
+        collate_fn=dict,  # the dataset has already made the batch, a dict
         generator=torch.Generator(),
         worker_init_fn=ignore_stop_signals,
         **batches,
     )
-
-
-def identity(batch):
-    """Return the batch unchanged: the dataset has already collated it."""
-    return batch
 
 
 def ignore_stop_signals(worker):

@@ -19,32 +19,25 @@ from pathlib import Path
 from checkpoint import load
 from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
-from leakage import scores_apart
 from predictor import make_predictor
 from reports.table import check_output, describe, print_table, write_results
 from runtime import choose_runtime
 from scoring import DiceMeter, add_threshold_flag, dice_score, evaluate, jaccard_score, resolve_threshold
-from splits import SPLITS
 from training.distributed import destroy_processes, init_processes, rank, rank_zero_first
 from utils import Parser, UserError, count_of, note, run, user_path, when_memory_runs_out
 
 PROVENANCE = ("command", "earlier", "args", "git", "versions", "device", "epoch", "seconds")  # in OUTPUT.json
 
 
-def get_args_parser():
+def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
-    add("--split", choices=SPLITS, default="test", help="split to score; default %(default)s")
     add("--original_size", action="store_true", help="score at original size")
     add_threshold_flag(parser)
     add("--output", type=user_path, help="write OUTPUT.json, and OUTPUT.csv with a row per model and image")
     add_data_flags(parser)
-    return parser
-
-
-def main():
-    args = get_args_parser().parse_args()
+    args = parser.parse_args()
     paths = find_checkpoints(args.model)
     checkpoints = [load(path, args.model_type) for path in paths]
     if args.output:
@@ -97,7 +90,6 @@ def score_checkpoint(path, checkpoint, dataset, used, args, runtime):
         "seconds": round(seconds, 2),
         "provenance": {name: getattr(checkpoint, name) for name in PROVENANCE},
         "scored_at": used,
-        **scores_apart(checkpoint, dataset, dices),
     }
     if chosen:
         result["threshold"] = chosen

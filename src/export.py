@@ -13,6 +13,7 @@ too much from the checkpoint's is not written (onnx: unchecked without onnxrunti
 if __name__ == "__main__":
     import startup  # noqa: F401  # before torch is imported
 
+import logging
 import tempfile
 import warnings
 from dataclasses import replace
@@ -88,6 +89,7 @@ def export(checkpoint, path, kind, source="the checkpoint"):
             weights = {name: value.half() if value.ndim > 1 else value for name, value in checkpoint.model.items()}
             save(replace(checkpoint, model=weights, training=None), made)
         else:
+            logging.getLogger("torch._subclasses").setLevel(logging.CRITICAL)  # it prints the traceback of an error
             dynamic = torch.export.Dim.DYNAMIC
             shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
             try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from checkpoint import Checkpoint, add_model_type_flag
 from data import choose_dataset
 from runtime import add_runtime_flags
-from splits import BORDERS, DataOptions, add_dataset_flags
+from splits import BORDERS, SPLITS, DataOptions, add_dataset_flags
 from utils import UserError, image_side, note_once, positive_int, worker_count
 
 MASK_FLAGS = ("foreground", "ignore", "mask_pattern")
@@ -48,8 +48,9 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     return DataOptions(dataset, path, size, in_channels=checkpoint.options["in_channels"], **options)
 
 
-def add_data_flags(parser, batch_size: int = 32, precision: str = "float32"):
+def add_data_flags(parser, split: str = "test", batch_size: int = 32, precision: str = "float32"):
     add = parser.add_argument
+    add("--split", choices=SPLITS, default=split, help="split of the dataset; default %(default)s")
     add_dataset_flags(add, "the checkpoint's")
     add("--border", choices=BORDERS, help="treatment of trimap borders; default: the checkpoint's")
     add("--limit", type=positive_int, help="use the first LIMIT images")

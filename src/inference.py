@@ -14,14 +14,14 @@ if __name__ == "__main__":
 from data import eval_loader, load_split
 from files import make_folder, write_csv
 from flags import add_data_flags, options_of_data
-from leakage import scores_apart
 from photos.outputs import mask_of, run_lengths, save_image
 from predictor import foreground, load_predictor, predictions, to_size
-from reports.plots import example_rows, plot_panels
+from reports.plots import panel_rows, plot_panels
+from reports.statistics import best_median_worst
 from reports.table import describe, print_table
 from runtime import choose_runtime
 from scoring import DiceMeter, add_threshold_flag, dice_score, resolve_threshold
-from splits import SPLIT_NAMES, SPLITS
+from splits import SPLIT_NAMES
 from training.distributed import all_gather, destroy_processes, init_processes, rank, rank_zero_first
 from utils import Parser, UserError, count_of, run, user_path, when_memory_runs_out
 
@@ -50,30 +50,28 @@ def predict_split(predictor, args):
     if rank() > 0:
         return
     dice = dice_score(counts)
-    row = describe(predictor, dataset, args, counts) | scores_apart(predictor.checkpoint, dataset, dice)
+    row = describe(predictor, dataset, args, counts)
     print_table([{"model": str(args.model), "scored_at": threshold, **row}])
     at_threshold = "" if threshold == 0.5 else f" at threshold {threshold:.3g}"
     title = f"{args.model.name} on the {SPLIT_NAMES[args.split]} split{at_threshold}"
-    plot_panels(example_rows(predictor, dataset, dice, threshold), title, args.output / "panels.png")
+    notes, indices = zip(*best_median_worst(dice), strict=True)
+    rows = panel_rows(predictor, dataset, indices, threshold)
+    rows = [{**row, "note": note} for row, note in zip(rows, notes, strict=True)]
+    plot_panels(rows, title, args.output / "panels.png")
     if args.rle:
         write_csv(args.rle, ["image_id", "encoded_mask"], [(name, runs[name]) for name in dataset.names])
     print(f"wrote {count_of(len(dataset), 'mask')}{at_threshold} and panels.png to {args.output}")
 
 
-def get_args_parser():
+def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, required=True, help="checkpoint")
-    add("--split", choices=SPLITS, default="test", help="split; default %(default)s")
     add("--output", type=user_path, default="predictions", help="output folder; default %(default)s")
     add_threshold_flag(parser)
     add("--rle", type=user_path, help="CSV file for image_id,encoded_mask (column-major, 1-based RLE pairs)")
     add_data_flags(parser, batch_size=8, precision="auto")
-    return parser
-
-
-def main():
-    args = get_args_parser().parse_args()
+    args = parser.parse_args()
     runtime = init_processes(choose_runtime(args.device, args.precision))
     predictor = load_predictor(args.model, runtime, args.model_type, args.tta)
     make_folder(args.output, "--output")

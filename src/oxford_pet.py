@@ -46,14 +46,15 @@ def part_of(data_path: Path, name: str) -> Path:
 def load_dataset(options: DataOptions, split: str) -> PackedDataset:
     """Load a split. Raises UserError that names the missing or broken files."""
     path = options.folder
+    images, trimaps = part_of(path, "images"), part_of(path, "annotations") / "trimaps"
 
     def find(text):  # NAME or .../images/NAME
         name = text.rpartition("images/")[2]
-        return name if "/" not in name and image_path(path, name).is_file() else None
+        return name if "/" not in name and (images / f"{name}.jpg").is_file() else None
 
     names = names_of_split(options, split, lambda part, lists: split_names(path, part), find)
     names = names[: options.limit]
-    pairs = [Pair(name, image_path(path, name), trimap_path(path, name)) for name in names]
+    pairs = [Pair(name, images / f"{name}.jpg", trimaps / f"{name}.png") for name in names]
     read = partial(read_pair, read_label=read_trimap, root=path)
     packed = pack(pairs, read, split, options)
     mask_of = partial(trimap_to_mask, border=options.border)
@@ -85,14 +86,6 @@ def has_layout(data_path: Path) -> bool:
     """Check whether a folder contains the dataset."""
     annotations = part_of(data_path, "annotations")
     return any((annotations / name).exists() for name in ("trimaps", "trainval.txt", "test.txt"))
-
-
-def image_path(data_path: Path, name: str) -> Path:
-    return part_of(data_path, "images") / f"{name}.jpg"
-
-
-def trimap_path(data_path: Path, name: str) -> Path:
-    return part_of(data_path, "annotations") / "trimaps" / f"{name}.png"
 
 
 def read_trimap(path: Path, page: int = 0) -> Image.Image:

@@ -96,7 +96,7 @@ def predict_files(args):
         todo = [job for job in jobs if job.path in wanted]
     pipeline = Pipeline(predictor, style, args.batch_size, args.tile, with_runs=bool(args.rle))
     written, empty, problems = 0, [], {}
-    bar = tqdm(total=len(todo), unit="image", disable=not sys.stderr.isatty())
+    bar = tqdm(total=len(todo), unit="image", disable=None)  # None: if no terminal
     began = time.perf_counter()
 
     def add(result: Result):
@@ -186,7 +186,25 @@ def predict_stream(args):
         sys.stdout.buffer.flush()
 
 
-def get_args_parser():
+def check_flags(args):
+    """Raise UserError for flags that cannot be combined."""
+    wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
+    if wrong and "cutout" not in args.save:
+        raise UserError(f"{', '.join(wrong)} cannot be used without cutouts; add cutout to --save")
+    wrong = [f"--{flag}" for flag in FOR_FILES if getattr(args, flag)]
+    if "-" in args.images and (wrong or len(args.images) > 1 or len(args.save) > 1):
+        rest = f"; omit {', '.join(wrong)}" if wrong else ""
+        raise UserError(f"- (stdin and stdout) takes one image and one kind of --save{rest}")
+    for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
+        if path and is_image_name(path):
+            raise UserError(f"{flag} {path} is not a CSV file; choose a .csv file")
+    is_photo = KINDS[args.save[0]] == ".jpg" or args.background
+    endings = [".jpeg", ".jpg", ".png"] if is_photo else [".png"]
+    if is_image_name(args.output) and args.output.suffix.lower() not in endings:
+        raise UserError(f"--output {args.output} must end in {' or '.join(endings)} for --save {args.save[0]}")
+
+
+def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("images", nargs="+", metavar="IMAGE", help="files, folders or globs; - reads from stdin and writes to stdout")
@@ -208,29 +226,7 @@ def get_args_parser():
     add("--csv", type=user_path, help="CSV file for image sizes, foreground fractions and bounding boxes")
     add("--rle", type=user_path, help="CSV file for image_id,encoded_mask (column-major, 1-based RLE pairs)")
     add_predictor_flags(parser)
-    return parser
-
-
-def check_flags(args):
-    """Raise UserError for flags that cannot be combined."""
-    wrong = [f"--{flag}" for flag in FOR_CUTOUTS if getattr(args, flag)]
-    if wrong and "cutout" not in args.save:
-        raise UserError(f"{', '.join(wrong)} cannot be used without cutouts; add cutout to --save")
-    wrong = [f"--{flag}" for flag in FOR_FILES if getattr(args, flag)]
-    if "-" in args.images and (wrong or len(args.images) > 1 or len(args.save) > 1):
-        rest = f"; omit {', '.join(wrong)}" if wrong else ""
-        raise UserError(f"- (stdin and stdout) takes one image and one kind of --save{rest}")
-    for flag, path in (("--csv", args.csv), ("--rle", args.rle)):
-        if path and is_image_name(path):
-            raise UserError(f"{flag} {path} is not a CSV file; choose a .csv file")
-    is_photo = KINDS[args.save[0]] == ".jpg" or args.background
-    endings = [".jpeg", ".jpg", ".png"] if is_photo else [".png"]
-    if is_image_name(args.output) and args.output.suffix.lower() not in endings:
-        raise UserError(f"--output {args.output} must end in {' or '.join(endings)} for --save {args.save[0]}")
-
-
-def main():
-    args = get_args_parser().parse_args()
+    args = parser.parse_args()
     check_flags(args)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
         signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))

@@ -1,6 +1,5 @@
 """Prediction with a checkpoint's network."""
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from augment import to_float
 from checkpoint import Checkpoint, load, restore_model
-from runtime import Runtime
+from runtime import Runtime, copy_to
 from training.distributed import rank
 
 
@@ -34,15 +33,10 @@ class Predictor:
     tta: bool = False
     checkpoint: Checkpoint | None = None
 
-    @property
-    def channels(self) -> int:
-        """Input channels: 3 for RGB, 1 for gray."""
-        return len(self.mean)
-
     @torch.inference_mode()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Predict float32 logits (N, K, H, W) on the runtime's device from uint8 (N, C, H, W) on any device."""
-        images = self.runtime.layout(to_float(self.runtime.move(pixels), self.mean, self.std))
+        images = self.runtime.layout(to_float(copy_to(pixels, self.runtime.device), self.mean, self.std))
         with self.runtime.autocast():
             logits = self.network(images).float()
             if self.tta:
@@ -74,9 +68,8 @@ def make_predictor(checkpoint: Checkpoint, path, runtime: Runtime, tta: bool = F
 def predictions(predictor: Predictor, loader: DataLoader, title: str) -> Iterator[tuple[dict, torch.Tensor]]:
     """Yield each batch, with its mask on the runtime's device, and its logits (N, K, H, W)."""
     predictor.network.eval()
-    silent = rank() > 0 or not sys.stderr.isatty()
-    for batch in tqdm(loader, title, unit="batch", leave=False, disable=silent):
-        yield {**batch, "mask": predictor.runtime.move(batch["mask"])}, predictor.logits(batch["image"])
+    for batch in tqdm(loader, title, unit="batch", leave=False, disable=rank() > 0 or None):  # None: if no terminal
+        yield {**batch, "mask": copy_to(batch["mask"], predictor.runtime.device)}, predictor.logits(batch["image"])
 
 
 def foreground(logits: torch.Tensor) -> torch.Tensor:

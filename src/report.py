@@ -24,14 +24,14 @@ from data import eval_loader, load_split
 from evaluate import find_checkpoints
 from files import make_folder, write_atomically
 from flags import add_data_flags, options_of_data
-from leakage import scores_apart, warning
 from predictor import make_predictor
 from reports import charts, statistics
 from reports.plots import panel_rows, save_figure
 from reports.statistics import Result
+from reports.table import scores_apart, warning
 from runtime import choose_runtime
 from scoring import THRESHOLDS
-from splits import SPLIT_NAMES, SPLITS
+from splits import SPLIT_NAMES
 from training.schedule import at_largest_size
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
@@ -173,9 +173,8 @@ def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
-    add("--split", choices=SPLITS, default="valid", help="split to score; default %(default)s")
     add("--output", type=user_path, default="report", help="output folder; default %(default)s")
-    add_data_flags(parser)
+    add_data_flags(parser, split="valid")
     return parser
 
 

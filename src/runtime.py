@@ -52,10 +52,6 @@ class Runtime:
     def to_device(self, network: torch.nn.Module) -> torch.nn.Module:
         return network.to(device=self.device, memory_format=self.memory_format)  # type: ignore[call-overload]
 
-    def move(self, batch: torch.Tensor) -> torch.Tensor:
-        """Move a batch to the device, without waiting if its memory is pinned."""
-        return copy_to(batch, self.device)
-
     def layout(self, images: torch.Tensor) -> torch.Tensor:
         """Put images (N, C, H, W) into the memory layout."""
         return images.contiguous(memory_format=self.memory_format)

@@ -6,7 +6,7 @@ noise is added, and the result is scaled to the full range. The mask is the unio
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from splits import SPLITS, DataOptions, names_of_split
 
@@ -50,9 +50,7 @@ class Shapes(Dataset):
 
     def __getitem__(self, index):
         if isinstance(index, list):
-            items = [self[i] for i in index]
-            batch = {key: torch.stack([item[key] for item in items]) for key in ("image", "mask")}
-            return {**batch, "name": [item["name"] for item in items]}
+            return default_collate([self[i] for i in index])
         name = self.names[index]
         split, _, number = name.partition("_")
         rng = np.random.default_rng([self.seed, SPLITS.index(split), int(number)])

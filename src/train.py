@@ -73,10 +73,8 @@ class Learner:
         return self.ema.module if self.ema else self.model
 
     def state_dict(self) -> dict:
-        names = ["model", "optimizer", "scheduler", "scaler"]
-        if self.ema:
-            names.insert(1, "ema")
-        kept = {name: getattr(self, name).state_dict() for name in names}
+        parts = {name: getattr(self, name) for name in ("model", "ema", "optimizer", "scheduler", "scaler")}
+        kept = {name: part.state_dict() for name, part in parts.items() if part is not None}
         kept["scheduler"].pop("lr_lambdas", None)  # rebuilt from the arguments
         return kept
 

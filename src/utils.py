@@ -49,10 +49,6 @@ def checked(kind: Callable, fits: Callable, wanted: str) -> Callable:
 
 
 positive_int = checked(int, lambda n: n >= 1, "a whole number of at least 1")
-non_negative_int = checked(int, lambda n: n >= 0, "a whole number of at least 0")
-non_negative_float = checked(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
-fraction = checked(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
-seed = checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
 worker_count = checked(int, lambda n: 0 <= n <= 1024, "a whole number from 0 to 1,024")
 image_side = checked(int, lambda n: 1 <= n <= LARGEST_SIDE, f"a whole number from 1 to {LARGEST_SIDE:,}")
 

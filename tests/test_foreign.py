@@ -111,7 +111,8 @@ def test_an_added_network_and_loss_work_with_every_command(network, tmp_path, mo
     torch.testing.assert_close(predictor.logits(pixels).clone(), expected, atol=1e-4, rtol=1e-4)
     assert all(not value.is_meta for value in restore_model(checkpoint, path).buffers())
 
-    script("evaluate", "--model", path, "--split", "valid", "--output", "scores", cwd=tmp_path)
+    flags = ("--split", "valid", "--output", "scores", "--precision", "bfloat16")
+    script("evaluate", "--model", path, *flags, cwd=tmp_path)
     assert read_scores(tmp_path)["dice"] == pytest.approx(checkpoint.scores["valid"]["dice"], abs=1e-6)
     script("inference", "--model", path, "--output", "masks", cwd=tmp_path)
     assert len([*(tmp_path / "masks").glob("Drawn_*.png")]) == 3

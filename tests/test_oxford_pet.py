@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torch.utils.data import DataLoader
 
 from cache import PackedDataset
-from data import choose_dataset, eval_loader, identity
+from data import choose_dataset, eval_loader
 from oxford_pet import read_trimap, split_names
 from pairs import Pair, read_pair
 from splits import SPLITS
@@ -167,7 +167,7 @@ def test_spawned_workers_map_the_packed_file_instead_of_copying_it(pets):
     copy = pickle.loads(pickle.dumps(dataset))
     assert isinstance(copy.packed, np.memmap) and torch.equal(copy[3]["image"], dataset[3]["image"])
     loader = DataLoader(
-        dataset, batch_size=5, num_workers=1, multiprocessing_context="spawn", collate_fn=identity, shuffle=False
+        dataset, batch_size=5, num_workers=1, multiprocessing_context="spawn", collate_fn=dict, shuffle=False
     )
     for batch, first in zip(loader, range(0, 18, 5), strict=True):
         expected = dataset[list(range(first, min(first + 5, 18)))]

@@ -8,6 +8,7 @@ from PIL import Image
 
 from predictor import load_predictor
 from reports import plots
+from reports.statistics import best_median_worst
 from runtime import Runtime
 
 
@@ -42,10 +43,11 @@ def test_the_title_shows_the_best_epoch_at_the_largest_image_size(figures):
 def test_examples_are_the_best_median_and_worst_images(tmp_path):
     predictor = load_predictor(make_checkpoint(tmp_path / "a.pth"), Runtime())
     dataset = load_shapes("valid", 32, limit=9)
-    rows = plots.example_rows(predictor, dataset, torch.arange(9) / 10)
+    examples = best_median_worst(torch.arange(9) / 10)
     expected = {"best": (8, 7, 6), "median": (3, 4, 5), "worst": (0, 1, 2)}
-    pairs = [(note, dataset.names[index]) for note, indices in expected.items() for index in indices]
-    assert [(row["note"], row["name"]) for row in rows] == pairs
+    assert examples == [(note, index) for note, indices in expected.items() for index in indices]
+    rows = plots.panel_rows(predictor, dataset, [index for _, index in examples])
+    assert [row["name"] for row in rows] == [dataset.names[index] for _, index in examples]
     assert rows[0]["probability"].shape == rows[0]["mask"].shape == (32, 32)
 
 

@@ -18,8 +18,8 @@ from conftest import ROOT, encoded, error_of, make_checkpoint, read_table, scrip
 from conftest import random_photo as photo
 from PIL import Image
 
+from cores import PixelBudget
 from files import CannotWrite
-from photos.budget import PixelBudget
 from photos.decode import ImageError
 from photos.inputs import find_images, plan
 from photos.outputs import KINDS, Style, cut_out, mask_of, overlay, render, run_lengths

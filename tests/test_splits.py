@@ -20,9 +20,9 @@ from conftest import (
 )
 
 from checkpoint import load
-from data import TrainingData, load_split
-from leakage import hashes, scores_apart, warning
+from data import TrainingData, hashes, load_split
 from oxford_pet import split_names
+from reports.table import scores_apart, warning
 from splits import SPLITS, DataOptions, read_list
 from utils import UserError
 

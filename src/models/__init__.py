@@ -34,11 +34,3 @@ def build_model(name: str, in_channels: int = 3, out_channels: int = 1, **option
     if unknown:
         raise ValueError(f"{name} has no option {min(unknown)!r}; it has {', '.join(allowed)}")
     return network(in_channels, out_channels, **(preset | options))
-
-
-def options_of(name: str, weights: dict) -> dict:
-    """Return `build_model`'s options for a state_dict. Raises ValueError."""
-    try:
-        return MODELS[name][0].options_of(weights)
-    except (KeyError, AttributeError, IndexError, ValueError) as error:
-        raise ValueError(f"it is not a state_dict of {name} (missing or of another shape: {error})") from None

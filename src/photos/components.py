@@ -43,7 +43,5 @@ def fill_holes(mask, pixels):
 
 def attached(mask, core):
     """Keep the components that contain pixels of `core`, bool (H, W)."""
-    labels, areas = label(mask)
-    holds = np.bincount(labels.ravel(), weights=core.numpy().ravel(), minlength=len(areas)) > 0
-    holds[0] = False
-    return torch.from_numpy(holds[labels])
+    kept = scipy.ndimage.binary_propagation((mask & core).numpy(), np.ones((3, 3)), mask.numpy())
+    return torch.from_numpy(kept)

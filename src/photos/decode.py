@@ -62,10 +62,8 @@ def image_errors():
 def open_image(file):
     """Open the image in a file. Raises ImageError, also for errors in the block."""
     is_path = isinstance(file, (str, os.PathLike))
-    if is_path and not os.path.exists(file):
-        raise ImageError("is missing")
     if is_path and not os.path.isfile(file):
-        raise ImageError("is not a regular file")
+        raise ImageError("is not a regular file" if os.path.exists(file) else "is missing")
     with image_errors(), open(file, "rb") if is_path else nullcontext(file) as stream:
         yield identify(stream)
 

@@ -13,9 +13,8 @@ from itertools import islice
 import numpy as np
 import torch
 
-from cores import available_cores, memory_limit
+from cores import PixelBudget, available_cores, memory_limit
 from files import CannotWrite
-from photos.budget import PixelBudget
 from photos.components import drop_small
 from photos.decode import ImageError, open_image, reason_of
 from photos.inputs import Job

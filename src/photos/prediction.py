@@ -94,7 +94,7 @@ def read_any(model: Predictor, image, keep_alpha: bool = False) -> Image.Image:
 def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
     """Convert a PIL image to the network's input, uint8 (C, S, S)."""
     side = model.size
-    photo = on_white(photo).convert("L" if model.channels == 1 else "RGB")
+    photo = on_white(photo).convert("L" if len(model.mean) == 1 else "RGB")
     pixels = np.array(photo.resize((side, side), Image.Resampling.BILINEAR))
     return torch.from_numpy(pixels.reshape(side, side, -1)).permute(2, 0, 1)
 

@@ -21,8 +21,6 @@ def chart(title: str, x: str, y: str, size: tuple[float, float] = (8, 4.2)):
 
 def curves(results: Sequence[Result], histories: dict[str, list[dict]]):
     """Plot validation Dice and losses by epoch. histories: rows of NAME.csv by label."""
-    from matplotlib.ticker import MaxNLocator
-
     figure, [[dices, losses]] = subplots(1, 2, (10, 4.2))
     lines = ((dices, "valid_dice", "-"), (losses, "train_loss", "--"), (losses, "valid_loss", "-"))
     for index, result in enumerate(results):
@@ -37,7 +35,7 @@ def curves(results: Sequence[Result], histories: dict[str, list[dict]]):
     for axis in (dices, losses):
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.locator_params(axis="x", integer=True)
     return figure
 
 

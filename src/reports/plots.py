@@ -13,7 +13,6 @@ from torch.utils.data import Dataset
 
 from files import write_atomically
 from predictor import Predictor, foreground
-from reports.statistics import best_median_worst
 from scoring import confusion, dice_score
 from training.schedule import at_largest_size
 
@@ -77,8 +76,6 @@ def shorten(name: str) -> str:
 
 def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0):
     """Plot the rows of NAME.csv. best_from: index of the first row that may be best."""
-    from matplotlib.ticker import MaxNLocator
-
     figure, [[losses, dices, rates]] = subplots(1, 3, (13, 3.8))
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) < 30 else None
@@ -102,7 +99,7 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
             larger.append(row["epoch"])
     for axis in (losses, dices, rates):
         axis.set_xlabel("epoch")
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.locator_params(axis="x", integer=True)
         axis.grid(alpha=0.3)
         for epoch in larger:
             axis.axvline(epoch - 0.5, color="black", linestyle=":", linewidth=0.8)
@@ -142,15 +139,6 @@ def panel_rows(predictor: Predictor, dataset: Dataset, indices, threshold: float
     keys = ("name", "image", "mask", "probability", "predicted", "dice")
     columns = (batch["name"], images, masks[:, 0], logits[:, 0].sigmoid(), predicted[:, 0], dices)
     return [dict(zip(keys, row, strict=True)) for row in zip(*columns, strict=True)]
-
-
-def example_rows(predictor: Predictor, dataset: Dataset, dices, threshold: float = 0.5) -> list[dict]:
-    """Return rows for `plot_panels` of the best, median and worst predictions. dices: (N,), on the CPU."""
-    groups, indices = zip(*best_median_worst(dices), strict=True)
-    rows = panel_rows(predictor, dataset, indices, threshold)
-    for row, group in zip(rows, groups, strict=True):
-        row["note"] = group
-    return rows
 
 
 def plot_panels(rows: list[dict], title: str, path: Path):

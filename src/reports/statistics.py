@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 
 import numpy as np
+import scipy  # loads scipy.stats lazily
 import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
@@ -64,21 +65,17 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:
     """Return the 95% interval of the mean by the percentile bootstrap (Efron, 1979)."""
-    from scipy.stats import bootstrap
-
     if np.ptp(values) == 0:  # one image, or all equal
         return float(values[0]), float(values[0])
-    low, high = bootstrap((values,), np.mean, method="percentile", **RESAMPLING).confidence_interval
+    low, high = scipy.stats.bootstrap((values,), np.mean, method="percentile", **RESAMPLING).confidence_interval
     return float(low), float(high)
 
 
 def paired_test(difference: np.ndarray) -> float:
     """Return the p-value of the two-sided sign-flip permutation test for a mean of 0."""
-    from scipy.stats import permutation_test
-
     if not difference.any() or len(difference) < 2:
         return 1.0
-    return float(permutation_test((difference,), np.mean, permutation_type="samples", **RESAMPLING).pvalue)
+    return float(scipy.stats.permutation_test((difference,), np.mean, permutation_type="samples", **RESAMPLING).pvalue)
 
 
 def compare(first: Result, second: Result) -> dict:

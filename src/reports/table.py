@@ -3,10 +3,11 @@
 import json
 import os
 
-from data import hash_of_set
+import torch
+
+from data import hash_of_set, hashes
 from files import make_folder, write_atomically, write_csv
 from flags import options_of_data
-from leakage import warning
 from scoring import dice_score, scores
 from splits import SPLIT_NAMES
 from utils import UserError, count_of
@@ -29,7 +30,35 @@ def describe(predictor, dataset, args, counts) -> dict:
         **scores(counts),
         "empty_masks": int(empty.sum()),
         "dice_without_empty": None if empty.all() else dice_score(counts[~empty]).mean().item(),
+        **scores_apart(predictor.checkpoint, dataset, dice_score(counts)),
     }
+
+
+def scores_apart(checkpoint, dataset, dices: torch.Tensor) -> dict:
+    """Compare the images that the checkpoint was trained on with the others. dices: (N,).
+
+    Images are recognized by the hash of their name, in your own folders also of the file size. Returns `trained_on`
+    (a count), `dice_trained_on` and `dice_new` (None for no images); {} if unknown.
+    """
+    if checkpoint.trained_on is None:
+        return {}
+    trained = set(checkpoint.trained_on)
+    seen = torch.tensor([key in trained for key in hashes(dataset)], dtype=torch.bool)
+    result: dict = {"trained_on": int(seen.sum())}
+    for name, chosen in (("dice_trained_on", seen), ("dice_new", ~seen)):
+        result[name] = dices[chosen].mean().item() if chosen.any() else None
+    return result
+
+
+def warning(result: dict) -> str:
+    """Return a note on how many scored images were used for training, or "" if none."""
+    if not result.get("trained_on"):
+        return ""
+    text = f"{result['trained_on']:,} of {result['images']:,} images were used for training"
+    if result["dice_new"] is None:
+        return f"{text}, so Dice overestimates performance on new images"
+    seen, new = result["dice_trained_on"], result["dice_new"]
+    return f"{text}: Dice {seen:.4f} on these, {new:.4f} on the others"
 
 
 def print_table(rows: list[dict]):

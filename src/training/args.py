@@ -15,22 +15,13 @@ from runtime import add_runtime_flags
 from splits import BORDERS, DataOptions, add_dataset_flags
 from training.distributed import world_size
 from training.schedule import SCHEDULES
-from utils import (
-    Parser,
-    UserError,
-    checked,
-    fraction,
-    image_side,
-    non_negative_float,
-    non_negative_int,
-    note,
-    positive_int,
-    seed,
-    user_path,
-    worker_count,
-)
+from utils import Parser, UserError, checked, image_side, note, positive_int, user_path, worker_count
 
 hours = checked(float, lambda x: 0 < x <= 10_000, "a number above 0 and at most 10,000")
+non_negative_int = checked(int, lambda n: n >= 0, "a whole number of at least 0")
+non_negative_float = checked(float, lambda x: 0 <= x < float("inf"), "a number of at least 0")
+fraction = checked(float, lambda x: 0 <= x < 1, "a number of at least 0 and below 1")
+seed = checked(int, lambda n: 0 <= n < 2**63, "a whole number from 0 to 2^63 - 1")
 file_name = checked(str, lambda text: Path(text).name == text != "", "a file name without a folder")
 DATASET_DEFAULTS = {
     "pets": {"image_size": 256, "start_size": 64, "epochs": 40, "batch_size": 16},

@@ -8,7 +8,7 @@ import torch
 
 from augment import AUGMENTS, Strength, augment, random_params, to_float
 from data import train_loader
-from runtime import Runtime
+from runtime import Runtime, copy_to
 from training.distributed import rank, shard, world_size
 
 
@@ -29,7 +29,7 @@ class BatchAugmentation:
         generator = torch.Generator().manual_seed(seed_of(self.args.seed, step))
         mine = shard(n, rank(), world_size())
         params = {name: values[mine][rows] for name, values in random_params(n, generator).items()}
-        image, mask = (self.runtime.move(batch[name][rows]) for name in ("image", "mask"))
+        image, mask = (copy_to(batch[name][rows], self.runtime.device) for name in ("image", "mask"))
         if strength is None:
             strength = self.strength.after(step * n / self.images)
         with torch.autocast(self.runtime.device.type, enabled=False):

@@ -67,6 +67,10 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
     """Return a checkpoint with the run's constant fields. checkpoint: the run's start, if any."""
     former = checkpoint.trained_on or [] if checkpoint else []
     intensities = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
+    earlier = []
+    if args.resume:
+        last = {name: getattr(checkpoint, name) for name in ("command", "git", "versions", "epoch")}
+        earlier = [*checkpoint.earlier, last]
     return Checkpoint(
         model={},
         name=args.model,
@@ -82,15 +86,9 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
         intensity_range=list(intensities) if intensities else None,
         trained_on=list(dict.fromkeys(former + hashes(data.train, data.indices))),
         validated_on=hash_of_set(data.valid),
-        earlier=parts_before(checkpoint) if args.resume else [],
+        earlier=earlier,
         **provenance(runtime.device),
     )
-
-
-def parts_before(checkpoint: Checkpoint) -> list[dict]:
-    """Return what was run before resuming from a checkpoint."""
-    last = {name: getattr(checkpoint, name) for name in ("command", "git", "versions", "epoch")}
-    return [*checkpoint.earlier, last]
 
 
 def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -> dict:

@@ -175,11 +175,9 @@ def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bo
     for flag in ("data_path", "cache_dir"):
         if getattr(args, flag):
             flags += [f"--{flag}", getattr(args, flag)]
-    print(
-        f"best validation Dice {state.best:.4f}; {state.seconds:.0f} s of training; "
-        f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png\n"
-        f"next: {command('src/evaluate.py', *flags)}"
-    )
+    print(f"best validation Dice {state.best:.4f}; {state.seconds:.0f} s of training", end="; ")
+    print(f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png")
+    print(f"next: {command('src/evaluate.py', *flags)}")
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from checkpoint import Checkpoint, save
 from files import CannotWrite, write_atomically, write_csv
 from predictor import Predictor
+from reports import plots
 from training.distributed import on_rank_zero, rank
 from training.state import TrainState
 from utils import UserError, note
@@ -62,23 +63,19 @@ class RunFiles:
     @note_failures()
     def draw_batch(self, images, masks):
         """Draw augmented training images (N, C, H, W) in [0, 1], and masks (N, 1, H, W)."""
-        from reports.plots import plot_batch
-
         if rank() == 0:
             title = f"{self.name}, training images at full augmentation; red: foreground, blue: ignored"
-            plot_batch(images, masks, title, self.path(".batch.png"))
+            plots.plot_batch(images, masks, title, self.path(".batch.png"))
 
     @note_failures()
     def draw_epoch(self, state: TrainState, predictor: Predictor, dataset, last: bool):
         """Draw the history and validation images; unless `last`, at most every DRAW_EVERY seconds."""
-        from reports.plots import panel_rows, plot_history, plot_panels
-
         if rank() or not (last or time.perf_counter() - self.drawn > DRAW_EVERY):
             return
-        plot_history(state.history, self.name, self.path(".curve.png"), state.first_epoch)
+        plots.plot_history(state.history, self.name, self.path(".curve.png"), state.first_epoch)
         number = min(PANELS, len(dataset))
-        rows = panel_rows(predictor, dataset, [index * len(dataset) // number for index in range(number)])
-        plot_panels(rows, f"{self.name}, epoch {len(state.history)}, validation split", self.path(".panels.png"))
+        rows = plots.panel_rows(predictor, dataset, [index * len(dataset) // number for index in range(number)])
+        plots.plot_panels(rows, f"{self.name}, epoch {len(state.history)}, validation split", self.path(".panels.png"))
         self.drawn = time.perf_counter()
 
 
