@@ -33,7 +33,7 @@ from files import CannotWrite, make_folder
 from flags import add_predictor_flags
 from photos.components import SMALL
 from photos.decode import suffixes
-from photos.inputs import Job, describe_unused, find_images, jobs_to_do, plan
+from photos.inputs import Job, describe_unused, find_images, plan, refuse_existing
 from photos.outputs import KINDS, Style, read_background
 from photos.pipeline import Pipeline, Result
 from photos.prediction import load_model, predict  # noqa: F401  # for notebooks
@@ -82,18 +82,21 @@ class Table:
             raise CannotWrite(self.file.name, error) from None
 
 
+def is_finished(job: Job, numbers: Table | None, runs: Table | None) -> bool:
+    """Check whether a job has all outputs and rows; a killed run may lack the last rows."""
+    has_rows = (not numbers or job.name in numbers.names) and (not runs or job.image_id in runs.names)
+    return has_rows and all(path.exists() for path in job.files.values())
+
+
 def predict_files(args):
     """Write the outputs for all images. Raises UserError, listing the failed images."""
     jobs, unused = find_jobs(args)
-    todo = jobs_to_do(jobs, args.overwrite, args.skip_existing)
+    if not (args.overwrite or args.skip_existing):
+        refuse_existing(jobs)
     predictor, style = prepare(args)
     numbers = Table("--csv", args.csv, CSV_HEADER, args) if args.csv else None
     runs = Table("--rle", args.rle, ["image_id", "encoded_mask"], args) if args.rle else None
-    if args.skip_existing:  # a killed run lacks the last rows
-        wanted = {job.path for job in todo}
-        wanted |= {job.path for job in jobs if numbers and job.name not in numbers.names}
-        wanted |= {job.path for job in jobs if runs and job.image_id not in runs.names}
-        todo = [job for job in jobs if job.path in wanted]
+    todo = [job for job in jobs if not (args.skip_existing and is_finished(job, numbers, runs))]
     pipeline = Pipeline(predictor, style, args.batch_size, args.tile, with_runs=bool(args.rle))
     written, empty, problems = 0, [], {}
     bar = tqdm(total=len(todo), unit="image", disable=None)  # None: if no terminal

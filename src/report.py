@@ -78,7 +78,6 @@ def main():
     def predict(indices):
         return [panel_rows(*pair, indices) for pair in zip(predictors, datasets, strict=True)]
 
-    differ_in_seed = bool(recipes_of(checkpoints[:2]))  # and in nothing else
     pets = results[0].names if options[0].dataset == "pets" else []
     content = {
         "results": results,
@@ -86,7 +85,7 @@ def main():
         "precision": runtime.precision,
         "notes": notes,
         "seed_rows": seed_rows(results, checkpoints),
-        "comparison": None if differ_in_seed or len(results) == 1 else statistics.compare(*results[:2]),
+        "comparison": None if recipes_of(checkpoints[:2]) or len(results) == 1 else statistics.compare(*results[:2]),
         "histories": histories,
         "breeds": [statistics.breed(name) for name in pets],
         "sizes": statistics.in_ranges(results[0].foreground, SIZE_EDGES),

@@ -95,12 +95,9 @@ def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[s
     return list(jobs.values())
 
 
-def jobs_to_do(jobs: list[Job], overwrite: bool, skip_existing: bool) -> list[Job]:
-    """Drop finished jobs, if skip_existing. Raises UserError if outputs exist and neither flag is set."""
-    if skip_existing:
-        return [job for job in jobs if not all(path.exists() for path in job.files.values())]
+def refuse_existing(jobs: list[Job]):
+    """Raise UserError if outputs exist."""
     existing = [path for job in jobs for path in job.files.values() if path.exists()]
-    if existing and not overwrite:
+    if existing:
         more = f" (and {count_of(len(existing) - 1, 'more output')})" if len(existing) > 1 else ""
         raise UserError(f"{existing[0]} already exists{more}; use --overwrite or --skip_existing")
-    return jobs
