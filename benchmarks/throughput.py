@@ -166,7 +166,7 @@ def contender(name, args):
 
 
 def serve(name, args, pipe):
-    """Run a contender's process, ours with the settings of train.py."""
+    """Run a contender's process; ours uses the backend settings of train.py."""
     with contextlib.nullcontext() if name in ("plain", "smp") else training_backends():
         take_turns(name, args, pipe)
 

@@ -50,7 +50,7 @@ def show(model, path, *settings):
 
 
 def download(model, paths, kind, *settings):
-    """Return the path of a ZIP of all photos' outputs at original size, None without photos."""
+    """Return the path of a ZIP of all photos' outputs at original size, or None without photos."""
     if not paths:
         return None
     folder = Path(tempfile.mkdtemp())

@@ -240,7 +240,7 @@ def in_parallel(work: Callable, pairs: list[Pair], title: str):
     pool = ThreadPoolExecutor(available_cores())  # Pillow decodes without holding the GIL
     try:
         results = pool.map(within_budget, range(len(pairs)))
-        yield from tqdm(results, title, len(pairs), unit="file", disable=None)  # None: if no terminal
+        yield from tqdm(results, title, len(pairs), unit="file", disable=None)  # None: if stderr is not a terminal
     finally:
         pool.shutdown(cancel_futures=True)  # after an interrupt
 

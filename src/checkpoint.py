@@ -49,7 +49,7 @@ class Checkpoint:
     precision: str | None = None
     speeds: dict = field(default_factory=dict)  # GFLOP/s per core, by precision
     command: str | None = None
-    earlier: list[dict] = field(default_factory=list)  # of a resumed run: command, git and epochs of each part before
+    earlier: list[dict] = field(default_factory=list)  # a resumed run's earlier parts: command, git, versions, epoch
     versions: dict = field(default_factory=dict)
     device: str | None = None
     git: dict = field(default_factory=dict)
@@ -111,8 +111,8 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
         try:
             options = MODELS[model_type][0].options_of(weights)
         except (LookupError, AttributeError, ValueError) as error:
-            reason = f"tensors are missing or of another shape: {error}"
-            raise UserError(f"{path} does not fit {type_flag} {model_type} ({reason})") from None
+            reason = f"missing or mismatched tensors: {error}"
+            raise UserError(f"{path} does not fit {type_flag} {model_type} ({reason}); try another network") from None
         half = [0.5] * options["in_channels"]
         return Checkpoint(weights, model_type, options, mean=half, std=half)
     if "settings" in values:  # `args` in earlier versions
@@ -156,8 +156,7 @@ def unwrap(weights: dict) -> dict:
 def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
     """Build a checkpoint's network, for evaluation. folded: fold batch norms. Raises UserError."""
     try:
-        network, _ = MODELS.get(checkpoint.name, (None, None))
-        plain = getattr(network, "plain_layers", False)
+        plain = "plain_layers" in vars(MODELS[checkpoint.name][0])  # not of a subclass
         with torch.device("meta") if plain else nullcontext():  # meta: allocates and initializes nothing
             model = build_model(checkpoint.name, **checkpoint.options)
         model.load_state_dict(checkpoint.model, assign=plain)
@@ -197,7 +196,7 @@ def load_encoder(model: nn.Module, path: Path):
 
 
 def provenance(device: torch.device) -> dict:
-    """Return the command line, versions, device, git commit and whether the working tree is clean."""
+    """Return the command line, versions, device, git commit and whether src/ has no uncommitted changes."""
 
     def git(*words):
         with suppress(OSError, subprocess.SubprocessError):

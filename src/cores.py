@@ -1,4 +1,4 @@
-"""Count the usable CPU cores and memory. Imports no slow modules, so it can run before torch is imported."""
+"""Find the usable CPU cores and memory. Imports no slow modules, so it can run before torch is imported."""
 
 import math
 import os
@@ -30,7 +30,7 @@ def cgroup_quota() -> float:
 
 
 def memory_limit() -> float:
-    """Return the bytes of memory of the machine, or a lower cgroup v2 limit; 0 if unknown."""
+    """Return the machine's memory in bytes, or the cgroup v2 limit if that is lower; 0 if unknown."""
     limits = [float(text) for text in cgroup_files("memory.max") if text.strip() != "max"]
     with suppress(AttributeError, ValueError, OSError):  # Windows has no sysconf
         limits.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
@@ -38,7 +38,7 @@ def memory_limit() -> float:
 
 
 def cgroup_files(name: str) -> Iterator[str]:
-    """Yield the contents of a cgroup v2 file of this process's group and of those above it."""
+    """Yield the contents of the cgroup v2 file `name` for this process's cgroup and each of its ancestors."""
     with suppress(OSError):
         path = Path("/proc/self/cgroup").read_text().rpartition("0::")[2].strip().lstrip("/")
         for folder in (CGROUPS / path, *(CGROUPS / path).parents):

@@ -105,7 +105,7 @@ class TrainingData:
             has_foreground = (self.train[indices.tolist()]["mask"] == 1).flatten(1).any(1)
             present += indices[has_foreground].tolist()
             if present and options.dataset != "pets":
-                break  # all images are used
+                break  # one is enough: all images are used
         if not present:
             where = f"{options.path} has any foreground at {options.image_size} pixels"
             raise UserError(f"no training image in {where}; check the masks, or use a larger --image_size")

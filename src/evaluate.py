@@ -5,8 +5,8 @@
     python src/evaluate.py --model unet.pth --output scores/unet  # writes scores/unet.json and .csv
 
 Scores are means over images; pooled_dice counts all pixels together. An empty prediction for an
-empty mask scores 1, as do the precision of an empty prediction and the recall of an empty mask.
-The default is float32, so that scores are comparable across machines.
+empty mask scores 1; precision is 1 for any empty prediction, and recall is 1 for any empty mask. The
+default is float32, so that scores are comparable across machines.
 """
 
 if __name__ == "__main__":
@@ -45,11 +45,12 @@ def main():
     runtime = init_processes(choose_runtime(args.device, args.precision))
     results, images = [], []
     with when_memory_runs_out("use a smaller --batch_size or --image_size"):
-        with rank_zero_first():  # all splits before the first score, since data may be missing
-            datasets = [load_split(options_of_data(checkpoint, args), args.split) for checkpoint in checkpoints]
+        with rank_zero_first():  # load all splits before scoring, so that missing data is reported at once
+            options = [options_of_data(checkpoint, args) for checkpoint in checkpoints]
+            loaded = {each: load_split(each, args.split) for each in dict.fromkeys(options)}
         thresholds = [resolve_threshold(args.threshold, *pair) for pair in zip(checkpoints, paths, strict=True)]
-        for path, *parts in zip(paths, checkpoints, datasets, thresholds, strict=True):
-            result, rows = score_checkpoint(path, *parts, args, runtime)
+        for path, checkpoint, option, threshold in zip(paths, checkpoints, options, thresholds, strict=True):
+            result, rows = score_checkpoint(path, checkpoint, loaded[option], threshold, args, runtime)
             results.append(result)
             images += rows
     print_table(results)
@@ -60,7 +61,7 @@ def main():
 
 
 def find_checkpoints(paths: list[Path]) -> list[Path]:
-    """Expand patterns (Windows shells do not); leave out NAME.last.pth if NAME.pth follows. Raises UserError."""
+    """Expand patterns (Windows shells do not); drop repeats, and NAME.last.pth before NAME.pth. Raises UserError."""
     found: list[Path] = []
     for path in paths:
         is_pattern = glob.has_magic(str(path)) and not path.exists()
@@ -71,7 +72,8 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
     best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
     kept = [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
     if len(kept) < len(found):
-        note(f"left out {count_of(len(found) - len(kept), 'NAME.last.pth')}, since NAME.pth follows")
+        left_out = count_of(len(found) - len(kept), "file")
+        note(f"--model: left out {left_out} (listed twice, or NAME.last.pth with NAME.pth after it)")
     return kept
 
 

@@ -5,7 +5,7 @@
 
 onnx (pip install -r requirements-export.txt) and pt2 (torch.export) map `image`, float32 (N, C, H, W),
 RGB or gray in [0, 1], of any size (pt2: above 32 pixels a side), to `probability` of foreground, float32
-(N, 1, H, W). Photos must first be stretched to the size that the network was trained for, which is printed.
+(N, 1, H, W). For the network's usual accuracy, stretch photos to its training size first; it is printed.
 half is a checkpoint for this repo, with the convolutions' weights in float16. A file whose output differs
 too much from the checkpoint's is not written (onnx: unchecked without onnxruntime).
 """
@@ -89,14 +89,14 @@ def export(checkpoint, path, kind, source="the checkpoint"):
             weights = {name: value.half() if value.ndim > 1 else value for name, value in checkpoint.model.items()}
             save(replace(checkpoint, model=weights, training=None), made)
         else:
-            logging.getLogger("torch._subclasses").setLevel(logging.CRITICAL)  # it prints the traceback of an error
+            logging.getLogger("torch._subclasses").setLevel(logging.CRITICAL)  # it logs errors that are reported below
             dynamic = torch.export.Dim.DYNAMIC
             shapes = ({0: dynamic, 2: dynamic, 3: dynamic},)
             try:
                 program = torch.export.export(model, (torch.rand(2, channels, 96, 64),), dynamic_shapes=shapes)
-            except Exception as error:  # such as a network for one input size
-                reason = shorten(str(error), 200)
-                raise UserError(f"--format {kind}: {source} cannot be exported for all sizes ({reason})") from None
+            except Exception as error:  # e.g. the network accepts only one input size
+                reason = f"{source} cannot be exported for all sizes ({shorten(str(error), 200)})"
+                raise UserError(f"--format {kind}: {reason}; use --format half") from None
             WRITERS[kind](program, made)
         run_exported = READERS[kind](made)
         difference = None
@@ -127,7 +127,8 @@ def main():
         if difference is not None:
             result = f"largest difference {difference:.1e} on images of several sizes"
         print(f"wrote {path}, {path.stat().st_size / 1e6:.1f} MB; {result}")
-    print(f"input: {checkpoint.image_size}x{checkpoint.image_size} pixels")
+    if {"onnx", "pt2"} & set(args.format) and not args.model_type:
+        print(f"trained at {checkpoint.image_size}x{checkpoint.image_size} pixels; stretch images to this size first")
 
 
 if __name__ == "__main__":

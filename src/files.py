@@ -20,6 +20,9 @@ class CannotWrite(UserError):
         reason = error.strerror or error
         super().__init__(f"{path} cannot be written ({reason}); free some space or choose another folder")
 
+    def __reduce__(self):
+        return UserError, (str(self),)
+
 
 def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsync: bool = True):
     """Call write(binary file) on a temporary file next to `path`, then rename it to `path`. Creates the folder.

@@ -20,7 +20,7 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     if path is None and checkpoint.dataset != "shapes" and own_path and Path(own_path).is_dir():
         path = Path(own_path)
     if path is None and checkpoint.dataset == "folder":
-        raise UserError(f"--model: its data, {own_path}, was not found; pass --data_path")
+        raise UserError(f"--data_path {own_path}, used in training, was not found; pass --data_path with the new path")
     same_path = own_path and path and os.path.realpath(path) == os.path.realpath(own_path)
     moved = checkpoint.dataset == "folder" and path is not None and not Path(own_path or "").is_dir()
     dataset = checkpoint.dataset if same_path or path is None else None
@@ -31,8 +31,8 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
         for flag in LIST_FLAGS:
             if recorded.get(flag) and (same_path or Path(recorded[flag]).is_file()):
                 options[flag] = Path(recorded[flag])
-            elif recorded.get(flag):
-                note_once(f"the run's --{flag} {recorded[flag]} was not found and is not used")
+            elif recorded.get(flag) and not getattr(args, flag):
+                note_once(f"the checkpoint's --{flag} {recorded[flag]} was not found; pass --{flag} for the same split")
     if dataset == checkpoint.dataset == "folder":
         for flag in MASK_FLAGS:
             options[flag] = recorded.get(flag)

@@ -2,8 +2,8 @@
 
 Splits come from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
 split folders. Without those, images are divided 80:10:10 by a hash of their name, so adding images rarely
-moves others; a split that would stay empty gets the training image with the highest hash. The pages of
-a file stay together, if there are at least ten files.
+moves others; a split that would stay empty gets the training file with the highest hash. The pages of
+a file stay together if there are at least ten files.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ import torch
 
 from cache import PackedDataset, pack, remember
 from mask_values import MaskRule, add_counts, choose_rule, count_values, describe_values
-from pairs import IMAGES, Pair, find_pairs, has_both, orientation_of, parts_of, read_pair, split_of
+from pairs import IMAGES, Pair, find_pairs, has_both, orientation_of, pages_of, parts_of, read_pair, split_of
 from photos.decode import ImageError, decode, open_image
 from splits import SPLITS, DataOptions, names_of_split, read_list
 from utils import UserError, count_of, note_once
 
 FRACTIONS = {"train": 0.8, "valid": 0.1, "test": 0.1}
 FEW = 5  # images; scores on fewer are mostly chance
-MANY = 10  # files that can be divided without dividing their pages
+MANY = 10  # files; with fewer, the pages of one file may be in several splits
 CLIPPED = 0.1  # percent of an image's pixels clipped at either end
 
 
@@ -59,7 +59,7 @@ def describe(options: DataOptions) -> list[str]:
         with suppress(UserError):
             names = folder.names(split)
             sizes[split] = len(names)
-            files.update({folder.pairs[name].image for name in names})
+            files.update({folder.pairs[name].image for name in names if folder.is_page(name)})
     parts = ", ".join(f"{size:,} {split}" for split, size in sizes.items())
     by_folder = ", split by folder" if folder.split_folders else ""
     lines = [f"{len(folder.pairs):,} pairs in {folder.path}{by_folder}: {parts}"]
@@ -73,10 +73,10 @@ def describe(options: DataOptions) -> list[str]:
     if not options.fold and any(0 < size < FEW for size in sizes.values()):
         lines.append("note: scores on so few images are unreliable; use --fold for cross-validation")
     if max(files.values(), default=0) > 1:
-        lines.append("note: pages of one file are in several splits; scores overestimate performance on new files")
+        lines.append("note: pages of one file are in several splits, so scores overestimate performance on new files")
     if folder.orientations["unknown"] and not folder.orientations["upright"]:
         rotated = count_of(folder.orientations["unknown"], "image")
-        lines.append(f"note: ignored the EXIF orientation of {rotated}; check the masks in NAME.batch.png")
+        lines.append(f"note: ignored the EXIF orientation of {rotated}; check in NAME.batch.png that the masks fit")
     unused = len(folder.pairs) - sum(sizes.values())
     if unused > 0 and not options.fold:
         lines.append(f"note: ignored {count_of(unused, 'pair')} that no list contains")
@@ -130,10 +130,16 @@ class Folder:
             found[split] += names
         return found
 
+    def is_page(self, name: str) -> bool:
+        """Check whether a pair is a page of a stack."""
+        return pages_of(self.pairs[name].image) == pages_of(self.pairs[name].label) > 1
+
     @cached_property
     def files(self) -> dict[str, str]:
-        """By name, what is in one split: a file with all its pages, or with fewer than MANY files a page."""
-        files = {name: name.removesuffix(f"#{pair.page}") for name, pair in self.pairs.items()}
+        """Each name's unit for splitting: its file, with all pages; or its page, if there are fewer than MANY files."""
+        files = {}
+        for name, pair in self.pairs.items():
+            files[name] = name.removesuffix(f"#{pair.page}") if self.is_page(name) else name
         return files if len(set(files.values())) >= MANY else {name: name for name in files}
 
     @cached_property
@@ -149,7 +155,7 @@ class Folder:
 
     @cached_property
     def orientations(self) -> Counter:
-        """The number of images with EXIF orientation, by how their masks show them (see `orientation_of`)."""
+        """The number of images with EXIF orientation, by which orientation their masks fit (see `orientation_of`)."""
         pairs, cache_dir = list(self.pairs.values()), self.options.cache
         return Counter(remember(cache_dir, "orientation", pairs, orientation_of, lambda found: list(chain(*found))))
 

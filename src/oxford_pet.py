@@ -31,14 +31,14 @@ DATA_PATH = Path("dataset/oxford-iiit-pet")
 
 
 def find_data_path() -> Path:
-    """Return the first folder with the dataset: DATA_PATH, dataset/, or these next to src/; else DATA_PATH."""
+    """Return the first folder with the dataset: DATA_PATH, dataset/, or either one next to src/; else DATA_PATH."""
     root = Path(__file__).resolve().parents[1]
     places = (DATA_PATH, DATA_PATH.parent, root / DATA_PATH, root / DATA_PATH.parent)
     return next(filter(has_layout, places), DATA_PATH)
 
 
 def part_of(data_path: Path, name: str) -> Path:
-    """Return images/ or annotations/, also if nested as in copies of the dataset on Kaggle (images/images/)."""
+    """Return the path of images/ or annotations/; copies on Kaggle nest them (images/images/)."""
     nested = data_path / name / name
     return nested if nested.is_dir() else data_path / name
 

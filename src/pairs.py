@@ -8,7 +8,7 @@
 A mask has its image's name, with or without the image's extension (a.jpg.png), or with an affix
 (a_gt.png, Mask-a.png). --mask_pattern describes other names; a single pair may have any names. An
 image and a mask with the same number of pages (TIFF stacks, animations) become the pairs a#0, a#1,
-...; otherwise only the first page is used. EXIF orientation is applied if masks fit only so.
+...; otherwise only the first page is used. EXIF orientation is applied if more masks fit with it than without.
 """
 
 import os
@@ -54,7 +54,7 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
     """Read an image (RGB) and its label, PIL images of the same size. Raises ImageError.
 
     read_label(path, page): returns a PIL image of mode L. root: for paths in messages. intensity_range: as in
-    `to_srgb`. upright: whether to apply EXIF orientation, unless the label fits only the other way.
+    `to_srgb`. upright: whether to apply EXIF orientation; if the label fits only the other way, that is used.
     """
     path = pair.image
     try:
@@ -72,8 +72,10 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
 
 
 def orientation_of(pair: Pair) -> list[str]:
-    """Return how the label of an image with EXIF orientation shows it: ["upright"], ["stored"], ["unknown"] or []."""
+    """Return which version of an EXIF-rotated image its label fits: ["upright"], ["stored"] or ["unknown"]; else []."""
     with suppress(ImageError), open_image(pair.image) as image, open_image(pair.label) as label:
+        if image.format == "TIFF" or image.format == "PNG" and "exif" not in image.info:
+            return []  # Pillow turns TIFFs itself, and would decode the whole PNG
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation in (5, 6, 7, 8) and image.width != image.height:
             return ["stored" if label.size == image.size else "upright"]
@@ -87,7 +89,7 @@ def split_of(folder: str) -> str | None:
 
 
 def split_folders(path: Path) -> list[Path]:
-    """Return the folders in `path` that are called like a split."""
+    """Return the folders in `path` that are named after a split (see `split_of`)."""
     found = path.iterdir() if path.is_dir() else ()
     return sorted(entry for entry in found if split_of(entry.name) and entry.is_dir())
 

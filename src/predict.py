@@ -44,21 +44,21 @@ from splits import first_few
 from utils import Parser, UserError, count_of, image_side, run, user_path, when_memory_runs_out
 
 CSV_HEADER = ["name", "width", "height", "foreground", "left", "top", "right", "bottom"]
+ENCODING = {"encoding": "utf-8", "errors": "backslashreplace"}  # of CSV files
 FOR_CUTOUTS = ("crop", "each", "matting", "background")  # flags that need --save cutout
 FOR_FILES = ("each", "csv", "rle", "recursive", "skip_existing")  # flags that cannot be used with -
 
 
 class Table:
-    """A CSV file, written row by row. names: of the rows that it has."""
+    """A CSV file, written row by row. names: the first cell of each row."""
 
     def __init__(self, flag, path, header, args):
         make_folder(path.parent, flag)
         mode = "a+" if args.skip_existing else "x"
         if args.overwrite:
             mode = "w"
-        text = {"newline": "", "encoding": "utf-8", "errors": "backslashreplace"}
         try:
-            self.file = open(path, mode, buffering=1, **text)  # noqa: SIM115  # a line at a time
+            self.file = open(path, mode, buffering=1, newline="", **ENCODING)  # noqa: SIM115  # a line at a time
         except FileExistsError:
             advice = "--overwrite replaces it, --skip_existing appends to it"
             raise UserError(f"{flag} {path} exists; {advice}") from None
@@ -67,25 +67,35 @@ class Table:
         self.names = set()
         if mode == "a+":
             self.file.seek(0)
-            self.names = {row[0] for row in csv.reader(self.file) if row}
-        if not self.names:
-            self.add(*header)
+            rows = [line for line in self.file if line.endswith("\n")]
+            self.file.truncate(len("".join(rows).encode(**ENCODING)))  # without a row that a full disk cut off
+            csv.field_size_limit(2**31 - 1)  # for run lengths
+            self.names = {row[0] for row in csv.reader(rows[1:]) if row}
+        if not self.file.tell():
+            self.write(header)
 
     def add(self, *row):
         """Add a row, unless there is one with this name."""
-        if row[0] in self.names:
-            return
-        self.names.add(row[0])
+        if row[0] not in self.names:
+            self.names.add(row[0])
+            self.write(row)
+
+    def write(self, row):
         try:
             csv.writer(self.file, lineterminator="\n").writerow(row)
         except OSError as error:
             raise CannotWrite(self.file.name, error) from None
 
 
-def is_finished(job: Job, numbers: Table | None, runs: Table | None) -> bool:
-    """Check whether a job has all outputs and rows; a killed run may lack the last rows."""
-    has_rows = (not numbers or job.name in numbers.names) and (not runs or job.image_id in runs.names)
-    return has_rows and all(path.exists() for path in job.files.values())
+def unfinished(jobs: list[Job], numbers: Table | None, runs: Table | None) -> list[Job]:
+    """Return the jobs that lack outputs, and without their files those that only lack rows, as after a kill."""
+    found = []
+    for job in jobs:
+        if not all(path.exists() for path in job.files.values()):
+            found.append(job)
+        elif numbers and job.name not in numbers.names or runs and job.image_id not in runs.names:
+            found.append(replace(job, files={}))
+    return found
 
 
 def predict_files(args):
@@ -96,10 +106,10 @@ def predict_files(args):
     predictor, style = prepare(args)
     numbers = Table("--csv", args.csv, CSV_HEADER, args) if args.csv else None
     runs = Table("--rle", args.rle, ["image_id", "encoded_mask"], args) if args.rle else None
-    todo = [job for job in jobs if not (args.skip_existing and is_finished(job, numbers, runs))]
+    todo = unfinished(jobs, numbers, runs) if args.skip_existing else jobs
     pipeline = Pipeline(predictor, style, args.batch_size, args.tile, with_runs=bool(args.rle))
     written, empty, problems = 0, [], {}
-    bar = tqdm(total=len(todo), unit="image", disable=None)  # None: if no terminal
+    bar = tqdm(total=len(todo), unit="image", disable=None)  # None: if stderr is not a terminal
     began = time.perf_counter()
 
     def add(result: Result):
@@ -126,7 +136,7 @@ def predict_files(args):
     speed = written / (time.perf_counter() - began)
     print(f"wrote {', '.join(args.save)} for {count_of(written, 'image')} to {args.output}: {speed:.1f} images/s")
     if args.skip_existing:
-        print(f"skipped {count_of(len(jobs) - len(todo), 'image')} whose outputs exist")
+        print(f"skipped {count_of(len(jobs) - len(todo), 'finished image')}")
     if unused:
         print(describe_unused(unused))
     for text in dict.fromkeys(str(note.message) for note in notes):  # outputs may read a photo again
@@ -136,12 +146,15 @@ def predict_files(args):
         print(f"note: no foreground in {count_of(len(empty), 'image')} (e.g. {empty[0]}); {advice}")
     if problems:
         number = sum(map(len, problems.values()))
+        for reason, paths in problems.items():
+            for path in paths[5:]:  # the others are in the error
+                print(path, reason, file=sys.stderr)
         reasons = [f"{first_few(paths)}{':' * (len(paths) > 1)} {reason}" for reason, paths in problems.items()]
-        raise UserError(f"{number:,} of {count_of(len(todo), 'image')} failed: {'; '.join(reasons)}")
+        raise UserError(f"{number:,} of {count_of(len(todo), 'image')} failed: {'; '.join(reasons)}; fix or omit them")
 
 
 def find_jobs(args):
-    """Return the jobs, and the number of ignored files by suffix. Raises UserError."""
+    """Return the jobs, and the number of ignored files and subfolders, by kind. Raises UserError."""
     output = args.output
     images, unused = find_images(args.images, args.recursive, output)
     if is_image_name(output):
@@ -217,7 +230,7 @@ def main():
     add("--recursive", action="store_true", help="search subfolders too, and mirror them in --output")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--overwrite", action="store_true", help="replace existing outputs and CSV files")
-    existing("--skip_existing", action="store_true", help="skip images whose outputs exist; append to CSV files")
+    existing("--skip_existing", action="store_true", help="skip images with outputs and CSV rows; append to CSV files")
     add_threshold_flag(parser)
     add("--largest", action="store_true", help="keep only the largest connected component")
     add("--crop", action="store_true", help="crop cutouts to the foreground")

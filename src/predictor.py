@@ -68,7 +68,7 @@ def make_predictor(checkpoint: Checkpoint, path, runtime: Runtime, tta: bool = F
 def predictions(predictor: Predictor, loader: DataLoader, title: str) -> Iterator[tuple[dict, torch.Tensor]]:
     """Yield each batch, with its mask on the runtime's device, and its logits (N, K, H, W)."""
     predictor.network.eval()
-    for batch in tqdm(loader, title, unit="batch", leave=False, disable=rank() > 0 or None):  # None: if no terminal
+    for batch in tqdm(loader, title, unit="batch", leave=False, disable=rank() > 0 or None):  # None: if not a terminal
         yield {**batch, "mask": copy_to(batch["mask"], predictor.runtime.device)}, predictor.logits(batch["image"])
 
 

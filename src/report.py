@@ -38,7 +38,7 @@ from utils import Parser, UserError, run, user_path, when_memory_runs_out
 LABEL_ERRORS = 8  # number shown
 SIZE_EDGES = (0, 0.1, 0.2, 0.3, 0.4, 0.5, 1)  # fractions of the image
 NOT_RECIPE = {"seed", "name", "save_dir", "save_every", "resume", "data_path", "cache_dir", "workers", "device"}
-NOT_RECIPE |= {"precision"}  # "auto", or after --resume the one in use, as in Checkpoint.precision
+NOT_RECIPE |= {"precision"}  # "auto", or the resolved one after --resume; recipes_of uses Checkpoint.precision
 
 
 @when_memory_runs_out("use a smaller --batch_size or --image_size")

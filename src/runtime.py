@@ -58,7 +58,7 @@ class Runtime:
 
 
 def copy_to(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """Copy to a device; to CUDA without waiting. On MPS, not waiting could read memory that is already freed."""
+    """Copy to a device, asynchronously if CUDA. On MPS, an asynchronous copy could read already freed memory."""
     return values.to(device, non_blocking=device.type == "cuda")
 
 
@@ -69,7 +69,7 @@ def choose_runtime(device: str = "auto", precision: str = "auto") -> Runtime:
         if chosen.index is not None:
             torch.cuda.set_device(chosen)  # else pinned memory takes memory on the first GPU
         if precision == "float32":
-            torch.backends.cudnn.allow_tf32 = False  # except in training
+            torch.backends.cudnn.allow_tf32 = False  # training_backends turns it on for training
     if precision != "auto":
         return Runtime(chosen, getattr(torch, precision))
     if chosen.type == "cuda":

@@ -77,8 +77,8 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
     """Return the names in a split's list, else the dataset's names for the split that are in no other list.
 
     own(split, lists): the dataset's names for "train", "valid", "test" or "trainval", given the flags' lists.
-    find(text): the name that an entry of a list refers to, or None. group(name): the images with the same group are
-    in one fold. Raises UserError.
+    find(text): the name that an entry of a list refers to, or None. group(name): its group; a group's names stay in
+    one fold. Raises UserError.
     """
     lists: dict[str, list[str]] = {}
     for each in SPLITS:

@@ -36,12 +36,20 @@ from runtime import Runtime, choose_runtime, seed_everything, training_backends
 from scoring import DiceMeter, best_threshold, confusion, evaluate, scores
 from training.args import data_options, parse_args
 from training.augmentation import BatchAugmentation, seed_of
-from training.distributed import destroy_processes, images_per_pass, init_processes, rank, shard, world_size, wrap_ddp
+from training.distributed import (
+    destroy_processes,
+    images_per_pass,
+    init_processes,
+    micro_batches,
+    rank,
+    world_size,
+    wrap_ddp,
+)
 from training.ema import EMA, refresh_batch_norm
 from training.optimizers import build_optimizer
 from training.preparation import build, checkpoint_template, describe_run, mean_and_std, opening, resume_run
 from training.progress import Progress, explain_failures, report_end, save_if_workers_die, stop_on_signals
-from training.run_files import RunFiles, reserve_name
+from training.run_files import RunFiles, note_failures, reserve_name
 from training.schedule import build_scheduler, image_size_of, position_of, warmup_steps
 from training.state import TrainMeter, TrainState
 from utils import run
@@ -169,8 +177,9 @@ def train(
             break
         model = learner.eval_model
         recent = range(max(0, state.step - RECENT), state.step)
-        images = (image.split(batch_size) for image, _ in augmentation.batches(train_set, data.indices, recent))
-        refresh_batch_norm(model, itertools.chain.from_iterable(images), learner.runtime)
+        images = augmentation.batches(train_set, data.indices, recent)
+        parts = (image[rows] for image, _ in images for rows in micro_batches(len(image), args.accumulation_steps))
+        refresh_batch_norm(model, parts, learner.runtime)
 
         predictor = Predictor(model.eval(), augmentation.mean, augmentation.std, size, learner.runtime)
         valid = DiceMeter(valid_set, criterion=learner.criterion)
@@ -184,8 +193,9 @@ def train(
         if state.is_best():
             files.save(".pth", model.state_dict(), state)
         save()
-        files.write_history(state.history)
-        files.draw_epoch(state, predictor, valid_set, last=progress.finished() or progress.stop.signal > 0)
+        with note_failures():
+            files.write_history(state.history)
+            files.draw_epoch(state, predictor, valid_set, last=progress.finished() or progress.stop.signal > 0)
         progress.log_epoch(counts, files.path(".batch.png"))
 
 
@@ -228,10 +238,10 @@ def train_step(batch, learner: Learner, augmentation: BatchAugmentation, args: N
     torch.manual_seed(seed_of(args.seed, step, 1 + rank()))  # for dropout; augmentation uses seed_of(seed, step)
     learner.optimizer.zero_grad()
     results = []
-    n, parts = len(batch["mask"]), args.accumulation_steps
-    for part in range(parts):
-        image, mask = augmentation(batch, step, shard(n, part, parts))
-        accumulate = part + 1 < parts and world_size() > 1
+    parts = micro_batches(len(batch["mask"]), args.accumulation_steps)
+    for rows in parts:
+        image, mask = augmentation(batch, step, rows)
+        accumulate = rows != parts[-1] and world_size() > 1
         with learner.train_model.no_sync() if accumulate else nullcontext():
             with learner.runtime.autocast():
                 logits = learner.train_model(image)

@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class ProcessError(UserError):
-    """A failure of one process, such as lack of memory, that the other processes may not have."""
+    """A UserError, such as lack of memory, that may occur on one rank only, so every rank prints it."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -82,7 +82,7 @@ def quoted(*words) -> str:
 
 
 def command(script: str, *words, processes: int = 1) -> str:
-    """Return a command that can be pasted into a shell."""
+    """Return a command that can be pasted into a shell; for several machines, it lacks torchrun's --rdzv flags."""
     launcher = "python"
     if processes > 1:
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes))

@@ -134,7 +134,8 @@ def test_the_error_in_a_saved_run_ends_with_the_command_that_resumes_it(tmp_path
     with pytest.raises(UserError, match="smaller --image_size$"):
         fail()
     (tmp_path / "a.last.pth").touch()
-    with pytest.raises(UserError, match=f" 2 or .*: python src/train.py --resume {tmp_path}/a.last.pth$"):
+    command = f"python src/train.py --resume {tmp_path}/a.last.pth --accumulation_steps 2"
+    with pytest.raises(UserError, match=f" 2 or .*: {command}$"):
         fail()
 
 

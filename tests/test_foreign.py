@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from checkpoint import load, restore_model
 from losses import LOSSES
 from models import MODELS
+from models.unet import UNet
 from predictor import load_predictor
 from runtime import Runtime
 from training.args import network_options, parse_args
@@ -63,6 +64,17 @@ class Blurred(nn.Module):
         return self.head(F.relu(self.conv(image)))
 
 
+class Shifted(UNet):
+    """Has a number that is not in the state_dict, unlike its parent."""
+
+    def __init__(self, in_channels=3, out_channels=1):
+        super().__init__(in_channels, out_channels, width=4, depth=2)
+        self.shift = torch.full((1,), 0.25)
+
+    def forward(self, image):
+        return super().forward(image + self.shift)
+
+
 class ReluFirst(nn.Module):
     """Has a batch norm before the first convolution, and one that is called after a ReLU, which must not be folded."""
 
@@ -90,7 +102,7 @@ def test_options_of_an_added_network_do_not_reach_others(monkeypatch):
         assert network_options(args) == {"in_channels": 3, "out_channels": 1}
 
 
-@pytest.mark.parametrize("network", [Mixer, Depthwise, Blurred, ReluFirst])
+@pytest.mark.parametrize("network", [Mixer, Depthwise, Blurred, Shifted, ReluFirst])
 def test_an_added_network_and_loss_work_with_every_command(network, tmp_path, monkeypatch):
     monkeypatch.setitem(MODELS, "added", (network, {}))
     monkeypatch.setitem(LOSSES, "squared", squared)

@@ -518,6 +518,8 @@ def test_pairs_in_no_list_belong_to_the_splits_without_one(given, tmp_path):
 
 def test_unused_pairs_and_small_splits_are_noted(tmp_path):
     data = make_folder(tmp_path / "data", 40, width=20, height=20)
+    (tmp_path / "same").write_text("1\n2\n")
+    assert "pages" not in lines(data, valid_list=tmp_path / "same", test_list=tmp_path / "same")
     options = {f"{split}_list": tmp_path / split for split in SPLITS}
     for number, split in enumerate(SPLITS):
         (tmp_path / split).write_text("".join(f"{8 * number + index}\n" for index in range(8)))

@@ -142,10 +142,14 @@ def test_rows_that_a_killed_run_did_not_write_are_completed(call, tmp_path):
         photo().save(tmp_path / f"d/{name}.png")
     call("--output", "out", "--csv", "n.csv", "--rle", "r.csv")
     whole = (tmp_path / "n.csv").read_text()
-    (tmp_path / "n.csv").write_text("".join(whole.splitlines(keepends=True)[:2]))  # outputs b and c exist
+    header, first, second, _ = whole.splitlines(keepends=True)
+    (tmp_path / "n.csv").write_text(header + first + second[:5])  # the outputs exist
+    (tmp_path / "r.csv").write_text("image_id,encoded_mask\nx," + "1 2 " * 50_000 + "\n")
+    (tmp_path / "out/b.png").write_text("mine")
     call("--output", "out", "--csv", "n.csv", "--rle", "r.csv", "--skip_existing")
     assert sorted((tmp_path / "n.csv").read_text().splitlines()) == sorted(whole.splitlines())
-    assert len((tmp_path / "r.csv").read_text().splitlines()) == 4
+    assert len((tmp_path / "r.csv").read_text().splitlines()) == 5
+    assert (tmp_path / "out/b.png").read_text() == "mine"
 
 
 def test_images_without_foreground_and_skipped_subfolders_are_noted(call, tmp_path):

@@ -55,7 +55,9 @@ def test_the_cgroup_quota_limits_the_cores(tmp_path, monkeypatch):
 def test_the_pixels_in_flight_grow_with_the_memory_that_cgroups_allow(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 6_000_000}.get, raising=False)
-    assert cores.memory_limit() == 4096 * 6_000_000 and 100e6 < pixels_in_flight() < 105e6
+    assert cores.memory_limit() == 4096 * 6_000_000 and pixels_in_flight() == 100_000_000
+    (tmp_path / "memory.max").write_text("12000000000\n")
+    assert cores.memory_limit() == 12e9 and pixels_in_flight() == 50_000_000
     (tmp_path / "memory.max").write_text("1000000000\n")
     assert cores.memory_limit() == 1e9 and pixels_in_flight() == 16_000_000
     (tmp_path / "memory.max").write_text("max\n")

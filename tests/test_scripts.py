@@ -117,8 +117,8 @@ def test_micro_batches_give_the_weights_of_the_whole_batch(tmp_path):
 def test_no_pass_through_the_network_exceeds_a_micro_batch(tmp_path, monkeypatch):
     sizes, forward = [], UNet.forward
     monkeypatch.setattr(UNet, "forward", lambda self, image: sizes.append(len(image)) or forward(self, image))
-    script("train", *TINY, "--limit", 20, "--batch_size", 15, "--accumulation_steps", 3, cwd=tmp_path)
-    assert max(sizes) == 5  # in training, validation and the batch norm statistics
+    script("train", *TINY, "--limit", 20, "--batch_size", 16, "--accumulation_steps", 3, cwd=tmp_path)
+    assert max(sizes) == 6 and 1 not in sizes  # in training, validation and the batch norm statistics
 
 
 @pytest.mark.parametrize("with_fc", [True, pytest.param(False, marks=pytest.mark.integration)])

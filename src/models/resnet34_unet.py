@@ -9,7 +9,7 @@ from torch import nn
 
 from models.unet import DoubleConv, convolve_joined, crop, init_weights
 
-DECODERS = {"transposed": 4, "nearest": 5, "upconv": 5}  # blocks of each form
+DECODERS = {"transposed": 4, "nearest": 5, "upconv": 5}  # form: number of blocks
 
 
 class BasicBlock(nn.Module):
@@ -100,7 +100,7 @@ class ResNet34UNet(nn.Module):
     skip connection; "transposed" has four, then interpolates the logits bilinearly to the input's size.
     """
 
-    plain_layers = True  # all state is in its state_dict, and each norm follows a convolution; see restore_model
+    plain_layers = True  # no state outside state_dict; batch norms follow convolutions; see checkpoint.restore_model
 
     def __init__(self, in_channels=3, out_channels=1, decoder="nearest"):
         super().__init__()

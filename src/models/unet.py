@@ -59,7 +59,7 @@ class UNet(nn.Module):
     3.1). Raises ValueError for more than 32,768 channels.
     """
 
-    plain_layers = True  # all state is in its state_dict, and each norm follows a convolution; see restore_model
+    plain_layers = True  # no state outside state_dict; batch norms follow convolutions; see checkpoint.restore_model
 
     def __init__(self, in_channels=3, out_channels=1, width=64, depth=4, norm="batch", skip="concat", dropout=0.0):
         super().__init__()

@@ -45,7 +45,7 @@ def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -
 
 
 def transposed(image: Image.Image) -> Image.Image:
-    """Return a copy turned by the image's EXIF orientation."""
+    """Return a copy with the EXIF orientation applied, or unchanged if the EXIF data is broken."""
     with suppress(Exception):  # broken EXIF raises many kinds of errors
         return ImageOps.exif_transpose(image)
     return image.copy()

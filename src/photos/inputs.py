@@ -24,7 +24,8 @@ def find_images(inputs, recursive: bool = False, output: Path | None = None) -> 
     """Resolve files, folders and globs to images, each once.
 
     recursive: search subfolders too, except hidden ones, links, and `output`. Returns the images
-    with their paths relative to the input folder, and the number of other files by suffix. Raises UserError.
+    with their paths relative to the input folder, and the numbers of other files by suffix and of subfolders not
+    searched. Raises UserError.
     """
     images: dict[str, tuple[Path, PurePath]] = {}
     unused: Counter = Counter()
@@ -68,13 +69,13 @@ def images_in(top, recursive, output, unused):
         subfolders.sort()
         if not recursive:
             if subfolders:
-                unused["subfolders (see --recursive)"] += len(subfolders)
+                unused["subfolder(s) (see --recursive)"] += len(subfolders)
             break
     return images
 
 
 def describe_unused(unused: Counter) -> str:
-    """Describe the ignored files in a line."""
+    """Describe the ignored files and subfolders in one line."""
     counts = ", ".join(f"{number:,} {suffix}" for suffix, number in unused.most_common())
     return f"ignored: {counts}"
 

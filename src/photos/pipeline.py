@@ -24,7 +24,7 @@ from predictor import Predictor, to_size
 from utils import UserError
 
 BYTES_PER_PIXEL = 30  # while a cutout is made; 7 while a photo is read
-FEWEST_PIXELS = 16_000_000  # in flight, even with little memory
+FEWEST_PIXELS, MOST_PIXELS = 16_000_000, 100_000_000  # in flight, for little and for unlimited memory
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other write would fail too
 
 
@@ -141,8 +141,8 @@ class Pipeline:
 
 
 def pixels_in_flight() -> int:
-    """Return how many pixels fit in an eighth of the memory."""
-    return max(FEWEST_PIXELS, int(memory_limit() / 8 / BYTES_PER_PIXEL))
+    """Return how many pixels fit in an eighth of the memory, between the limits."""
+    return int(min(max(memory_limit() / 8 / BYTES_PER_PIXEL, FEWEST_PIXELS), MOST_PIXELS))
 
 
 def problem_of(error):

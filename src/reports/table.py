@@ -37,7 +37,7 @@ def describe(predictor, dataset, args, counts) -> dict:
 def scores_apart(checkpoint, dataset, dices: torch.Tensor) -> dict:
     """Compare the images that the checkpoint was trained on with the others. dices: (N,).
 
-    Images are recognized by the hash of their name, in your own folders also of the file size. Returns `trained_on`
+    Images are recognized by a hash of their name (in your own folders, of name and file size). Returns `trained_on`
     (a count), `dice_trained_on` and `dice_new` (None for no images); {} if unknown.
     """
     if checkpoint.trained_on is None:

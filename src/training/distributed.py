@@ -96,8 +96,13 @@ def shard(n: int, part: int, parts: int) -> slice:
     return slice(part * n // parts, (part + 1) * n // parts)
 
 
+def micro_batches(n: int, parts: int) -> list[slice]:
+    """Cut n images into `parts` nearly equal slices."""
+    return [shard(n, part, parts) for part in range(parts)]
+
+
 def images_per_pass(args) -> int:
-    """Return how many images a process passes through the network at once."""
+    """Return how many images a process passes through the network at once, rounded down."""
     return max(1, args.batch_size // world_size() // args.accumulation_steps)
 
 

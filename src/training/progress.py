@@ -206,7 +206,7 @@ def stop_on_signals():
 
 @contextmanager
 def explain_failures(args: Namespace, last: Path):
-    """Turn lack of memory, and batches too small for batch norm, into a UserError. last: the run's saved state."""
+    """Turn lack of memory, and batches too small for batch norm, into a UserError; add how to resume from `last`."""
     try:
         with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
             yield
@@ -217,8 +217,11 @@ def explain_failures(args: Namespace, last: Path):
         raise UserError(f"--batch_size: batch norm gets only one value per channel; {advice}") from None
     except (ProcessError, CannotWrite) as error:
         if last.exists():
-            resume = command("src/train.py", "--resume", last, processes=world_size())
-            error.args = (f"{error}; to continue from the last save: {resume}",)
+            words = ["--resume", last]
+            if "ran out of memory" in str(error):
+                words += ["--accumulation_steps", 2 * args.accumulation_steps]
+            resume = command("src/train.py", *words, processes=world_size())
+            error.args = (f"{error}; command to resume from the last save: {resume}",)
         raise
 
 

@@ -20,11 +20,11 @@ DRAW_EVERY = 30  # seconds between figures; drawing takes as long as a short epo
 
 @contextmanager
 def note_failures():
-    """Print a note about a file that cannot be written (on Windows also while Excel shows it) and can be made again."""
+    """Print a note, instead of failing, if a file that can be regenerated cannot be written (e.g. is open in Excel)."""
     try:
         yield
     except CannotWrite as error:
-        note(str(error))
+        note(f"{error}; training continues")
 
 
 class RunFiles:
@@ -55,7 +55,6 @@ class RunFiles:
         found.image_size, found.training = state.max_size, training
         save(found, self.path(ending))
 
-    @note_failures()
     def write_history(self, history: list[dict]):
         if rank() == 0 and history:
             write_csv(self.path(".csv"), list(history[-1]), [list(row.values()) for row in history])
@@ -67,7 +66,6 @@ class RunFiles:
             title = f"{self.name}, training images at full augmentation; red: foreground, blue: ignored"
             plots.plot_batch(images, masks, title, self.path(".batch.png"))
 
-    @note_failures()
     def draw_epoch(self, state: TrainState, predictor: Predictor, dataset, last: bool):
         """Draw the history and validation images; unless `last`, at most every DRAW_EVERY seconds."""
         if rank() or not (last or time.perf_counter() - self.drawn > DRAW_EVERY):
