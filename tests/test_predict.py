@@ -332,7 +332,8 @@ def test_12_megapixel_photos_on_24_cores_need_bounded_memory(tmp_path, model):
     for index in range(30):
         (tmp_path / f"d/{index}.jpg").write_bytes(content)
     program = (
-        "import resource, sys, startup, cores; cores.available_cores = lambda: 24; import predict; predict.main(); "
+        "import resource, sys, startup, cores; cores.available_cores, cores.memory_limit = lambda: 24, lambda: 4e9; "
+        "import predict; predict.main(); "
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
     )
     command = [sys.executable, "-c", program, "d", "--model", model, "--save", "mask", "overlay", "cutout"]
