@@ -27,6 +27,8 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     dataset, path = choose_dataset(dataset, path)
     same = dataset == checkpoint.dataset and (same_path or moved or dataset != "folder")
     options: dict = {"border": checkpoint.border}
+    if moved and any(recorded.get(flag) for flag in ("fold", *LIST_FLAGS)):
+        note_once(f"{path} is taken for the moved {own_path} of training, with the same lists and fold")
     if same:
         for flag in LIST_FLAGS:
             if recorded.get(flag) and (same_path or Path(recorded[flag]).is_file()):

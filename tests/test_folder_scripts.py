@@ -117,7 +117,8 @@ def test_lists_and_folds_of_training_are_used_after_the_folder_has_moved(tmp_pat
     (tmp_path / "data").rename(tmp_path / "moved")
     (tmp_path / "other.txt").unlink()
     flags = ("--data_path", "moved", "--output", "scores")
-    script("evaluate", "--model", "saved_models/a.pth", *flags, cwd=tmp_path)
+    done = script("evaluate", "--model", "saved_models/a.pth", *flags, cwd=tmp_path)
+    assert "moved is taken for the moved data" in done.stderr
     assert [row["name"] for row in read_table(tmp_path / "scores.csv")] == ["3", "5", "8"]
     out = script("evaluate", "--model", "saved_models/a.pth", "--split", "valid", *flags, cwd=tmp_path).stdout
     assert "used for training" not in out
