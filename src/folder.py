@@ -206,9 +206,10 @@ def by_hash(names: list[str], splits: list[str], files: dict[str, str]) -> dict[
         found[splits[bisect(ends[:-1], position(name))]].append(name)
     train = found.get("train", [])
     for split in splits:
-        last = max(map(position, train), default=0)
-        moved = [name for name in train if position(name) == last]
-        if not found[split] and len(moved) < len(train):
-            found[split] = moved
-            train[:] = [name for name in train if name not in moved]
+        if not found[split] and train:
+            last = max(map(position, train))
+            moved = [name for name in train if position(name) == last]
+            if len(moved) < len(train):
+                found[split] = moved
+                train[:] = [name for name in train if name not in moved]
     return found

@@ -106,9 +106,10 @@ def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None
                 return candidate
     except OSError as error:
         raise UserError(f"--save_dir {folder}: {error.strerror}; choose another --save_dir or --name") from None
-    hint = f"choose another, or delete {folder}/{name}.csv if no run uses it"
-    if (folder / f"{name}.pth").exists():
-        hint = "choose another"
     if last.exists():
         hint = f"continue it with --resume {last}, or choose another --name"
+    elif (folder / f"{name}.pth").exists():
+        hint = "choose another"
+    else:
+        hint = f"choose another, or delete {folder}/{name}.csv if no run uses it"
     raise UserError(f"--name {name} is taken: {folder}/{name}.* exists; {hint}")
