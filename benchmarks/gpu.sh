@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that is measured on a GPU, in two calls of at most ten minutes each:
+# Measurements on a GPU, in two calls of about ten minutes each:
 #   benchmarks/gpu.sh checks DATA OUT    # the cuda tests, training speed with and without torch.compile, batch sizes
 #   benchmarks/gpu.sh train DATA OUT     # ResNet34-U-Net for eight minutes; its weights in parts of 15 MB
 # DATA: the pets. OUT: an empty folder for logs, histories and weights. If uploads to the machine are limited, send the

@@ -1,4 +1,4 @@
-"""Score checkpoints on the pets under every published protocol, to compare numbers from different papers.
+"""Score checkpoints on the pets under the common protocols, to compare numbers from different papers.
 
     python benchmarks/protocols.py --model saved_models/unet_pets.pth                      # prints a table
     python benchmarks/protocols.py --model saved_models/*.pth --output scores/protocols    # + .json and .csv
@@ -43,7 +43,7 @@ PUBLISHED_SIZE = 256  # image size of the published scores, in pixels
 # prints per-image and dataset IoU of test.txt. The course and the other project: see saved_models/README.md.
 REPORTED = {
     ("foreground", "network", "image", "all"): (
-        "reports 1, 2, 4, 5 and this repo (Dice), segmentation_models.pytorch (per-image IoU), another project (IoU)"
+        "reports 2, 4 and this repo (Dice), segmentation_models.pytorch (per-image IoU), another project (IoU)"
     ),
     ("foreground", "network", "pooled", "all"): "segmentation_models.pytorch (dataset IoU)",
     ("foreground", "original", "image", "all"): "this repo --original_size (Dice)",

@@ -97,7 +97,7 @@ class Contender:
         args, state, network = self.args, self.state, self.learner.eval_model
         start = time.perf_counter()
         self.meter.flush()  # waits for the device
-        recent = range(max(0, state.step - train.RECENT), state.step)
+        recent = range(max(0, state.step - train.BATCH_NORM_STEPS), state.step)
         images = (image for image, _ in self.augmentation.batches(self.dataset, self.data.indices, recent))
         refresh_batch_norm(network, images, self.runtime)
         self.seconds += time.perf_counter() - start
@@ -125,8 +125,11 @@ def table(contenders):
     for goal in GOALS:
         times = [one.reached.get(goal, math.inf) for one in contenders]
         fastest = min(times[:-1])
-        over = "" if goal in theirs.reached else "over "
-        ratio = f"{over}{min(times[-1], theirs.scored) / fastest:.1f}" if fastest < math.inf else ""
+        ratio = ""
+        if fastest < math.inf:
+            ratio = f"{times[-1] / fastest:.1f}"
+            if goal not in theirs.reached:
+                ratio = f"over {math.floor(10 * theirs.scored / fastest) / 10}"
         line = [f"{at:.0f} s" if at < math.inf else "" for at in times]
         yield f"{goal:10.2f}" + "".join(f"{cell:>22}" for cell in line) + f"{ratio:>16}"
     yield f"{'best':>10}" + "".join(f"{f'{one.best:.4f} in {one.scored:.0f} s':>22}" for one in contenders)

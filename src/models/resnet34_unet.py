@@ -1,5 +1,5 @@
 """ResNet-34 encoder (He et al., "Deep Residual Learning for Image Recognition", CVPR 2016, table 1) with a U-Net
-decoder (Ronneberger et al. 2015). Reports: see README.md.
+decoder (Ronneberger et al. 2015). Reports: see benchmarks/README.md.
 
 The encoder's `state_dict` fits torchvision's `resnet34` without `fc`, so published weights load. Accepts any input
 size: strided layers round up, and decoder features are cropped to the skip connection's size.
@@ -76,14 +76,13 @@ class DecoderBlock(nn.Module):
         joined = self.channels + skip_channels
         if form == "nearest":
             self.up = nn.Upsample(scale_factor=2, mode="nearest")
-            self.conv = DoubleConv(joined, out_channels)
-            return
-        self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
+        else:
+            self.up = nn.ConvTranspose2d(in_channels, out_channels, 2, stride=2)
         if form == "upconv":
             conv = nn.Conv2d(joined, out_channels, 3, padding=1, bias=False)
             self.conv = nn.Sequential(conv, nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
         else:
-            self.conv = DoubleConv(joined, out_channels, norm="none")
+            self.conv = DoubleConv(joined, out_channels, norm="none" if form == "transposed" else "batch")
 
     def forward(self, x, skip, size):
         """Upsample x (N, C, h, w) to size (H, W), and merge skip (N, S, H, W), if any: (N, out_channels, H, W)."""
