@@ -26,8 +26,8 @@ from photos.decode import ImageError, decode, image_errors
 from utils import UserError
 
 COLOR = 1 << 40  # a color is COLOR + 65536 red + 256 green + blue
-MOST = COLOR << 1
-MOST_VALUES = 2**16  # a folder with more distinct values has no masks
+LARGEST = COLOR << 1
+MAX_VALUES = 2**16  # a folder with more distinct values has no masks
 NEAR = 64  # RGB distance within which two colors of lossy masks count as one
 RARE = 0.03  # a true color has at least this fraction of the pixels outside the background
 
@@ -141,8 +141,8 @@ def add_counts(counts) -> list[dict[int, int]]:
     for parts in counts:
         for total, part in zip(totals, parts, strict=True):
             total.update(part)
-        if len(totals[0]) > MOST_VALUES:
-            raise UserError(f"masks in --data_path have over {MOST_VALUES:,} values; check that they are not photos")
+        if len(totals[0]) > MAX_VALUES:
+            raise UserError(f"masks in --data_path have over {MAX_VALUES:,} values; check that they are not photos")
     return [dict(total) for total in totals]
 
 
@@ -185,11 +185,14 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
     colors: tuple = ()
     if colored:
         colors = true_colors(colored, given + ignored)
-        given = [snap(ends, colors) for ends in given]
-        ignored = [snap(ends, colors) for ends in ignored]
     elif gray and exact:
         colors = tuple(map(color_of, gray_levels(gray, given + ignored)))
+    elif gray and given + ignored:
+        levels = true_colors(gray, given + ignored)
+        colors = levels if len(levels) > 1 else ()
     if colors:
+        given = [snap(ends, colors) for ends in given]
+        ignored = [snap(ends, colors) for ends in ignored]
         values, lossy = Counter(exact), Counter(gray) + Counter(colored)
         seen = np.array([color_of(value) for value in lossy])
         for value, pixels in zip(nearest(seen, colors).tolist(), lossy.values(), strict=True):
@@ -204,7 +207,7 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         if len(others) < 2:
             given = [(value, value) for value in others]
         elif 0 in values:
-            given = [(others[-1] // 2 + 1 if gray and not colors else 1, MOST)]
+            given = [(others[-1] // 2 + 1 if gray and not colors else 1, LARGEST)]
         else:
             advice = f"pass e.g. --foreground {text_of(others[0])}"
             raise UserError(f"{found}, but no 0 for background; {advice}")
@@ -264,7 +267,7 @@ def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
         texts = []
         for low, high in ranges:
             texts.append(text_of(low) if low == high else f"{text_of(low)} to {text_of(high)}")
-        if ranges and ranges[0][1] == MOST:
+        if ranges and ranges[0][1] == LARGEST:
             texts = [f"all values >= {ranges[0][0]}"]
         if texts and values:
             percent = 100 * pixels[labels == label].sum() / pixels.sum()
@@ -272,5 +275,5 @@ def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
     parts.append("the rest is background")
     if rule.ignored == ((255, 255),):
         kept = [text_of(low) if low == high else f"{low}-{min(high, 254)}" for low, high in rule.foreground]
-        parts.append(f"--foreground {' '.join(kept)} 255 makes 255 foreground")
+        parts.append(f"pass --foreground {' '.join(kept)} 255 to count 255 as foreground")
     return "; ".join(parts)
