@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from files import write_atomically
 from photos.decode import ImageError, read_image
 from photos.outputs import render
-from predict import load_model, predict
+from photos.prediction import load_model, predict
 from utils import Parser, UserError, run
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -35,7 +35,7 @@ from PIL import Image, ImageDraw
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from photos.decode import read_image
-from photos.matting import BORDER, border_width, depth_in_mask, find_band, matte
+from photos.matting import BORDER, EDGE, border_width, depth_in_mask, find_band, matte
 from predictor import to_size
 from utils import Parser, positive_int, run
 
@@ -165,8 +165,8 @@ def knn(image, probability):
 
     mask = probability >= 0.5
     border = border_width(mask)
-    known, band = find_band(depth_in_mask(mask, border), border)
-    return estimate_alpha_knn(image, torch.where(band, 0.5, known.round()).double().numpy())
+    ramp, band = find_band(depth_in_mask(mask, border) / border - EDGE["foreground"])
+    return estimate_alpha_knn(image, torch.where(band, 0.5, ramp.round()).double().numpy())
 
 
 def rembg(image, probability):
@@ -257,7 +257,7 @@ def score_drawings(args):
 
 def score_photos(args):
     """Print the mean alpha over the background, the pet and the border of the trimaps."""
-    from predict import load_model, predict
+    from photos.prediction import load_model, predict
 
     model = load_model(args.model, precision="float32")
     found = methods()

@@ -20,6 +20,7 @@ from PIL import ImageColor
 from checkpoint import add_model_type_flag
 from photos.colors import on_white
 from photos.decode import ImageError, read_image
+from photos.matting import edge_depth
 from photos.outputs import KINDS, Style, render, save_image
 from photos.prediction import load_model, probability_of, read_any, to_input
 from predictor import to_size
@@ -37,7 +38,8 @@ def make(model, path, max_size, kind, threshold, fill, color):
     probability = probability_of(model, [to_input(model, photo)])[0]
     if max_size:
         photo.thumbnail((max_size, max_size))
-    style = Style(threshold, background=ImageColor.getrgb(color)[:3] if fill else None)
+    background = ImageColor.getrgb(color)[:3] if fill else None
+    style = Style(threshold, background=background, edge=edge_depth(model.checkpoint))
     return photo, render(kind, photo, to_size(probability, photo.size), style)
 
 

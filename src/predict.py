@@ -5,7 +5,7 @@
     python src/predict.py photos --recursive --model unet.pth --save cutout --crop --skip_existing
     python src/predict.py - --model unet.pth < cat.jpg > mask.png
 
-Outputs are NAME.png (overlays and panels: NAME.jpg; --each: NAME/1.png), in a folder per kind if several.
+Outputs are NAME.png (overlays and panels: NAME.jpg; --each: NAME/1.png), in a folder per kind if --save has several.
 In a notebook:
 
     from petseg import load_model, predict   # after: pip install -e .
@@ -34,9 +34,9 @@ from flags import add_predictor_flags
 from photos.components import SMALL
 from photos.decode import suffixes
 from photos.inputs import Job, describe_unused, find_images, plan, refuse_existing
+from photos.matting import edge_depth
 from photos.outputs import KINDS, Style, read_background
 from photos.pipeline import Pipeline, Result
-from photos.prediction import load_model, predict  # noqa: F401  # for notebooks
 from predictor import load_predictor
 from runtime import choose_runtime
 from scoring import add_threshold_flag, resolve_threshold
@@ -88,12 +88,12 @@ class Table:
 
 
 def unfinished(jobs: list[Job], numbers: Table | None, runs: Table | None) -> list[Job]:
-    """Return the jobs that lack outputs, and without their files those that only lack rows, as after a kill."""
+    """Return the jobs that lack outputs and, with `files` emptied, those that lack only CSV rows (after a kill)."""
     found = []
     for job in jobs:
         if not all(path.exists() for path in job.files.values()):
             found.append(job)
-        elif numbers and job.name not in numbers.names or runs and job.image_id not in runs.names:
+        elif (numbers and job.name not in numbers.names) or (runs and job.image_id not in runs.names):
             found.append(replace(job, files={}))
     return found
 
@@ -145,11 +145,11 @@ def predict_files(args):
         advice = "for small pets try --tile 1024 or a lower --threshold"
         print(f"note: no foreground in {count_of(len(empty), 'image')} (e.g. {empty[0]}); {advice}")
     if problems:
-        number = sum(map(len, problems.values()))
+        number, reasons = sum(map(len, problems.values())), []
         for reason, paths in problems.items():
             for path in paths[5:]:  # the others are in the error
                 print(path, reason, file=sys.stderr)
-        reasons = [f"{first_few(paths)}{':' * (len(paths) > 1)} {reason}" for reason, paths in problems.items()]
+            reasons.append(f"{first_few(paths)}{':' if len(paths) > 1 else ''} {reason}")
         raise UserError(f"{number:,} of {count_of(len(todo), 'image')} failed: {'; '.join(reasons)}; fix or omit them")
 
 
@@ -185,7 +185,8 @@ def prepare(args):
     predictor = load_predictor(args.model, runtime, args.model_type, args.tta)
     predictor = replace(predictor, size=args.image_size or predictor.size)
     threshold = resolve_threshold(args.threshold, predictor.checkpoint, args.model)
-    return predictor, Style(threshold, args.largest, args.crop, args.matting, background, args.each)
+    edge = edge_depth(predictor.checkpoint)
+    return predictor, Style(threshold, args.largest, args.crop, args.matting, background, edge, args.each)
 
 
 def predict_stream(args):
@@ -226,7 +227,8 @@ def main():
     add("images", nargs="+", metavar="IMAGE", help="files, folders or globs; - reads from stdin and writes to stdout")
     add("--model", type=user_path, required=True, help="checkpoint")
     add("--output", type=user_path, default="predictions", help="folder, or file for one image; default %(default)s")
-    add("--save", nargs="+", choices=KINDS, default=["mask"], help="panel: photo, probability, overlay; default mask")
+    panel = "outputs; panel: photo, probability and overlay side by side; default mask"
+    add("--save", nargs="+", choices=KINDS, default=["mask"], help=panel)
     add("--recursive", action="store_true", help="search subfolders too, and mirror them in --output")
     existing = parser.add_mutually_exclusive_group().add_argument
     existing("--overwrite", action="store_true", help="replace existing outputs and CSV files")
@@ -234,11 +236,11 @@ def main():
     add_threshold_flag(parser)
     add("--largest", action="store_true", help="keep only the largest connected component")
     add("--crop", action="store_true", help="crop cutouts to the foreground")
-    each = f"cut out the largest component and any that cover {100 * SMALL:g}%% of the image, in a folder per image"
+    each = f"cut out each component of at least {100 * SMALL:g}%% of the image, and the largest; a folder per image"
     add("--each", action="store_true", help=each)
     add("--background", metavar="COLOR|FILE", help="color or image behind cutouts")
     add("--matting", action="store_true", help="closed-form matting (slower); see requirements-matting.txt")
-    add("--tile", type=image_side, help="tile size for large photos, in pixels")
+    add("--tile", type=image_side, help="predict photos larger than TILE pixels in tiles of this size")
     add("--csv", type=user_path, help="CSV file for image sizes, foreground fractions and bounding boxes")
     add("--rle", type=user_path, help="CSV file for image_id,encoded_mask (column-major, 1-based RLE pairs)")
     add_predictor_flags(parser)

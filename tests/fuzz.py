@@ -28,7 +28,7 @@ import cache
 from checkpoint import load, restore_model
 from oxford_pet import read_trimap, split_names
 from photos.decode import ImageError, read_image
-from predict import load_model, predict
+from photos.prediction import load_model, predict
 from training.args import parse_args
 from utils import UserError
 
@@ -147,21 +147,7 @@ class Targets:
     def description(self):
         """Metadata that torch loads, but that a checkpoint must not have."""
         checkpoint = load(self.folder / "good.pth").to_dict()
-        wrong = [
-            None,
-            -1,
-            0,
-            10**12,
-            1.5,
-            float("nan"),
-            "x",
-            [],
-            [0.5],
-            {},
-            {"width": 10**9},
-            torch.zeros(2),
-            "unet_add",
-        ]
+        wrong = [None, -1, 0, 10**12, 1.5, torch.nan, "x", [], [0.5], {}, {"width": 10**9}, torch.zeros(2), "unet_add"]
         key = self.rng.choice(list(checkpoint))
         if self.rng.random() < 0.5:
             checkpoint[key] = self.rng.choice(wrong)
@@ -236,7 +222,6 @@ def fuzz(inputs, folder, seed=0):
     """Return how many inputs were tried, were accepted, gave a traceback, hung, or gave a wrong result."""
     rng = random.Random(seed)
     targets = Targets(folder, rng)
-    torch.set_num_threads(1)
     counts = dict.fromkeys(("tried", "accepted", "tracebacks", "hangs", "wrong"), 0)
 
     def late(number, frame):

@@ -6,8 +6,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from checkpoint import Checkpoint
 from photos import matting
-from photos.matting import BORDER, distance, guided_filter, matte
+from photos.matting import BORDER, edge_depth, matte
 from photos.outputs import Style, cut_out
 
 ORANGE, BLUE, GREEN = (200, 120, 40), (30, 60, 160), (0, 255, 0)
@@ -99,6 +100,35 @@ def test_a_small_hole_in_the_prediction_is_filled():
     assert matte(photo, probability)[0][80:100, 110:130].min() == 1
 
 
+@pytest.mark.parametrize("checkpoint, depth", [
+    (Checkpoint({}, "unet", {}), 0.5), (Checkpoint({}, "unet", {}, border="background"), -0.5),
+    (Checkpoint({}, "unet", {}, border="ignore"), 0), (Checkpoint({}, "unet", {}, dataset="folder"), 0),
+])  # fmt: skip
+def test_the_edge_is_inside_the_mask_only_if_borders_were_foreground_in_training(checkpoint, depth):
+    assert edge_depth(checkpoint) == depth
+
+
+def test_thin_objects_of_exact_masks_are_kept():
+    exact = torch.zeros(180, 240)
+    exact[40:140, 20:120] = exact[40:140, 150:158] = 1
+    alpha, _ = matte(blend(exact, ORANGE, BLUE), exact, edge=0.0)
+    assert (alpha - exact).abs().mean() < 0.01 and alpha[42:138, 151:157].mean() > 0.95
+
+
+def test_the_guided_filter_is_exact_for_black_on_white():
+    """Without color, three channels are one: the equations of He et al. for gray photos."""
+    photo, alpha, _ = scene()
+    gray = (torch.from_numpy(np.array(photo.convert("L"))) > 100).double()
+    mean, level = (matting.box(values[None], 2)[0].double() for values in (gray, alpha))
+    covariance = matting.box((gray * alpha)[None], 2)[0].double() - mean * level
+    variance = matting.box((gray * gray)[None], 2)[0].double() - mean**2
+    slope = 3 * covariance / (3 * variance + 1e-4)
+    expected = matting.box(torch.stack([slope, level - slope * mean]), 2)
+    found = matting.guided_filter(gray.float().expand(3, -1, -1), alpha, 2)
+    torch.testing.assert_close(found[:3].sum(0), expected[0], rtol=0, atol=2e-4)
+    torch.testing.assert_close(found[3], expected[1], rtol=0, atol=2e-4)
+
+
 @pytest.mark.parametrize("factor", [1, 3])
 def test_tiles_do_not_change_the_result(monkeypatch, factor):
     monkeypatch.setattr(matting, "WORK_SIZE", 240 // factor)
@@ -136,23 +166,6 @@ def test_a_photo_of_one_color_gets_alpha_by_depth_in_the_mask():
     alpha, foreground = matte(photo, probability)
     assert (alpha - target).abs().mean() < 0.02 and alpha[90, 120] == 1 and alpha[0, 0] == 0
     assert (foreground.int() - torch.tensor(BLUE)).abs().max() <= 1
-
-
-def test_distance_is_euclidean_up_to_its_limit():
-    mask = torch.zeros(30, 40, dtype=torch.bool)
-    mask[10, 12] = mask[25, 30] = True
-    y, x = torch.meshgrid(torch.arange(30), torch.arange(40), indexing="ij")
-    expected = torch.minimum((y - 10) ** 2 + (x - 12) ** 2, (y - 25) ** 2 + (x - 30) ** 2).sqrt() - 0.5
-    assert torch.allclose(distance(mask, 100), expected.clamp(min=0))
-    assert torch.allclose(distance(mask, 8), expected.clamp(0, 8))
-    assert (distance(torch.zeros(5, 6, dtype=torch.bool), 4) == 4).all()
-
-
-def test_the_guided_filter_keeps_alpha_that_is_linear_in_the_color():
-    image = torch.rand(3, 20, 25, generator=torch.Generator().manual_seed(0))
-    alpha = 0.2 * image[0] - 0.1 * image[1] + 0.5 * image[2] + 0.1
-    linear = guided_filter(image, alpha, radius=3, eps=1e-7)
-    assert torch.allclose((linear[:3] * image).sum(0) + linear[3], alpha, atol=1e-3)
 
 
 @pytest.mark.integration

@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import torch
 from conftest import ROOT, encoded, error_of, make_checkpoint, read_table, script
 from conftest import random_photo as photo
 from PIL import Image
+from processes import launch, wait_for
 
 from cores import PixelBudget
 from files import CannotWrite
@@ -24,7 +26,7 @@ from photos.decode import ImageError
 from photos.inputs import find_images, plan
 from photos.outputs import KINDS, Style, cut_out, mask_of, overlay, render, run_lengths
 from photos.pipeline import Pipeline
-from predict import load_model, predict
+from photos.prediction import load_model, predict
 from utils import UserError
 
 
@@ -52,10 +54,11 @@ def names(folder):
 
 
 def test_a_folder_is_processed_and_bad_files_are_reported(call, tmp_path):
-    """Images are segmented, bad ones are named, other files are counted, and no input changes."""
-    folder = tmp_path / "d"
+    folder, long = tmp_path / "d", "n" * 246
     (folder / "sub").mkdir()
     for name in ("plain.jpg", "plain.png", "Mein Hund ist süß 犬.jpg", "$x_1$.png", "sub/plain.jpg"):
+        photo().save(folder / name)
+    for name in ("-two\nlines %s{}.png", f"{long}.png"):
         photo().save(folder / name)
     photo().save(folder / "moves.gif", save_all=True, append_images=[photo(seed=1), photo(seed=2)])
     (folder / "text.jpg").write_text("no image")
@@ -63,11 +66,11 @@ def test_a_folder_is_processed_and_bad_files_are_reported(call, tmp_path):
         (folder / name).write_text("not an image")
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     done = call("--recursive", "--output", "out", "--save", *KINDS, expect=2)
-    assert "6 images" in done.stdout and "text.jpg" in error_of(done)
+    assert "8 images" in done.stdout and "text.jpg" in error_of(done)
     assert all(words in done.stdout for words in ("2 .txt", "1 .dcm", "1 hidden"))
     assert done.stdout.count("moves.gif") == 1  # a note that only its first page is used
     assert {path: path.read_bytes() for path in before} == before
-    stems = ["$x_1$", "Mein Hund ist süß 犬", "moves", "plain.jpg", "plain.png", "sub/plain"]
+    stems = ["$x_1$", "-two\nlines %s{}", "Mein Hund ist süß 犬", "moves", long, "plain.jpg", "plain.png", "sub/plain"]
     for kind, suffix in KINDS.items():
         assert names(tmp_path / "out" / kind) == [stem + suffix for stem in stems]
     assert Image.open(tmp_path / "out/mask/sub/plain.png").size == (50, 30)
@@ -287,6 +290,25 @@ def test_a_signal_ends_a_run_and_keeps_the_rows_so_far(call, tmp_path, monkeypat
     assert sorted(row["image_id"] for row in read_table(tmp_path / "r.csv")) == [f"{index:02d}" for index in range(12)]
 
 
+@pytest.mark.integration
+@pytest.mark.parametrize("number", range(4))
+def test_sigterm_at_a_random_moment_leaves_only_whole_files(number, tmp_path, model):
+    (tmp_path / "d").mkdir()
+    content = encoded(photo(1600, 1200), "JPEG")
+    for index in range(60):
+        (tmp_path / f"d/{index}.jpg").write_bytes(content)
+    process = launch("predict", "d", "--model", model, "--save", "mask", "overlay", "cutout", cwd=tmp_path)
+    written = tmp_path / "predictions"
+    wait_for(lambda: any(written.rglob("*.png")), process, log=tmp_path / "predict.log")
+    time.sleep(random.Random(number).uniform(0, 3))
+    process.terminate()
+    process.join(5)
+    assert process.exitcode in (143, -15, 0)  # from our handler; from the default one, at the very end; it had finished
+    assert not list(written.rglob(".*"))
+    for path in written.rglob("*.png"):
+        Image.open(path).load()
+
+
 def test_a_name_that_is_not_utf8_is_escaped_in_tables(call, tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path / "d") + b"/caf\xe9.jpg")
     try:
@@ -467,7 +489,7 @@ def state():
             matplotlib.rcParams._get("backend"), PIL.Image.MAX_IMAGE_PIXELS)
 before = state()
 import numpy as np
-from predict import load_model, predict
+from photos.prediction import load_model, predict
 predict(load_model("tiny.pth"), np.zeros((30, 50, 3), np.uint8))
 slow = {"torch._dynamo", "jinja2", "scipy.stats", "scipy.ndimage"} & set(sys.modules)
 assert not slow, slow
@@ -527,18 +549,11 @@ def test_predict_is_the_networks_probability(model):
 @pytest.mark.parametrize(
     "images, options",
     [
-        (torch.zeros(3, 8, 8, dtype=torch.uint8), {}),
-        (None, {}),
-        (b"bytes", {}),
-        (np.zeros((0, 5, 3), dtype=np.uint8), {}),
-        ([[0, 1], [2, 3]], {}),
-        (np.zeros((4, 4, 3)), {}),
-        (np.zeros((2, 4, 4, 3), dtype=np.uint8), {}),
-        (photo(), {"image_size": 0}),
-        (photo(), {"image_size": 1.5}),
-        (photo(), {"tile": 10**9}),
+        (torch.zeros(3, 8, 8, dtype=torch.uint8), {}), (None, {}), (b"bytes", {}), ([[0, 1], [2, 3]], {}),
+        (np.zeros((0, 5, 3), np.uint8), {}), (np.zeros((4, 4, 3)), {}), (np.zeros((2, 4, 4, 3), np.uint8), {}),
+        (photo(), {"image_size": 0}), (photo(), {"image_size": 1.5}), (photo(), {"tile": 10**9}),
     ],
-)
+)  # fmt: skip
 def test_predict_refuses_other_arguments(model, images, options):
     with pytest.raises(ValueError, match="must be"):
         predict(load_model(model), images, **options)
@@ -547,13 +562,10 @@ def test_predict_refuses_other_arguments(model, images, options):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"precision": "fp16"}, "precision"),
-        ({"device": "tiny.pth"}, "--device tiny.pth"),
-        ({"device": 0}, "--device 0"),
-        ({"model_type": "vgg"}, "unet.*vgg"),
-        ({"path": "nowhere.pth"}, "nowhere.pth"),
+        ({"precision": "fp16"}, "precision"), ({"device": "tiny.pth"}, "--device tiny.pth"),
+        ({"device": 0}, "--device 0"), ({"model_type": "vgg"}, "unet.*vgg"), ({"path": "nowhere.pth"}, "nowhere.pth"),
     ],
-)
+)  # fmt: skip
 def test_load_model_names_the_argument_it_refuses(model, arguments, message):
     with pytest.raises((ValueError, UserError), match=message):
         load_model(**{"path": model, **arguments})

@@ -52,7 +52,4 @@ sys.meta_path.insert(0, Finder)
 def __getattr__(name):
     if name not in __all__:
         raise AttributeError(f"petseg has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.predict")
-    for each in __all__:  # replaces the attribute `predict`, which is now the submodule
-        globals()[each] = getattr(module, each)
-    return globals()[name]
+    return getattr(importlib.import_module(f"{__name__}.photos.prediction"), name)

@@ -7,7 +7,7 @@
 | I | 0 to 65535 (PNG, PPM); in TIFF, 0 to the largest value of its type |
 | F | 0 to 1 in TIFF and PFM, by their convention; elsewhere 0 to 255 |
 
-Values outside the range are clipped; NaN is its low end. If no range is given, TIFFs with white at 0 are inverted.
+Values outside the range are clipped; NaN becomes the low end. If no range is given, TIFFs with white at 0 are inverted.
 """
 
 from contextlib import suppress
@@ -30,7 +30,7 @@ def to_rgb(image: Image.Image, intensity_range=None) -> Image.Image:
     return on_white(colors)
 
 
-def to_srgb(image: Image.Image, keep_alpha: bool = True, intensity_range=None) -> Image.Image:
+def to_srgb(image: Image.Image, keep_alpha: bool, intensity_range) -> Image.Image:
     """Convert a decoded image to sRGB, apply EXIF orientation, and drop metadata.
 
     keep_alpha: return transparent images as RGBA instead of putting them on white. intensity_range:
@@ -58,7 +58,7 @@ def on_white(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
 
 
-def split_alpha(image, original, intensity_range=None):
+def split_alpha(image, original, intensity_range):
     """Return colors (mode L, RGB, CMYK or LAB) and alpha (mode L or None). original: with the file's tags."""
     if image.mode.startswith(DEEP):
         values, alpha = np.asarray(image), None

@@ -52,7 +52,7 @@ def images_in(top, recursive, output, unused):
         reason = f"cannot be opened ({error.strerror})"
         raise UserError(f"{error.filename} {reason}; correct its permissions") from None
 
-    images = []
+    images, excluded = [], output.resolve() if output else None
     for folder, subfolders, names in os.walk(top, onerror=fail):
         for name in sorted(names):
             path = Path(folder, name)
@@ -62,11 +62,8 @@ def images_in(top, recursive, output, unused):
                 images.append(path)
             else:
                 unused[path.suffix or "without suffix"] += 1
-        for name in sorted(subfolders):
-            is_output = output and Path(folder, name).resolve() == output.resolve()
-            if name.startswith(".") or is_output:
-                subfolders.remove(name)
-        subfolders.sort()
+        visible = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in visible if Path(folder, name).resolve() != excluded]
         if not recursive:
             if subfolders:
                 unused["subfolder(s) (see --recursive)"] += len(subfolders)

@@ -4,6 +4,7 @@ The network's mask is smooth, because its input is small, and too wide, because 
 counts as pet in training. So the edge is located in the photo itself, within a band:
 
 1. The edge lies half a border width inside the mask, in the middle of the trimap's border.
+   (Networks trained on other masks have no border: for them, it lies at the mask's edge.)
    Everything more than a border width away from it is pet or background.
 2. Near a pixel, the colors of pet and background form two clouds. Alpha is the linear function of
    color that separates them best (Fisher's discriminant). The closer the clouds are, the more the
@@ -13,7 +14,8 @@ counts as pet in training. So the edge is located in the photo itself, within a 
    Colour Estimation", ICIP 2021).
 
 The photo is reduced first. As in "Fast Guided Filter" (He, Sun, 2015), the linear function of
-color is enlarged instead of alpha, so individual hairs reappear at full size.
+color is enlarged instead of alpha, so individual hairs reappear at full size. The constants were
+chosen on the drawings of benchmarks/matting.py.
 """
 
 import math
@@ -23,6 +25,7 @@ import scipy  # loads scipy.ndimage lazily
 import torch
 import torch.nn.functional as F
 
+from checkpoint import Checkpoint
 from photos.components import attached, drop_small, fill_holes
 
 WORK_SIZE = 768  # maximum side of the reduced photo, in pixels
@@ -32,42 +35,47 @@ PAIRS = ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2))  # entries of a symmetr
 # Width of a trimap's border, divided by the geometric mean of the photo's longer side and the square
 # root of the area of pet and border: the median over 612 training trimaps.
 BORDER = 0.0425
-EDGE = 0.5  # depth of the pet's edge inside the mask, in border widths
+EDGE = {"foreground": 0.5, "ignore": 0.0, "background": -0.5}  # see `edge_depth`
 REACH = 1.0  # half the band's width, in border widths; networks are off by half a border width
 
 
-def matte(photo, probability, threshold=0.5, closed_form=False):
+def edge_depth(checkpoint: Checkpoint) -> float:
+    """Return the depth of the foreground's edge inside a network's masks, in border widths."""
+    return EDGE[checkpoint.border] if checkpoint.dataset == "pets" else 0.0
+
+
+def matte(photo, probability, threshold=0.5, closed_form=False, edge=EDGE["foreground"]):
     """Estimate the pet's alpha, float32 (H, W) in [0, 1], and its unmixed colors, uint8 (H, W, 3).
 
-    photo: PIL image of mode RGB. probability: float32 tensor (H, W), from a network trained with
-    the border as foreground. closed_form: use PyMatting (Levin, Lischinski, Weiss, PAMI 2008).
+    photo: PIL image of mode RGB. probability: float32 tensor (H, W). closed_form: use PyMatting
+    (Levin, Lischinski, Weiss, PAMI 2008). edge: from `edge_depth`.
     """
     pixels = torch.from_numpy(np.array(photo))
     factor = math.ceil(max(photo.size) / WORK_SIZE)
     mask = drop_small(reduce(probability[None], factor)[0] >= threshold)
     border = border_width(mask)
     # Smaller holes are noise: the border would have closed real ones.
-    depth = depth_in_mask(fill_holes(mask, border**2), border)
-    known, band = find_band(depth, border)
-    alpha = enlarge(known[None], factor, photo.size[::-1])[0].clone()
+    inside = depth_in_mask(fill_holes(mask, border**2), border) / border - edge
+    ramp, band = find_band(inside)
+    alpha = enlarge(ramp[None], factor, photo.size[::-1])[0].clone()
     if not band.any():
         return alpha, pixels
     margin = math.ceil(2 * border)
     [box_of_band] = scipy.ndimage.find_objects(band.numpy().astype(np.uint8))
     window = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in box_of_band)
-    inside = tuple(slice(side.start * factor, side.stop * factor) for side in window)
-    known, band, depth = known[window], band[window], depth[window]
+    large_window = tuple(slice(side.start * factor, side.stop * factor) for side in window)
+    ramp, band, inside = ramp[window], band[window], inside[window]
     reduced = np.array(photo.reduce(factor))[window]
     image = torch.from_numpy(reduced).permute(2, 0, 1).float().div_(255)
     if closed_form:
-        solved = solve_closed_form(image, known, band)
+        solved = solve_closed_form(image, ramp, band)
         linear = torch.cat([torch.zeros_like(image), solved[None]])
     else:
-        solved = solve_guided(image, known, band, depth, border)
+        solved = solve_guided(image, ramp, band, inside, border)
     if not closed_form or factor > 1:
         linear = guided_filter(image, solved, radius=max(1, round(border / 8)))
     fields = torch.cat([linear, *blur_fusion(image, solved, border), band[None].float()])
-    fill_band(alpha[inside], pixels[inside], fields, band, factor)
+    fill_band(alpha[large_window], pixels[large_window], fields, band, factor)
     return alpha, pixels
 
 
@@ -90,28 +98,29 @@ def depth_in_mask(mask, border):
     return distance(~mask, limit) - distance(mask, limit)
 
 
-def find_band(depth, border):
-    """Return alpha as a ramp across the band, float32 (H, W), and the band, bool (H, W)."""
-    inside = depth / border - EDGE
+def find_band(inside):
+    """Return alpha as a ramp across the band, float32 (H, W), and the band, bool (H, W).
+
+    inside: depth inside the foreground's edge, in border widths.
+    """
     return (inside / (2 * REACH) + 0.5).clamp(0, 1), inside.abs() < REACH
 
 
-def solve_guided(image, known, band, depth, border):
+def solve_guided(image, ramp, band, inside, border):
     """Solve for alpha, float32 (H, W), from pixels far from the edge, then from pixels with alpha near 0 or 1."""
-    inside = depth / border - EDGE
     prior = (2 * inside + 0.5).clamp(0, 1)
     # Colors mislead far from the edge, e.g. a pale ear in front of a pale wall.
     prior_weight = 2 * (1 + (inside / 0.45).square().square())
     pet = (2 * inside - 0.5).clamp(0, 1)
     background = (-2 * inside - 0.5).clamp(0, 1)
     alpha = separate_colors(image, prior, prior_weight, pet, background, radius=1.3 * border)
-    alpha = torch.where(band, alpha, known)
+    alpha = torch.where(band, alpha, ramp)
     prior = (alpha + prior) / 2
     pet = (2 * alpha - 1).clamp(min=0).square()
     background = (1 - 2 * alpha).clamp(min=0).square()
     alpha = separate_colors(image, prior, prior_weight, pet, background, radius=0.6 * border)
     alpha = (1.25 * alpha - 0.125).clamp(0, 1)  # up to 0.1 is noise: colors vary within a cloud
-    alpha = torch.where(band, alpha, known)
+    alpha = torch.where(band, alpha, ramp)
     return alpha * attached(alpha > 0.1, inside > 0)  # fur is attached to the pet
 
 
@@ -145,14 +154,14 @@ def separate_colors(image, prior, prior_weight, pet, background, radius):
 
 def solve3(matrix, right, ridge):
     """Solve 3x3 systems (matrix + ridge I) x = right. matrix: (6, H, W) as in PAIRS; x, right: (3, H, W)."""
-    a, b, c, d, e, f = matrix
+    a, b, c, d, e, f = matrix.double()  # float32 would cancel: black and white are nearly on a line
     a, d, f = a + ridge, d + ridge, f + ridge
     p, q, r = d * f - e * e, c * e - b * f, b * e - c * d
     s, t, u = a * f - c * c, b * c - a * e, a * d - b * b
     determinant = a * p + b * q + c * r
     p, q, r, s, t, u = (cofactor / determinant for cofactor in (p, q, r, s, t, u))
     x, y, z = right
-    return torch.stack([p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z])
+    return torch.stack([p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z]).float()
 
 
 def guided_filter(image, alpha, radius, eps=1e-4):
@@ -166,14 +175,14 @@ def guided_filter(image, alpha, radius, eps=1e-4):
     return box(torch.cat([slope, offset[None]]), radius)
 
 
-def solve_closed_form(image, known, band):
+def solve_closed_form(image, ramp, band):
     """Solve for alpha, float32 (H, W), with PyMatting."""
     threads = torch.get_num_threads()
     from pymatting import estimate_alpha_cf
 
-    trimap = torch.where(band, 0.5, known).double()
+    trimap = torch.where(band, 0.5, ramp).double()
     if trimap.min() > 0 or trimap.max() < 1:  # one side has no examples
-        return known
+        return ramp
     alpha = estimate_alpha_cf(image.permute(1, 2, 0).double().numpy(), trimap.numpy())
     torch.set_num_threads(threads)  # numba raises it above the number of cores
     return torch.from_numpy(alpha).float()
@@ -194,7 +203,7 @@ def blur_fusion(image, alpha, border):
 
 
 def true_colors(image, alpha, foreground, background):
-    """Adjust both colors as little as possible to mix to the photo. Returns the foreground, (3, H, W)."""
+    """Return the foreground (3, H, W), if both colors change as little as possible so that they mix to the photo's."""
     # Forte adds alpha * residual, which is 7% worse in benchmarks/matting.py.
     residual = image - alpha * foreground - (1 - alpha) * background
     return (foreground + alpha / (alpha.square() + (1 - alpha).square()) * residual).clamp(0, 1)

@@ -16,7 +16,7 @@ from files import write_atomically
 from photos.colors import on_white
 from photos.components import is_large, label
 from photos.decode import ImageError, read_image
-from photos.matting import matte
+from photos.matting import EDGE, matte
 from predictor import to_size
 from utils import UserError, user_path
 
@@ -35,6 +35,7 @@ class Style:
     crop: bool = False  # crop cutouts to the foreground
     closed_form: bool = False  # see `matte`
     background: tuple | str | Image.Image | None = None  # behind cutouts: a color or an RGB image
+    edge: float = EDGE["foreground"]  # see `edge_depth`
     each: bool = False  # write one cutout per large component
 
 
@@ -66,7 +67,7 @@ def cut_out(photo, probability, style=Style()):  # noqa: B008  # it is frozen
         opacity = photo.getchannel("A")
         opaque = Image.new("RGB", photo.size, "white")  # transparent pixels may have any color
         opaque.paste(photo.convert("RGB"), mask=opacity.point(lambda value: 255 if value else 0))
-    alpha, colors = matte(opaque, probability, style.threshold, style.closed_form)
+    alpha, colors = matte(opaque, probability, style.threshold, style.closed_form, style.edge)
     shade = to_gray(alpha)
     if opacity:
         shade = ImageChops.darker(shade, opacity)
@@ -94,7 +95,7 @@ def read_background(text):
         raise UserError(f"--background {text} {error}; choose an image or a color") from None
 
 
-def panel(photo, probability, threshold=0.5):
+def panel(photo, probability, threshold):
     """Put photo, probability and overlay side by side."""
     small = photo.copy()
     small.thumbnail((PANEL_SIZE, PANEL_SIZE))
@@ -122,8 +123,8 @@ def render(kind, photo, probability, style=Style()):  # noqa: B008  # it is froz
 
 def save_each(photo, probability, style, path):
     """Replace a folder's cutouts, numbered by decreasing area: 1.png (`path`, written last), 2.png, ..."""
-    for former in path.parent.glob("[0-9]*.png"):
-        former.unlink()
+    for file in path.parent.glob("[0-9]*.png"):
+        file.unlink()
     mask = probability >= style.threshold
     labels, areas = label(mask)
     large = np.flatnonzero(is_large(areas, labels))

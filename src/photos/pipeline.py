@@ -25,7 +25,7 @@ from utils import UserError
 
 BYTES_PER_PIXEL = 30  # while a cutout is made; 7 while a photo is read
 FEWEST_PIXELS, MOST_PIXELS = 16_000_000, 100_000_000  # in flight, for little and for unlimited memory
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other write would fail too
+FATAL = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES}  # every other write would fail too
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Pipeline:
     budget: PixelBudget = field(default_factory=lambda: PixelBudget(pixels_in_flight()))
 
     def run(self, jobs: list[Job], done: Callable[[Result], None]):
-        """Call `done` with each job's result, in this thread. Raises CannotWrite for errors in FULL."""
+        """Call `done` with each job's result, in this thread. Raises CannotWrite for errors in FATAL."""
         # One thread per image if there are many: small operations are slower on several threads.
         threads = max(1, torch.get_num_threads() // max(1, len(jobs)))
         make_pool = partial(ThreadPoolExecutor, available_cores(), "", torch.set_num_threads, (threads,))
@@ -80,7 +80,7 @@ class Pipeline:
         starts = iter(range(0, len(jobs), self.batch_size))
         reading: deque[list[Future]] = deque()
         while True:
-            for start in islice(starts, 3 - len(reading)):  # read ahead
+            for start in islice(starts, 3 - len(reading)):  # three batches in flight
                 batch = jobs[start : start + self.batch_size]
                 reading.append([readers.submit(self.read, job) for job in batch])
             if not reading:
@@ -105,16 +105,16 @@ class Pipeline:
         try:
             with open_image(job.path) as image:
                 pixels = image.width * image.height
-            return self.budget.spend(pixels // 4, read_input)
+            return self.budget.spend(pixels // 4, read_input)  # see BYTES_PER_PIXEL
         except Exception as error:
             return Result(job, problem=problem_of(error))
 
     def write(self, job, size, probability):
-        """Write one image's outputs. Raises CannotWrite for errors in FULL."""
+        """Write one image's outputs. Raises CannotWrite for errors in FATAL."""
         try:
             return self.budget.spend(size[0] * size[1], self.write_outputs, job, size, probability)
         except Exception as error:
-            if isinstance(error, CannotWrite) and error.errno in FULL:
+            if isinstance(error, CannotWrite) and error.errno in FATAL:
                 raise
             return Result(job, problem=problem_of(error))
 

@@ -13,7 +13,7 @@ from photos.colors import on_white
 from photos.decode import ImageError, image_errors, read_image, to_srgb
 from predictor import Predictor, load_predictor, to_size
 from runtime import PRECISIONS, choose_runtime
-from utils import LARGEST_SIDE
+from utils import LARGEST_SIDE, UserError
 
 BATCH = 8  # images of a list that are predicted at once
 
@@ -52,7 +52,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     """
     check("model", model, isinstance(model, Predictor), "what load_model returns")
     for name, value in (("image_size", image_size), ("tile", tile)):
-        fits = value is None or isinstance(value, Integral) and 1 <= value <= LARGEST_SIDE
+        fits = value is None or (isinstance(value, Integral) and 1 <= value <= LARGEST_SIDE)
         check(name, value, fits, f"a whole number from 1 to {LARGEST_SIDE:,}")
     model = replace(model, size=int(image_size or model.size), tta=tta)
     several = images if isinstance(images, (list, tuple)) else [images]
@@ -101,7 +101,10 @@ def to_input(model: Predictor, photo: Image.Image) -> torch.Tensor:
 
 def probability_of(model: Predictor, inputs: Sequence[torch.Tensor]) -> torch.Tensor:
     """Predict the probability, float32 (N, S, S) on the CPU, for N inputs, uint8 (C, S, S)."""
-    return model.probability(torch.stack(list(inputs)))[:, 0].cpu()
+    probability = model.probability(torch.stack(list(inputs)))[:, 0].cpu()
+    if not probability.isfinite().all():
+        raise UserError("the network outputs NaN; use --precision float32, or another checkpoint")
+    return probability
 
 
 def tile_probability(model: Predictor, photo: Image.Image, tile: int) -> torch.Tensor:
