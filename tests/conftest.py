@@ -244,8 +244,6 @@ def made_once(kind, make, /, **key):
 
     Workers share the cache. If two make the same folder at the same time, one of the two is kept.
     """
-    if CACHE not in os.environ:  # outside pytest
-        os.environ[CACHE] = tempfile.mkdtemp(prefix="tests-")
     root = Path(os.environ[CACHE])
     folder = root / f"{kind}-{hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:16]}"
     if not folder.exists():

@@ -1,29 +1,13 @@
 """Recompute in plain Python every score of benchmarks/protocols.py, as an independent check.
 
-    python tests/recount.py --model saved_models/unet_pets.pth --data_path dataset/oxford-iiit-pet --limit 200
-
-It reads each trimap with Pillow, predicts one image at a time, and loops over its pixels. It prints each row's
-difference and fails if one exceeds 1e-6. This takes about a second per image.
+It reads each trimap with Pillow, predicts one image at a time, and loops over its pixels.
 """
 
-import argparse
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
-
-from protocols import count_images, table_of
-
-from data import eval_loader, load_split
-from predictor import load_predictor
-from runtime import Runtime
-from splits import DataOptions
 
 MEANING = {
     "foreground": {1: True, 2: False, 3: True},
@@ -139,27 +123,3 @@ def differences(rows, scores):
         found[key] = max(abs(one - other) for one, other in pairs if one is not None)
     assert found.keys() == scores.keys()
     return found
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--data_path", type=Path, default=Path("dataset/oxford-iiit-pet"))
-    parser.add_argument("--cache_dir", type=Path)
-    parser.add_argument("--split", default="test")
-    parser.add_argument("--limit", type=int, default=200)
-    args = parser.parse_args()
-    predictor = load_predictor(args.model, Runtime())
-    thresholds = sorted({0.5, predictor.checkpoint.threshold or 0.5})
-    options = DataOptions("pets", args.data_path, predictor.size, border="ignore", limit=args.limit)
-    dataset = load_split(DataOptions(**{**vars(options), "cache_dir": args.cache_dir}), args.split)
-    rows = table_of(count_images(predictor, eval_loader(dataset, 8), thresholds, "count"), predictor.size)
-    found = differences(rows, recount(predictor, args.data_path, dataset.names, thresholds))
-    for key, difference in found.items():
-        print(*key, f"{difference:.1e}")
-    print(f"{len(found)} rows over {len(dataset)} images; largest difference {max(found.values()):.1e}")
-    sys.exit(max(found.values()) > 1e-6)
-
-
-if __name__ == "__main__":
-    main()

@@ -122,8 +122,6 @@ def test_photos_are_uploaded_shown_and_downloaded_in_a_browser(address, tmp_path
         page.locator("#download").click()
         link = page.locator("#zip a").first
         playwright.expect(link).to_be_visible(timeout=60_000)
-        if os.environ.get("SCREENSHOT"):
-            page.screenshot(path=os.environ["SCREENSHOT"])
         with page.expect_download() as download:
             link.click()
         with ZipFile(download.value.path()) as archive:

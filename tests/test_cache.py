@@ -81,13 +81,6 @@ def test_files_have_the_permissions_of_the_umask(pets):
     assert packed.stat().st_mode & 0o777 == 0o640
 
 
-def refuse(number):
-    def fail(path, *args, **options):
-        raise OSError(number, os.strerror(number), str(path))
-
-    return fail
-
-
 def test_a_full_disk_is_found_before_anything_is_written(pets, monkeypatch, capsys):
     expected = np.array(load_pets(pets, "train", 32, cache_dir=pets / "other").packed)
     sizes = []
@@ -102,32 +95,6 @@ def test_a_full_disk_is_found_before_anything_is_written(pets, monkeypatch, caps
     assert sizes == [(128 + expected.nbytes, 128 + expected.nbytes)]  # the whole file, header included
     [note] = capsys.readouterr().err.splitlines()
     assert "No space left" in note and "--cache_dir" in note
-
-
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="mounts a small disk")
-def test_a_small_disk_that_is_full_falls_back_to_memory(pets, tmp_path):
-    small = tmp_path / "small"
-    small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", small], capture_output=True).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        dataset = load_pets(pets, "train", 64, cache_dir=small)
-        assert dataset.packed.nbytes > 64_000 and dataset[3]["image"].any() and not list(small.iterdir())
-    finally:
-        subprocess.run(["umount", small], check=True)
-
-
-@pytest.mark.parametrize("number", [errno.EACCES, errno.EINVAL])
-def test_images_are_decoded_into_memory_if_another_user_owns_the_cached_file(number, pets, monkeypatch, capsys):
-    expected = np.array(load_pets(pets, "train", 32).packed)
-    [packed] = pets.glob("cache/*")
-    answers = [refuse(number), np.load]  # the second call reads the array that could not be renamed
-    monkeypatch.setattr(np, "load", lambda *args, **options: answers.pop(0)(*args, **options))
-    monkeypatch.setattr(os, "replace", refuse(errno.EPERM))
-    assert np.array_equal(load_pets(pets, "train", 32).packed, expected)
-    first, second = capsys.readouterr().err.splitlines()
-    assert str(packed) in first and os.strerror(number) in first
-    assert os.strerror(errno.EPERM) in second and [packed] == list(pets.glob("cache/*"))
 
 
 def test_the_least_recently_used_arrays_are_removed_beyond_the_size_limit(pets, monkeypatch):

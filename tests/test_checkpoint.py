@@ -105,6 +105,7 @@ BROKEN = {
     "a threshold of 0": saved(threshold=0.0),
     "a threshold above 1": saved(threshold=1.5),
     "a threshold that is text": saved(threshold="half"),
+    "args that are None": saved(args=None),
     "too few options": saved(options={"width": 4}),
     "an unknown option": saved(options={"in_channels": 3, "save_dir": "/"}),
     "a huge width": saved(options={**OPTIONS, "width": 10**12}),

@@ -83,13 +83,9 @@ def test_masks_of_every_encoding_are_read_correctly(kind, tmp_path):
 
 @pytest.mark.parametrize(
     "images, masks, ending",
-    [
-        ("images", "masks", ""),
-        ("imgs", "label", "_mask"),
-        ("image", "labels", "_seg"),
-        ("Images", "annotations", "-gt"),
-    ],
-)
+    [("images", "masks", ""), ("imgs", "label", "_mask"), ("image", "labels", "_seg"),
+     ("Images", "annotations", "-gt")],
+)  # fmt: skip
 def test_folders_and_masks_may_have_several_names_and_subfolders(images, masks, ending, tmp_path):
     data = make_folder(tmp_path / "data", 0, images=images, masks=masks)
     names = ["1", "10", "a.b", "a.b.c", "left/1", "left/deep/x y"]

@@ -84,9 +84,7 @@ def test_two_channels_weight_errors_like_one(loss):
 
 def test_tversky_loss_of_a_known_mask():
     logits = torch.tensor([[[[100.0, 100, 100, -100, -100]]]])
-    mask = torch.tensor(
-        [[[[1, 0, 0, 1, 0]]]], dtype=torch.uint8
-    )  # 1 true positive, 2 false positives, 1 false negative
+    mask = torch.tensor([[[[1, 0, 0, 1, 0]]]], dtype=torch.uint8)  # TP: 1, FP: 2, FN: 1
     assert tversky_loss(logits, mask).item() == pytest.approx(1 - (1 + 1) / (1 + 0.3 * 2 + 0.7 * 1 + 1))
     assert tversky_loss(logits, mask, 1, 1).item() == pytest.approx(jaccard_loss(logits, mask).item())
 

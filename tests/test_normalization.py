@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import load_shapes
+from torchvision.models import ResNet34_Weights
 
 from training.preparation import mean_and_std
 
@@ -34,6 +35,10 @@ def test_a_constant_channel_is_not_scaled(value):
     assert std[2] == 1 and mean[2] == pytest.approx(value / 255) and 0 < std[0] < 1
 
 
-def test_fixed_and_unit_are_constants():
-    assert mean_and_std(Namespace(resume=None, normalize="fixed", in_channels=3), None, None) == ([0.5] * 3, [0.5] * 3)
-    assert mean_and_std(Namespace(resume=None, normalize="unit", in_channels=1), None, None) == ([0.0], [1.0])
+def test_other_normalizations_are_constants():
+    def constants(name, channels=3):
+        return mean_and_std(Namespace(resume=None, normalize=name, in_channels=channels), None, None)
+
+    preset = ResNet34_Weights.IMAGENET1K_V1.transforms()
+    assert constants("fixed") == ([0.5] * 3, [0.5] * 3) and constants("unit", 1) == ([0.0], [1.0])
+    assert constants("imagenet") == (preset.mean, preset.std)

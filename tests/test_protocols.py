@@ -1,19 +1,14 @@
 import json
-import sys
 
 import pytest
 import torch
-from conftest import ROOT, error_of, load_pets, make_checkpoint, make_pets, read_scores, read_table, script
+from conftest import error_of, load_pets, make_checkpoint, make_pets, read_scores, read_table, script
+from protocols import boundary_f, count_images, dice_of_target, near, table_of, tolerance_of
 from recount import differences, recount
 
 from data import eval_loader
-from oxford_pet import trimap_to_mask
 from predictor import load_predictor
 from runtime import Runtime
-from splits import BORDERS
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from protocols import boundary_f, contour, count_images, dice_of_target, near, table_of, target_under, tolerance_of
 
 
 def test_every_row_matches_a_recount_in_plain_python(tmp_path):
@@ -26,12 +21,6 @@ def test_every_row_matches_a_recount_in_plain_python(tmp_path):
     assert max(found.values()) < 1e-6
     assert not any(row.reported for row in rows if row.size == "network")  # it is 32x32, which nobody reports
     assert len({round(row.dice, 6) for row in rows}) > 20  # most rows differ
-
-
-def test_every_border_rule_can_be_derived_from_the_mask_with_ignored_borders():
-    trimap = torch.tensor([[1, 2, 3, 1], [3, 3, 2, 2]], dtype=torch.uint8)
-    for border in BORDERS:
-        assert torch.equal(target_under(trimap_to_mask(trimap, "ignore"), border), trimap_to_mask(trimap, border))
 
 
 def test_dice_of_the_target_ignores_false_positives():
@@ -55,11 +44,6 @@ def test_boundary_f_tolerates_a_shift_of_one_pixel():
     nothing = torch.zeros_like(target)
     assert boundary_f(nothing, nothing).item() == 1
     assert boundary_f(nothing, target).item() == boundary_f(target, nothing).item() == 0
-
-
-def test_a_contour_is_one_pixel_wide_and_a_full_image_has_none():
-    assert contour(square(20, 20)).sum() == 4 * 20
-    assert not contour(torch.ones(1, 1, 8, 8, dtype=torch.bool)).any()
 
 
 def test_near_dilates_by_a_disc():
