@@ -41,7 +41,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from turns import in_turns, quartiles, ratios_to, refuse_noise
 
 import shapes
-from augment import to_float
+from augment import normalize
 from export import read_onnx
 from predictor import load_predictor
 from runtime import choose_runtime
@@ -150,7 +150,7 @@ def images_of(predictor, number):
     """Return synthetic images as Predictor.logits passes them to the network, float32 (N, C, S, S)."""
     images = [shapes.draw(np.random.default_rng(index), predictor.size, predictor.size)[0] for index in range(number)]
     pixels = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2)[:, : len(predictor.mean)]
-    return predictor.runtime.layout(to_float(pixels, predictor.mean, predictor.std))
+    return predictor.runtime.layout(normalize(pixels, predictor.mean, predictor.std))
 
 
 def make(names, predictor, images):

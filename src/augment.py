@@ -28,7 +28,7 @@ class Strength:
     shift: float = 0.0  # fraction of the size
     color: float = 0.0  # largest relative change of brightness, contrast and saturation
     elastic: float = 0.0  # standard deviation of 3x3 displacements, fraction of the size
-    growth: float = 0.0  # epochs, by images seen, over which all but the flips grow
+    growth: float = 0.0  # epochs (by images seen) over which everything but the flips ramps up
 
     def after(self, epochs: float) -> "Strength":
         """Return the ranges after `epochs` epochs."""
@@ -51,7 +51,7 @@ AUGMENTS = {
 }
 
 
-def to_float(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
+def normalize(image: torch.Tensor, mean: list[float], std: list[float]) -> torch.Tensor:
     """Divide images (N, C, H, W) by 255, and normalize each channel: float32."""
     means = constant(tuple(mean), image.device).view(-1, 1, 1)
     stds = constant(tuple(std), image.device).view(-1, 1, 1)
@@ -86,12 +86,12 @@ def augment(image, mask, strength: Strength, params: dict) -> tuple:
 def sampling_grid(image, strength, params):
     """Return each pixel's position in the source, (N, H, W, 2), whose edges are at -1 and 1."""
     n, _, height, width = image.shape
-    flip_x, flip_y, turn, zoom, shift_x, shift_y, *_, stretch = params["uniform"].unbind(1)
-    angle = (2 * turn - 1) * math.radians(strength.rotation)
+    flip_x, flip_y, rotation, log_scale, shift_x, shift_y, *_, aspect = params["uniform"].unbind(1)
+    angle = (2 * rotation - 1) * math.radians(strength.rotation)
     smallest, largest = strength.scale
-    scale = smallest * (largest / smallest) ** zoom
+    scale = smallest * (largest / smallest) ** log_scale
     cos, sin = angle.cos() * scale, angle.sin() * scale
-    wider = strength.aspect ** (stretch - 0.5)
+    wider = strength.aspect ** (aspect - 0.5)
     taller = 1 / wider
     if strength.flip_horizontal:
         wider = torch.where(flip_x < 0.5, -wider, wider)

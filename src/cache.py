@@ -135,7 +135,7 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
         with suppress(OSError):
             temporary.unlink()
     packed = np.empty(shape, dtype=np.uint8)
-    kept = f"{packed.nbytes / 1e6:.0f} MB of images stay in memory; use another --cache_dir"
+    kept = f"{packed.nbytes / 1e6:.0f} MB of images are kept in memory instead; choose another --cache_dir"
     note(f"cannot write to the cache {folder} ({reason}); {kept}")
     fill(packed, pairs, read, split, options)
     return packed
@@ -200,7 +200,7 @@ def fingerprint(pairs: list[Pair], *settings) -> str:
 def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOptions):
     """Fill the array on all cores. Raises UserError, listing the unusable files."""
     size = options.image_size
-    emptied = []  # masks that lose all their 1s at this size
+    emptied = []  # masks that lose all foreground at this size
 
     def store(index):
         try:
@@ -224,7 +224,7 @@ def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOpt
         raise UserError(f"{images}: {first_few(problems, '; ')}; restore or remove them")
     if emptied:
         masks = f"{count_of(len(emptied), 'mask')} {where} (e.g. {min(emptied)})"
-        note(f"{masks}: no foreground left at {size}x{size} pixels; use larger images")
+        note(f"{masks}: no foreground left at {size}x{size} pixels; raise --image_size (and --start_size)")
 
 
 def in_parallel(work: Callable, pairs: list[Pair], title: str):

@@ -19,7 +19,7 @@ from torch.nn.utils import fuse_conv_bn_eval
 from data import DATASETS
 from files import write_atomically
 from models import MODELS, build_model
-from runtime import Runtime
+from runtime import Runtime, device_name
 from splits import BORDERS
 from training.distributed import world_size
 from utils import LARGEST_SIDE, UserError, command
@@ -100,7 +100,7 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
     """Load a checkpoint, or a state_dict of the network `model_type`, onto the CPU. Raises UserError."""
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{flag} {path} not found; run python src/train.py to train a network")
+        raise UserError(f"{flag} {path} not found; correct the path, or train a network with src/train.py")
     values = read(path)
     needed = {"model", "name", "options", "image_size", "mean", "std", "border", "dataset"}
     if not needed <= values.keys():  # a plain state_dict
@@ -115,7 +115,7 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
             raise UserError(f"{path} does not fit {type_flag} {model_type} ({reason}); try another network") from None
         half = [0.5] * options["in_channels"]
         return Checkpoint(weights, model_type, options, mean=half, std=half)
-    if "settings" in values:  # `args` in earlier versions
+    if "settings" in values:  # earlier name of `args`, used in the released weights
         values["args"] = values["settings"]
     known = {entry.name for entry in fields(Checkpoint)}
     checkpoint = Checkpoint(**{name: value for name, value in values.items() if name in known})
@@ -209,6 +209,6 @@ def provenance(device: torch.device) -> dict:
     return {
         "command": command(*sys.argv, processes=world_size()),
         "versions": versions,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(device),
         "git": {"commit": git("rev-parse", "HEAD"), "clean": None if changes is None else not changes},
     }

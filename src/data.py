@@ -91,7 +91,7 @@ def shuffled_batches(indices, batch_size: int, seed: int, steps: Iterable[int]) 
 class TrainingData:
     """The training and validation sets. Raises UserError. Collective.
 
-    indices: of the training images; in Oxford-IIIT Pet, only of those with foreground.
+    indices: training images to use; on Oxford-IIIT Pet, only images with foreground.
     """
 
     def __init__(self, options: DataOptions):

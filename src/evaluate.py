@@ -20,7 +20,7 @@ from checkpoint import load
 from data import eval_loader, load_split
 from flags import add_data_flags, options_of_data
 from predictor import make_predictor
-from reports.table import check_output, describe, print_table, write_results
+from reports.table import check_output, print_table, score_row, write_results
 from runtime import choose_runtime
 from scoring import DiceMeter, add_threshold_flag, dice_score, evaluate, jaccard_score, resolve_threshold
 from training.distributed import destroy_processes, init_processes, rank, rank_zero_first
@@ -33,7 +33,7 @@ def main():
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
-    add("--original_size", action="store_true", help="score at original size")
+    add("--original_size", action="store_true", help="score at each image's original size")
     add_threshold_flag(parser)
     add("--output", type=user_path, help="write OUTPUT.json, and OUTPUT.csv with a row per model and image")
     add_data_flags(parser)
@@ -69,8 +69,11 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
         if not names:
             raise UserError(f"--model {path} matches no file; correct the pattern")
         found += map(Path, names)
-    best = [path.with_name(path.name.removesuffix(".last.pth") + ".pth") for path in found]
-    kept = [path for index, path in enumerate(found) if best[index] not in found[index + 1 :]]
+    kept: list[Path] = []
+    for index, path in enumerate(found):
+        best = path.with_name(path.name.removesuffix(".last.pth") + ".pth")
+        if path not in kept and best not in found[index + 1 :]:
+            kept.append(path)
     if len(kept) < len(found):
         left_out = count_of(len(found) - len(kept), "file")
         note(f"--model: left out {left_out} (listed twice, or NAME.last.pth with NAME.pth after it)")
@@ -88,7 +91,7 @@ def score_checkpoint(path, checkpoint, dataset, used, args, runtime):
     dices, jaccards = dice_score(counts), jaccard_score(counts)
     result = {
         "model": str(path),
-        **describe(predictor, dataset, args, counts),
+        **score_row(predictor, dataset, args, counts),
         "seconds": round(seconds, 2),
         "provenance": {name: getattr(checkpoint, name) for name in PROVENANCE},
         "scored_at": used,

@@ -30,25 +30,20 @@ from utils import Parser, UserError, run, user_path
 
 FORMATS = {"onnx": ".onnx", "pt2": ".pt2", "half": ".half.pth"}
 SIZES = ((1, 64, 64), (2, 97, 75), (3, 128, 33))  # batch, height, width
-TOLERANCE = {"onnx": 1e-4, "pt2": 1e-4, "half": 2e-2}  # of probability
+TOLERANCE = {"onnx": 1e-4, "pt2": 1e-4, "half": 2e-2}  # largest difference in probability
 
 
 class Exported(nn.Module):
     """A network with its normalization and sigmoid."""
 
-    def __init__(self, network, mean, std):
+    def __init__(self, checkpoint, source):
         super().__init__()
-        self.network = network
-        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1))
-        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1))
+        self.network = restore_model(checkpoint, source)
+        self.register_buffer("mean", torch.tensor(checkpoint.mean).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(checkpoint.std).view(1, -1, 1, 1))
 
     def forward(self, image):
         return foreground(self.network((image - self.mean) / self.std)).sigmoid()
-
-
-def read_half(path):
-    checkpoint = load(path)
-    return Exported(restore_model(checkpoint, path), checkpoint.mean, checkpoint.std)
 
 
 def write_onnx(program, path):
@@ -72,13 +67,17 @@ def read_onnx(path):
 
 
 WRITERS = {"onnx": write_onnx, "pt2": torch.export.save}
-READERS = {"onnx": read_onnx, "pt2": lambda path: torch.export.load(path).module(), "half": read_half}
+READERS = {
+    "onnx": read_onnx,
+    "pt2": lambda path: torch.export.load(path).module(),
+    "half": lambda path: Exported(load(path), path),
+}
 
 
 @torch.no_grad()
 def export(checkpoint, path, kind, source="the checkpoint"):
     """Export a checkpoint. Returns the largest difference, or None if unchecked. Raises UserError."""
-    model = Exported(restore_model(checkpoint, source), checkpoint.mean, checkpoint.std).eval()
+    model = Exported(checkpoint, source).eval()
     channels = checkpoint.options["in_channels"]
     generator = torch.Generator().manual_seed(0)
     images = [torch.rand(n, channels, height, width, generator=generator) for n, height, width in SIZES]

@@ -20,7 +20,7 @@ class CannotWrite(UserError):
         reason = error.strerror or error
         super().__init__(f"{path} cannot be written ({reason}); free some space or choose another folder")
 
-    def __reduce__(self):
+    def __reduce__(self):  # pickled by on_rank_zero; __init__ takes other arguments
         return UserError, (str(self),)
 
 

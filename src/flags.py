@@ -16,20 +16,20 @@ LIST_FLAGS = ("train_list", "valid_list", "test_list")
 def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     """Return the options for a checkpoint's data; flags take precedence. Raises UserError."""
     recorded = checkpoint.args
-    own_path, path = recorded.get("data_path"), args.data_path
-    if path is None and checkpoint.dataset != "shapes" and own_path and Path(own_path).is_dir():
-        path = Path(own_path)
+    trained_path, path = recorded.get("data_path"), args.data_path
+    if path is None and checkpoint.dataset != "shapes" and trained_path and Path(trained_path).is_dir():
+        path = Path(trained_path)
     if path is None and checkpoint.dataset == "folder":
-        raise UserError(f"--data_path {own_path}, used in training, was not found; pass --data_path with the new path")
-    same_path = own_path and path and os.path.realpath(path) == os.path.realpath(own_path)
-    moved = checkpoint.dataset == "folder" and path is not None and not Path(own_path or "").is_dir()
-    dataset = checkpoint.dataset if same_path or path is None else None
+        raise UserError(f"the training data {trained_path} was not found; pass its new path with --data_path")
+    same_path = trained_path and path and os.path.realpath(path) == os.path.realpath(trained_path)
+    moved = checkpoint.dataset == "folder" and trained_path and not Path(trained_path).is_dir()
+    dataset = checkpoint.dataset if same_path or path is None else None  # None: detected from the folder
     dataset, path = choose_dataset(dataset, path)
-    same = dataset == checkpoint.dataset and (same_path or moved or dataset != "folder")
+    same_data = dataset == checkpoint.dataset and (same_path or moved or dataset != "folder")
     options: dict = {"border": checkpoint.border}
     if moved and any(recorded.get(flag) for flag in ("fold", *LIST_FLAGS)):
-        note_once(f"{path} is taken for the moved {own_path} of training, with the same lists and fold")
-    if same:
+        note_once(f"assuming that {path} is {trained_path} from training, moved; using the same lists and fold")
+    if same_data:
         for flag in LIST_FLAGS:
             if recorded.get(flag) and (same_path or Path(recorded[flag]).is_file()):
                 options[flag] = Path(recorded[flag])
@@ -41,11 +41,9 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
         options["intensity_range"] = checkpoint.intensity_range
     for flag in ("border", "limit", "cache_dir", *MASK_FLAGS, *LIST_FLAGS):
         options[flag] = getattr(args, flag) or options.get(flag)
-    if same and not (options["train_list"] or options["valid_list"]):
+    if same_data and not (options["train_list"] or options["valid_list"]):
         options["fold"] = recorded.get("fold")
-    for flag in ("foreground", "ignore", "intensity_range"):
-        options[flag] = tuple(options.get(flag) or ())
-    options = {flag: value for flag, value in options.items() if value}
+    options = {flag: tuple(value) if isinstance(value, list) else value for flag, value in options.items() if value}
     size = args.image_size or checkpoint.image_size
     return DataOptions(dataset, path, size, in_channels=checkpoint.options["in_channels"], **options)
 
@@ -64,6 +62,6 @@ def add_predictor_flags(parser, batch_size: int = 8, precision: str = "auto"):
     add = parser.add_argument
     add("--image_size", type=image_side, help="input size in pixels; default: the checkpoint's")
     add("--batch_size", "-b", type=positive_int, default=batch_size, help="images per batch; default %(default)s")
-    add("--tta", action="store_true", help="average over the image and its mirror image")
+    add("--tta", action="store_true", help="average the predictions for the image and its mirror image")
     add_model_type_flag(add)
     add_runtime_flags(parser, precision)

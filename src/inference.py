@@ -18,11 +18,11 @@ from photos.outputs import mask_of, run_lengths, save_image
 from predictor import foreground, load_predictor, predictions, to_size
 from reports.plots import panel_rows, plot_panels
 from reports.statistics import best_median_worst
-from reports.table import describe, print_table
+from reports.table import print_table, score_row
 from runtime import choose_runtime
 from scoring import DiceMeter, add_threshold_flag, dice_score, resolve_threshold
 from splits import SPLIT_NAMES
-from training.distributed import all_gather, destroy_processes, init_processes, rank, rank_zero_first
+from training.distributed import all_gather_object, destroy_processes, init_processes, rank, rank_zero_first
 from utils import Parser, UserError, count_of, run, user_path, when_memory_runs_out
 
 
@@ -45,12 +45,12 @@ def predict_split(predictor, args):
             if args.rle:
                 runs[name] = run_lengths(mask)
     counts = meter.at(threshold)
-    for part in all_gather(runs):
+    for part in all_gather_object(runs):
         runs |= part
     if rank() > 0:
         return
     dice = dice_score(counts)
-    row = describe(predictor, dataset, args, counts)
+    row = score_row(predictor, dataset, args, counts)
     print_table([{"model": str(args.model), "scored_at": threshold, **row}])
     at_threshold = "" if threshold == 0.5 else f" at threshold {threshold:.3g}"
     title = f"{args.model.name} on the {SPLIT_NAMES[args.split]} split{at_threshold}"

@@ -21,7 +21,7 @@ def targets(logits, mask):
     return target, (mask != 255).float()
 
 
-def of_channels(first, second, values):
+def per_channel(first, second, values):
     """Return weights for values (N, C, ...), swapped for the background: its false positives are missed foreground."""
     if values.shape[1] == 1:
         return first, second
@@ -50,7 +50,7 @@ def focal_loss(logits, mask, alpha=0.25, gamma=2.0):
     loss = binary_cross_entropy_with_logits(logits.float(), target, reduction="none")
     probability = logits.float().sigmoid()  # torchvision's focal loss takes seconds to import
     wrong = probability + target - 2 * probability * target  # probability of the wrong class
-    alpha, beta = of_channels(alpha, 1 - alpha, logits)
+    alpha, beta = per_channel(alpha, 1 - alpha, logits)
     weight = alpha * target + beta * (1 - target)
     return mean_of_known(weight * wrong**gamma * loss, known)
 
@@ -77,10 +77,10 @@ def jaccard_loss(logits, mask):
 def tversky_loss(logits, mask, alpha=0.3, beta=0.7):
     """Return 1 - Tversky index per image, smoothed by 1 (Salehi et al., MLMI 2017, equation 2 and section 3).
 
-    alpha weights false positives, beta false negatives; both 0.5: Dice, smoothed by 2.
+    alpha weights false positives, beta false negatives. With both at 0.5, this is `dice_loss` smoothed by 2.
     """
     both, predicted, target = overlap(logits, mask)
-    alpha, beta = of_channels(alpha, beta, both)
+    alpha, beta = per_channel(alpha, beta, both)
     numerator = both + SMOOTH
     denominator = both + alpha * (predicted - both) + beta * (target - both) + SMOOTH
     return 1 - (numerator / denominator).mean()
@@ -109,10 +109,10 @@ def build_loss(text: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor
         name, _, weight = term.strip().partition(":")
         if name not in LOSSES:
             raise ValueError(f"{name!r} is not a loss; choose from {', '.join(LOSSES)}")
-        if LOSSES[name] in weights:
+        if name in weights:
             raise ValueError(f"{text} lists {name} twice")
         number = float(weight or 1)
         if not 0 < number < math.inf:
             raise ValueError(f"{weight} is not a weight for {name}; use e.g. {name}:1")
-        weights[LOSSES[name]] = number
-    return lambda logits, mask: sum(weight * loss(logits, mask) for loss, weight in weights.items())
+        weights[name] = number
+    return lambda logits, mask: sum(weight * LOSSES[name](logits, mask) for name, weight in weights.items())

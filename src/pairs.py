@@ -54,7 +54,7 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
     """Read an image (RGB) and its label, PIL images of the same size. Raises ImageError.
 
     read_label(path, page): returns a PIL image of mode L. root: for paths in messages. intensity_range: as in
-    `to_srgb`. upright: whether to apply EXIF orientation; if the label fits only the other way, that is used.
+    `to_srgb`. upright: apply EXIF orientation. If only the other version fits the label, that one is used.
     """
     path = pair.image
     try:
@@ -74,8 +74,8 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
 def orientation_of(pair: Pair) -> list[str]:
     """Return which version of an EXIF-rotated image its label fits: ["upright"], ["stored"] or ["unknown"]; else []."""
     with suppress(ImageError), open_image(pair.image) as image, open_image(pair.label) as label:
-        if image.format == "TIFF" or image.format == "PNG" and "exif" not in image.info:
-            return []  # Pillow turns TIFFs itself, and would decode the whole PNG
+        if image.format == "TIFF" or (image.format == "PNG" and "exif" not in image.info):
+            return []  # Pillow rotates TIFFs itself; here, getexif would decode the whole PNG
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         if orientation in (5, 6, 7, 8) and image.width != image.height:
             return ["stored" if label.size == image.size else "upright"]
@@ -90,14 +90,12 @@ def split_of(folder: str) -> str | None:
 
 def split_folders(path: Path) -> list[Path]:
     """Return the folders in `path` that are named after a split (see `split_of`)."""
-    found = path.iterdir() if path.is_dir() else ()
-    return sorted(entry for entry in found if split_of(entry.name) and entry.is_dir())
+    return sorted(entry for entry in path.glob("*") if split_of(entry.name) and entry.is_dir())
 
 
 def folders_called(path: Path, names: tuple[str, ...]) -> list[Path]:
     """Return the folders in `path` with one of these names, ignoring case."""
-    found = path.iterdir() if path.is_dir() else ()
-    return sorted(entry for entry in found if entry.name.lower() in names and entry.is_dir())
+    return sorted(entry for entry in path.glob("*") if entry.name.lower() in names and entry.is_dir())
 
 
 def has_both(path: Path) -> bool:
@@ -111,7 +109,7 @@ def parts_of(path: Path) -> list[Path]:
     return [part for part in splits if has_both(part)] or [path]
 
 
-def the_folder(path: Path, names: tuple[str, ...]) -> Path:
+def only_folder(path: Path, names: tuple[str, ...]) -> Path:
     """Return the only folder in `path` with one of these names. Raises UserError."""
     found = folders_called(path, names)
     if len(found) > 1:  # labels/ next to masks/ may contain only boxes
@@ -146,8 +144,8 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
     parts = parts_of(root)
     ignored["unused split folder"] = [part for part in split_folders(root) if part not in parts]
     for part in parts:
-        images, other_images = files_below(the_folder(part, IMAGES))
-        labels, other_labels = files_below(the_folder(part, MASKS))
+        images, other_images = files_below(only_folder(part, IMAGES))
+        labels, other_labels = files_below(only_folder(part, MASKS))
         for path in other_images + other_labels:
             if path.is_dir():
                 ignored["link to a folder"].append(path)
@@ -192,7 +190,7 @@ def find_pairs(root: Path, pattern: str | None = None) -> tuple[dict[str, Pair],
 def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str, list[Path]]:
     """Return masks by the name of their image. images, labels: from `files_below`. Raises UserError."""
     if len(images) == len(labels) == 1 and pattern is None:  # e.g. the two stacks of the ISBI challenge
-        return {name: files for name in images for files in labels.values()}
+        return dict(zip(images, labels.values(), strict=True))
     found: dict[str, list[Path]] = defaultdict(list)
     if pattern is not None:
         if fill_in(pattern, "") == pattern:

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from augment import to_float
+from augment import normalize
 from checkpoint import Checkpoint, load, restore_model
 from runtime import Runtime, copy_to
 from training.distributed import rank
@@ -22,7 +22,7 @@ class Predictor:
 
     network: in evaluation mode, on the runtime's device, in its memory layout.
     mean, std: per channel, to normalize pixels in [0, 1]. size: input size in pixels.
-    tta: average over the image and its mirror image. checkpoint: the network's.
+    tta: average the predictions for the image and its mirror image. checkpoint: the network's.
     """
 
     network: nn.Module
@@ -36,7 +36,7 @@ class Predictor:
     @torch.inference_mode()
     def logits(self, pixels: torch.Tensor) -> torch.Tensor:
         """Predict float32 logits (N, K, H, W) on the runtime's device from uint8 (N, C, H, W) on any device."""
-        images = self.runtime.layout(to_float(copy_to(pixels, self.runtime.device), self.mean, self.std))
+        images = self.runtime.layout(normalize(copy_to(pixels, self.runtime.device), self.mean, self.std))
         with self.runtime.autocast():
             logits = self.network(images).float()
             if self.tta:

@@ -5,7 +5,7 @@
 
 Writes index.html, which works offline, and its figures as PNG files. Curves come from NAME.csv next
 to each checkpoint. A significance test over the images compares the first two, unless only their
-seeds differ. Masks that differ from predictions on which all checkpoints agree are shown as possible
+seeds differ. Masks that contradict a prediction shared by all checkpoints are shown as possible
 label errors.
 """
 
@@ -28,9 +28,8 @@ from predictor import make_predictor
 from reports import charts, statistics
 from reports.plots import panel_rows, save_figure
 from reports.statistics import Result
-from reports.table import scores_apart, warning
+from reports.table import leakage_note, seen_and_new_dice
 from runtime import choose_runtime
-from scoring import THRESHOLDS
 from splits import SPLIT_NAMES
 from training.schedule import at_largest_size
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
@@ -43,14 +42,19 @@ NOT_RECIPE |= {"precision"}  # "auto", or the resolved one after --resume; recip
 
 @when_memory_runs_out("use a smaller --batch_size or --image_size")
 def main():
-    args = get_args_parser().parse_args()
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
+    add("--output", type=user_path, default="report", help="output folder; default %(default)s")
+    add_data_flags(parser, split="valid")
+    args = parser.parse_args()
     paths = find_checkpoints(args.model)
     runtime = choose_runtime(args.device, args.precision)
     checkpoints = [load(path, args.model_type) for path in paths]
     options = [options_of_data(checkpoint, args) for checkpoint in checkpoints]
     datasets = [load_split(each, args.split) for each in options]
     if any(dataset.identities != datasets[0].identities for dataset in datasets):
-        raise UserError("the checkpoints have different images; pass --data_path or a list, such as --valid_list")
+        raise UserError("the checkpoints would be scored on different images; pass --data_path or --valid_list")
     if len({each.border for each in options}) > 1:
         raise UserError("the checkpoints have different border rules; choose one with --border")
     make_folder(args.output, "--output")
@@ -70,14 +74,17 @@ def main():
         dice, size = result.scores["dice"], option.image_size
         print(f"{label}: {SPLIT_NAMES[args.split]} Dice {dice:.4f}, {result.seconds:.0f} s", flush=True)
         notes.append(f"{label}: {size}×{size} pixels, --border {option.border}{tta}.")
-        leak = scores_apart(checkpoint, dataset, torch.from_numpy(result.dice))
+        leak = seen_and_new_dice(checkpoint, dataset, torch.from_numpy(result.dice))
         if leak.get("trained_on"):
-            notes.append(f"{label}: {warning({'images': len(dataset), **leak})}.")
+            notes.append(f"{label}: {leakage_note({'images': len(dataset), **leak})}.")
             print(notes[-1])
 
     def predict(indices):
         return [panel_rows(*pair, indices) for pair in zip(predictors, datasets, strict=True)]
 
+    comparison = None
+    if len(results) > 1 and not recipes_of(checkpoints[:2]):  # else they differ only in the seed
+        comparison = statistics.compare(*results[:2])
     pets = results[0].names if options[0].dataset == "pets" else []
     content = {
         "results": results,
@@ -85,7 +92,7 @@ def main():
         "precision": runtime.precision,
         "notes": notes,
         "seed_rows": seed_rows(results, checkpoints),
-        "comparison": None if recipes_of(checkpoints[:2]) or len(results) == 1 else statistics.compare(*results[:2]),
+        "comparison": comparison,
         "histories": histories,
         "breeds": [statistics.breed(name) for name in pets],
         "sizes": statistics.in_ranges(results[0].foreground, SIZE_EDGES),
@@ -151,7 +158,7 @@ def write_page(folder: Path, figures: dict, content: dict):
         images[name] = base64.b64encode(save_figure(figure, folder / f"{name}.png")).decode()
     loader = FileSystemLoader(Path(__file__).parent / "reports")
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, undefined=StrictUndefined)
-    environment.globals.update(statistics=statistics, at_largest_size=at_largest_size, thresholds=THRESHOLDS)
+    environment.globals.update(statistics=statistics, at_largest_size=at_largest_size)
     environment.filters["species"] = statistics.species
     page = environment.get_template("page.html").render(images=images, **content)
     write_atomically(folder / "index.html", lambda file: file.write(page.encode(errors="backslashreplace")))
@@ -166,15 +173,6 @@ def read_history(path: Path) -> list[dict]:
     with open(file, newline="") as lines:
         rows = list(csv.DictReader(lines))
     return rows if rows and {"epoch", "valid_dice", "image_size"} <= rows[0].keys() else []
-
-
-def get_args_parser() -> Parser:
-    parser = Parser(__doc__)
-    add = parser.add_argument
-    add("--model", type=user_path, nargs="+", required=True, help="checkpoints or patterns ('*.pth')")
-    add("--output", type=user_path, default="report", help="output folder; default %(default)s")
-    add_data_flags(parser, split="valid")
-    return parser
 
 
 if __name__ == "__main__":

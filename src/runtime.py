@@ -106,6 +106,11 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def device_name(device: torch.device) -> str:
+    """Return a GPU's model, or "cpu" or "mps"."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 @lru_cache
 @torch.inference_mode(False)  # gradients even if the caller disabled them
 def convolution_speeds() -> dict[str, float]:

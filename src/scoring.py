@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from checkpoint import Checkpoint
 from predictor import Predictor, foreground, predictions, to_size
-from training.distributed import gather, gather_rows
+from training.distributed import all_gather, gather_rows
 from utils import UserError, checked
 
 THRESHOLDS = tuple(step / 20 for step in range(1, 20))
@@ -69,6 +69,7 @@ class DiceMeter:
         self.histograms, self.losses = [], []
         self.nan = []  # one per batch; read at the end, since reading waits for a GPU
 
+    @torch.no_grad()  # for losses with parameters
     def add(self, batch: dict, logits: torch.Tensor):
         """Count a batch of `predictions` and its logits (N, C, H, W)."""
         if self.criterion:
@@ -87,7 +88,7 @@ class DiceMeter:
 
     def counts(self) -> torch.Tensor:
         """Return counts as in `confusion`: int64 (thresholds, N, 4). Raises UserError for NaN. Collective."""
-        if gather(torch.as_tensor(sum(self.nan))).any():
+        if all_gather(torch.as_tensor(sum(self.nan))).any():
             raise UserError("the network outputs NaN; train with a lower --learning_rate, or use --precision float32")
         rows = torch.zeros(0, 2, len(self.thresholds) + 1, dtype=torch.int64)
         if self.histograms:
@@ -106,7 +107,7 @@ class DiceMeter:
     def loss(self) -> float:
         """Return the mean loss over images. Collective."""
         losses = torch.tensor([loss.item() for loss in self.losses], dtype=torch.float64)
-        return gather(losses.sum()).sum().item() / len(self.dataset)
+        return all_gather(losses.sum()).sum().item() / len(self.dataset)
 
 
 def histogram(values: torch.Tensor, mask: torch.Tensor, edges: Sequence[float]) -> torch.Tensor:

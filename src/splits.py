@@ -92,7 +92,8 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
     names = [name for name in own("trainval" if whole else split, lists) if name not in listed]
     if other and options.fold:
         part, parts = parse_fold(options.fold)
-        held_out = {*list(dict.fromkeys(map(group, names)))[part - 1 :: parts]}
+        groups = list(dict.fromkeys(map(group, names)))  # each once, in order
+        held_out = set(groups[part - 1 :: parts])
         names = [name for name in names if (group(name) in held_out) == (split == "valid")]
     if not names:
         data = options.path or options.dataset
@@ -103,7 +104,7 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
 def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     """Return the names in a text file, one per line. Raises UserError.
 
-    A name is the longest prefix of a line that `find` knows, up to whitespace, a comma, a semicolon or the end.
+    A name is the longest prefix that `find` knows, ending before whitespace, a comma, a semicolon or the line's end.
     """
     label = f"{flag} {path}".strip()
     try:

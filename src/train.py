@@ -47,20 +47,20 @@ from training.distributed import (
 )
 from training.ema import EMA, refresh_batch_norm
 from training.optimizers import build_optimizer
-from training.preparation import build, checkpoint_template, describe_run, mean_and_std, opening, resume_run
+from training.preparation import build, checkpoint_template, describe_model, describe_run, mean_and_std, resume_run
 from training.progress import Progress, explain_failures, report_end, save_if_workers_die, stop_on_signals
 from training.run_files import RunFiles, note_failures, reserve_name
 from training.schedule import build_scheduler, image_size_of, position_of, warmup_steps
 from training.state import TrainMeter, TrainState
-from utils import run
+from utils import note, run
 
-RECENT = 16  # steps whose images `refresh_batch_norm` uses
-SHOWN = 16  # augmented training images in NAME.batch.png
+BATCH_NORM_STEPS = 16  # steps whose images `refresh_batch_norm` uses
+AUGMENTED_IMAGES = 16  # augmented training images in NAME.batch.png
 
 
 @dataclass
 class Learner:
-    """The network and what trains it.
+    """The network and the objects that train it.
 
     train_model: `model`, or a wrapper that compiles it or averages gradients over processes.
     scaler: for float16. ema: averaged weights, or None.
@@ -112,7 +112,9 @@ def main(argv=None) -> int:
             training_backends(args.deterministic),
             explain_failures(args, args.save_dir / f"{name}.last.pth"),
         ):
-            print(opening(args, model, runtime), flush=True)
+            if args.dataset == "shapes":
+                note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
+            print(describe_model(args, model, runtime), flush=True)
             data = TrainingData(data_options(args))  # at --image_size; train() loads smaller sizes
             steps_per_epoch = args.steps or math.ceil(len(data.indices) / args.batch_size)
             print(*data.describe(), describe_run(args, data, steps_per_epoch), sep="\n", flush=True)
@@ -137,11 +139,12 @@ def main(argv=None) -> int:
             with stop_on_signals() as stop:
                 progress = Progress(args, state, steps_per_epoch, stop)
                 train(learner, data, augmentation, args, state, meter, progress, files)
-            return report_end(args, state, files, progress.finished(), stop.signal)
+            status = report_end(args, state, files, progress.finished(), stop.signal)
     finally:
         for worker in multiprocessing.active_children():  # they ignore the SIGTERM that Python sends at exit
             worker.kill()
-        destroy_processes()
+    destroy_processes()  # not after an error, since it waits for the other processes
+    return status
 
 
 def train(
@@ -155,7 +158,7 @@ def train(
     files: RunFiles,
 ):
     """Train until the end or a signal; after each epoch validate, save and draw figures."""
-    size, device, batch_size = 0, learner.runtime.device, images_per_pass(args)
+    size, device = 0, learner.runtime.device
     images_hash = hash_of_set(data.train, data.indices)
 
     def save():
@@ -172,18 +175,18 @@ def train(
             train_set, valid_set = (dataset.to(device) for dataset in data.at(size))
             steps = itertools.count(state.step)  # endless: `progress` ends epochs
             batches = iter(train_loader(train_set, data.indices, args, steps, device))
-            files.draw_batch(*augmentation.sample(train_set, data.indices, state.step, SHOWN))
+            files.draw_batch(*augmentation.sample(train_set, data.indices, state.step, AUGMENTED_IMAGES))
         if not train_one_epoch(batches, learner, augmentation, args, state, meter, progress, save):
             break
         model = learner.eval_model
-        recent = range(max(0, state.step - RECENT), state.step)
+        recent = range(max(0, state.step - BATCH_NORM_STEPS), state.step)
         images = augmentation.batches(train_set, data.indices, recent)
         parts = (image[rows] for image, _ in images for rows in micro_batches(len(image), args.accumulation_steps))
         refresh_batch_norm(model, parts, learner.runtime)
 
         predictor = Predictor(model.eval(), augmentation.mean, augmentation.std, size, learner.runtime)
         valid = DiceMeter(valid_set, criterion=learner.criterion)
-        evaluate(predictor, eval_loader(valid_set, batch_size, args.workers, device), valid, "validation")
+        evaluate(predictor, eval_loader(valid_set, images_per_pass(args), args.workers, device), valid, "validation")
         by_threshold = valid.counts()
         counts = by_threshold[valid.thresholds.index(0.5)]
         state.end_epoch(size, meter.means(), scores(counts), best_threshold(by_threshold), valid.loss())

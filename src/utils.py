@@ -14,6 +14,13 @@ from pathlib import Path
 import torch
 
 LARGEST_SIDE = 2**14  # largest network input, in pixels
+NO_MEMORY = {  # texts in PyTorch's errors, and what ran out of memory
+    "can't allocate memory": "machine",  # on Linux
+    "not enough memory": "machine",  # on Windows
+    "out of memory": "machine",  # on Apple GPUs
+    "ALLOC_FAILED": "GPU",  # of cuBLAS or cuDNN
+    "unable to find an engine": "GPU",  # of cuDNN: its algorithms need memory
+}
 
 
 class UserError(Exception):
@@ -69,10 +76,10 @@ def when_memory_runs_out(advice: str):
         if "DataLoader worker" in str(error):
             reason = "a data loading process was killed, perhaps for lack of memory"
             raise ProcessError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
-        texts = ("can't allocate memory", "not enough memory", "out of memory")  # Linux, Windows, Apple GPUs
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in texts):
+        place = next((place for text, place in NO_MEMORY.items() if text in str(error)), None)
+        if place is None and isinstance(error, RuntimeError):
             raise
-        raise ProcessError(f"the machine ran out of memory; {advice}") from None
+        raise ProcessError(f"the {place or 'machine'} ran out of memory; {advice}") from None
 
 
 def quoted(*words) -> str:

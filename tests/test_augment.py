@@ -3,7 +3,7 @@ import torch
 import torchvision.transforms.functional as TF
 from conftest import load_shapes
 
-from augment import AUGMENTS, Strength, augment, jitter_color, random_params, to_float
+from augment import AUGMENTS, Strength, augment, jitter_color, normalize, random_params
 
 
 def params(n, seed=0):
@@ -107,7 +107,7 @@ def test_color_jitter_matches_torchvision():
         torch.testing.assert_close(result, TF.adjust_brightness(expected, brightness), atol=1e-3, rtol=0)
 
 
-def test_to_float_normalizes_by_mean_and_std():
+def test_normalize_subtracts_mean_and_divides_by_mean_and_std():
     image = torch.tensor([0, 51, 255], dtype=torch.uint8).view(1, 3, 1, 1)
-    scaled = to_float(image, [0.0, 0.2, 0.5], [1.0, 1.0, 0.25]).flatten()
+    scaled = normalize(image, [0.0, 0.2, 0.5], [1.0, 1.0, 0.25]).flatten()
     torch.testing.assert_close(scaled, torch.tensor([0.0, 0.0, 2.0]))

@@ -10,9 +10,10 @@ from conftest import make_checkpoint, make_pets, read_scores, script
 from processes import finish, launch_pair
 
 import data
+import train
 from checkpoint import load
 from data import eval_loader, shuffled_batches
-from training.distributed import gather_rows, rank, shard
+from training.distributed import rank, shard
 
 
 def test_shards_cover_every_item_once():
@@ -41,11 +42,6 @@ def test_the_shards_of_all_ranks_make_up_the_batch(monkeypatch):
         evaluated += [index for batch in eval_loader(range(7), 2).batch_sampler for index in batch]
     assert [first + second for first, second in zip(*parts, strict=True)] == whole
     assert sorted(evaluated) == list(range(7))
-
-
-def test_gathering_rows_of_one_process_changes_nothing():
-    rows = torch.arange(6).view(3, 2)
-    assert torch.equal(gather_rows(rows, 3), rows)
 
 
 STEP = ("--dataset", "shapes", "--width", 4, "--image_size", 32, "--limit", 9, "--steps", 1, "--epochs", 1)
@@ -113,3 +109,22 @@ def test_decoding_may_take_longer_than_the_timeout_of_collective_calls(tmp_path)
     pair = launch_pair("train", *STEP, "--batch_size", 4, "--name", "a", cwd=tmp_path, setup=decode_slowly)
     finish(*pair, log=tmp_path / "train.log")
     assert (tmp_path / "saved_models/a.pth").exists()
+
+
+def fail_on_rank_1():
+    """Make rank 1 run out of memory, and hang if it waits for rank 0, as with NCCL."""
+    if rank():
+        train.train_step = run_out_of_memory
+        train.destroy_processes = lambda: time.sleep(600)
+
+
+def run_out_of_memory(*args):
+    raise torch.OutOfMemoryError
+
+
+@pytest.mark.integration
+def test_a_process_that_fails_ends_without_waiting_for_the_others(tmp_path):
+    first, second = launch_pair("train", *STEP, "--batch_size", 4, cwd=tmp_path, setup=fail_on_rank_1)
+    log = finish(second, expect=2, log=tmp_path / "second.log", seconds=60)
+    first.kill()
+    assert "error (process 1): the GPU ran out of memory" in log

@@ -81,6 +81,7 @@ def test_a_glob_of_models_prefers_the_best_weights_of_each_run(pets, tmp_path):
 
     assert scored("*.pth") == scored("a.last.pth", "a.pth", "b.last.pth") == (["a.pth", "b.last.pth"], True)
     assert scored("a.pth", "a.last.pth") == (["a.pth", "a.last.pth"], False)  # named one by one
+    assert scored("a.pth", "b.last.pth", "a.pth") == (["a.pth", "b.last.pth"], True)  # repeated
     assert "c*.pth" in error_of(script("evaluate", "--model", "c*.pth", *flags, cwd=tmp_path, expect=2))
 
 

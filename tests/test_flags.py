@@ -16,6 +16,7 @@ MISTAKES = {  # flags of train.py: what the error must contain, by default the f
     "--device cuda:99": "", "--device toaster": "", "--device meta": "",
     "--batch_size 2 --accumulation_steps 3": "--batch_size 2",
     "--hours 1 --epochs 2": "--hours", "--hours 1 --schedule onecycle": "--schedule onecycle",
+    "--compile reduce-overhead --accumulation_steps 2": "--compile reduce-overhead",
 }  # fmt: skip
 
 

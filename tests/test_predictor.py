@@ -7,6 +7,7 @@ from test_checkpoint import NETWORKS
 
 from checkpoint import load, restore_model
 from data import eval_loader
+from photos.prediction import probability_of
 from predictor import Predictor, load_predictor
 from runtime import Runtime
 from scoring import DiceMeter, confusion, evaluate
@@ -48,10 +49,24 @@ def test_a_probability_at_the_threshold_is_foreground():
     assert meter.counts()[:, 0, 0].tolist() == [4, 3, 2]
 
 
-def test_nan_is_never_scored():
+def test_a_loss_with_parameters_is_averaged_without_gradients():
+    """`Predictor` returns inference tensors, which autograd refuses to save."""
+    scale = torch.tensor(2.0, requires_grad=True)
+    meter, mask = DiceMeter(range(2), criterion=lambda logits, mask: (logits * scale).mean()), torch.ones(2, 1, 4, 4)
+    with torch.inference_mode():
+        logits = torch.ones(2, 1, 4, 4)
+    meter.add({"mask": mask.byte()}, logits)
+    assert meter.loss() == 2.0
+
+
+def test_nan_is_never_scored_or_drawn():
     meter, mask = DiceMeter(range(2)), torch.ones(2, 1, 4, 4, dtype=torch.uint8)
     logits = torch.zeros(2, 1, 4, 4)
     logits[1, 0, 2, 2] = torch.nan
     meter.add({"mask": mask}, logits)
     with pytest.raises(UserError, match="NaN"):
         meter.at(0.5)
+    network = torch.nn.Conv2d(3, 1, 1)
+    network.weight.data.fill_(torch.nan)
+    with pytest.raises(UserError, match="NaN"):
+        probability_of(Predictor(network, [0.5] * 3, [0.5] * 3, 4, Runtime()), [torch.zeros(3, 4, 4).byte()])

@@ -11,6 +11,7 @@ from processes import finish, launch_pair
 from test_scripts import FILES, contents, history_of
 
 from checkpoint import load, save
+from training.args import parse_args
 from training.schedule import at_largest_size
 
 RUN = ("--dataset", "shapes", "--width", 2, "--limit", 8, "--batch_size", 4, "--steps", 3, "--precision", "float32")
@@ -190,6 +191,16 @@ def test_a_checkpoint_without_valid_training_state_is_not_resumed(spoil, tmp_pat
     before = contents(tmp_path / "saved_models")
     assert "a.last.pth" in error_of(script("train", *RESUME, "--epochs", 3, cwd=tmp_path, expect=2))
     assert contents(tmp_path / "saved_models") == before
+
+
+@pytest.mark.parametrize("device, kept", [("cpu", True), ("Tesla T4", False)])
+def test_the_precision_of_another_device_is_not_kept(device, kept, tmp_path):
+    trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
+    last = load(tmp_path / RESUME[1])
+    last.device, last.precision = device, "float16"
+    save(last, tmp_path / RESUME[1])
+    args, _ = parse_args("", ["--resume", str(tmp_path / RESUME[1])])
+    assert args.precision == ("float16" if kept else "auto")
 
 
 def test_flags_that_a_resumed_run_refuses_or_accepts(tmp_path):

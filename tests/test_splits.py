@@ -22,7 +22,7 @@ from conftest import (
 from checkpoint import load
 from data import TrainingData, hashes, load_split
 from oxford_pet import split_names
-from reports.table import scores_apart, warning
+from reports.table import leakage_note, seen_and_new_dice
 from splits import SPLITS, DataOptions, read_list
 from utils import UserError
 
@@ -145,15 +145,6 @@ def test_evaluate_uses_the_lists_of_the_run(tmp_path):
     assert "--test_list test.txt not found" in error_of(script(*evaluate, cwd=tmp_path, expect=2))
 
 
-@pytest.mark.integration
-def test_evaluate_uses_the_fold_of_the_run(tmp_path):
-    make_pets(tmp_path / "pets")
-    script("train", "--data_path", "pets", *TINY, "--fold", "2/4", "--name", "a", cwd=tmp_path)
-    script("evaluate", "--model", "saved_models/a.pth", "--split", "valid", "--output", "scores", cwd=tmp_path)
-    names = [row["name"] for row in read_table(tmp_path / "scores.csv")]
-    assert names == [f"Drawn_{number}" for number in (1, 5, 9, 13, 17)]
-
-
 def test_validation_images_that_are_trained_on_are_noted(pets, tmp_path):
     own = load_pets(pets, "train", 32).names
     lists = {"train_list": write(tmp_path / "a", own), "valid_list": write(tmp_path / "b", own[2:4] + ["Drawn_0"])}
@@ -202,12 +193,12 @@ def test_training_images_of_earlier_runs_count_after_fine_tuning(tmp_path):
 def test_there_is_no_warning_without_known_training_images(pets, tmp_path):
     dataset, scores = load_pets(pets, "test", 32), torch.ones(6)
     make_checkpoint(tmp_path / "old.pth")
-    assert scores_apart(load(tmp_path / "old.pth"), dataset, scores) == {}
-    assert warning({"images": 6}) == ""
-    none = scores_apart(SimpleNamespace(trained_on=hashes(load_pets(pets, "train", 32))), dataset, scores)
-    assert none["trained_on"] == 0 and warning({"images": 6, **none}) == ""
-    whole = scores_apart(SimpleNamespace(trained_on=hashes(dataset)), dataset, scores)
-    assert warning({"images": 6, **whole}).startswith("6 of 6 ")
+    assert seen_and_new_dice(load(tmp_path / "old.pth"), dataset, scores) == {}
+    assert leakage_note({"images": 6}) == ""
+    none = seen_and_new_dice(SimpleNamespace(trained_on=hashes(load_pets(pets, "train", 32))), dataset, scores)
+    assert none["trained_on"] == 0 and leakage_note({"images": 6, **none}) == ""
+    whole = seen_and_new_dice(SimpleNamespace(trained_on=hashes(dataset)), dataset, scores)
+    assert leakage_note({"images": 6, **whole}).startswith("6 of 6 ")
 
 
 def test_images_of_the_same_name_but_another_file_size_are_not_training_images(tmp_path):
@@ -218,4 +209,4 @@ def test_images_of_the_same_name_but_another_file_size_are_not_training_images(t
     everything = [text for split in SPLITS for text in hashes(load_folder(first, split))]
     for data, expected in ((first, 1), (second, 0)):
         [only] = [load_folder(data, "valid", limit=1)]
-        assert scores_apart(SimpleNamespace(trained_on=everything), only, torch.ones(1))["trained_on"] == expected
+        assert seen_and_new_dice(SimpleNamespace(trained_on=everything), only, torch.ones(1))["trained_on"] == expected

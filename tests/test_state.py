@@ -138,7 +138,7 @@ def test_the_decay_of_the_average_rises_to_ema():
 def test_batch_norm_statistics_are_recomputed_from_the_last_steps_images():
     """In bfloat16, while augmentation ramps up."""
     run, dataset, seen = start_run(runtime=BFLOAT16), load_shapes("train", 32, limit=80), []
-    steps = range(train.RECENT + 4)
+    steps = range(train.BATCH_NORM_STEPS + 4)
     for step, batch in zip(steps, train_loader(dataset, range(80), run.args, steps), strict=True):
         seen.append(run.augmentation(batch, step)[0])
     again = [image for image, _ in run.augmentation.batches(dataset, range(80), steps[4:])]

@@ -39,14 +39,14 @@ class Up(nn.Module):
 
     def __init__(self, channels, norm, skip):
         super().__init__()
-        self.skip, self.channels = skip, channels
+        self.adds, self.channels = skip == "add", channels
         self.up = nn.ConvTranspose2d(2 * channels, channels, 2, stride=2)
-        self.conv = DoubleConv(channels if skip == "add" else 2 * channels, channels, norm)
+        self.conv = DoubleConv(channels if self.adds else 2 * channels, channels, norm)
 
     def forward(self, x, skip):
         """Merge x (N, 2C, h, w) and skip (N, C, H, W), H in {2h, 2h - 1}, W likewise: (N, C, H, W)."""
         x = crop(self.up(x), skip.shape[-2:])
-        if self.skip == "add":
+        if self.adds:
             return self.conv(skip + x)
         return convolve_joined(self.conv, skip, x, self.channels)
 

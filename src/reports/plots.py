@@ -91,7 +91,7 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     line(rates, "learning_rate", "tab:gray")
     best = max(at_largest_size(history[best_from:] or history), key=lambda row: row["valid_dice"])
     losses.set(title="Loss", ylabel="loss")
-    dices.set(title=f"Dice, best {best['valid_dice']:.4f} in epoch {best['epoch']}", ylabel="mean Dice")
+    dices.set(title=f"Dice (best: {best['valid_dice']:.4f} in epoch {best['epoch']})", ylabel="mean Dice")
     rates.set(title="Learning rate at the end of each epoch", ylabel="learning rate")
     larger = []  # epochs at which images grow: losses and Dice before and after are not comparable
     for before, row in pairwise(history):

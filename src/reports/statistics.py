@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader
 
 from checkpoint import Checkpoint, restore_model
 from predictor import Predictor, foreground, predictions
-from scoring import DiceMeter, dice_score, scores
+from scoring import DiceMeter, best_threshold, dice_score, scores
 from splits import SegmentationDataset
 
-RESAMPLING = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # small batches save memory
 AGREED = 0.9  # minimum Dice of two predictions that agree
 CONTRADICTED = 0.8  # maximum Dice of a prediction that contradicts the mask
 
@@ -30,6 +29,7 @@ class Result:
     dice: np.ndarray  # (N,) at threshold 0.5
     scores: dict[str, float]
     by_threshold: np.ndarray  # mean Dice at each of THRESHOLDS
+    threshold: float  # the best of them
     foreground: np.ndarray  # (N,) foreground fraction of the ground truth
     bits: np.ndarray  # predictions at threshold 0.5, uint8 (N, size * size / 8, rounded up)
     seconds: float  # of the evaluation
@@ -57,6 +57,7 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
         dice=dice_score(counts).numpy(),
         scores=scores(counts),
         by_threshold=np.array([dice_score(part).mean().item() for part in meter.counts()]),
+        threshold=best_threshold(meter.counts()),
         foreground=((tp + fn) / counts.sum(1).clamp(min=1)).numpy(),
         bits=np.concatenate(bits),
         seconds=seconds,
@@ -64,10 +65,10 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
 
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:
-    """Return the 95% interval of the mean by the percentile bootstrap (Efron, 1979)."""
+    """Return the 95% interval of the mean by Student's t, which is also right for few images."""
     if np.ptp(values) == 0:  # one image, or all equal
         return float(values[0]), float(values[0])
-    low, high = scipy.stats.bootstrap((values,), np.mean, method="percentile", **RESAMPLING).confidence_interval
+    low, high = scipy.stats.t.interval(0.95, len(values) - 1, values.mean(), scipy.stats.sem(values))
     return float(low), float(high)
 
 
@@ -75,7 +76,8 @@ def paired_test(difference: np.ndarray) -> float:
     """Return the p-value of the two-sided sign-flip permutation test for a mean of 0."""
     if not difference.any() or len(difference) < 2:
         return 1.0
-    return float(scipy.stats.permutation_test((difference,), np.mean, permutation_type="samples", **RESAMPLING).pvalue)
+    resampling = {"n_resamples": 10_000, "batch": 100, "rng": 0}  # small batches save memory
+    return float(scipy.stats.permutation_test((difference,), np.mean, permutation_type="samples", **resampling).pvalue)
 
 
 def compare(first: Result, second: Result) -> dict:
@@ -91,6 +93,7 @@ def compare(first: Result, second: Result) -> dict:
         "high": high,
         "p": paired_test(difference),
         "wins": int((difference > 0).sum()),  # images on which the better one has higher Dice
+        "losses": int((difference < 0).sum()),
     }
 
 

@@ -13,7 +13,7 @@ from splits import SPLIT_NAMES
 from utils import UserError, count_of
 
 
-def describe(predictor, dataset, args, counts) -> dict:
+def score_row(predictor, dataset, args, counts) -> dict:
     """Return a row of the table: the data, how it was scored, and the scores."""
     empty = counts[:, 0] + counts[:, 2] == 0
     data = options_of_data(predictor.checkpoint, args)
@@ -30,11 +30,11 @@ def describe(predictor, dataset, args, counts) -> dict:
         **scores(counts),
         "empty_masks": int(empty.sum()),
         "dice_without_empty": None if empty.all() else dice_score(counts[~empty]).mean().item(),
-        **scores_apart(predictor.checkpoint, dataset, dice_score(counts)),
+        **seen_and_new_dice(predictor.checkpoint, dataset, dice_score(counts)),
     }
 
 
-def scores_apart(checkpoint, dataset, dices: torch.Tensor) -> dict:
+def seen_and_new_dice(checkpoint, dataset, dices: torch.Tensor) -> dict:
     """Compare the images that the checkpoint was trained on with the others. dices: (N,).
 
     Images are recognized by a hash of their name (in your own folders, of name and file size). Returns `trained_on`
@@ -50,7 +50,7 @@ def scores_apart(checkpoint, dataset, dices: torch.Tensor) -> dict:
     return result
 
 
-def warning(result: dict) -> str:
+def leakage_note(result: dict) -> str:
     """Return a note on how many scored images were used for training, or "" if none."""
     if not result.get("trained_on"):
         return ""
@@ -76,7 +76,7 @@ def print_table(rows: list[dict]):
         cells = (f" {row[name]:11.4f}" for name in names)
         print(f"{row['model']:{width}}  {row['image_size']:4}  {row['border']:10}", *cells)
     for row in rows:
-        notes = [warning(row)]
+        notes = [leakage_note(row)]
         if not same:
             notes.append(f"evaluated on {count_of(row['images'], 'image')} from {row['data']}")
         if row["dice_without_empty"] is None:

@@ -1,4 +1,4 @@
-"""Arguments of train.py: of a new run, or of the one that --resume continues."""
+"""Arguments of train.py, for a new run or for --resume."""
 
 import argparse
 from argparse import Namespace
@@ -11,7 +11,7 @@ from data import DATASETS, choose_dataset
 from losses import LOSSES, build_loss
 from models import MODELS, options_of_network
 from models.resnet34_unet import DECODERS
-from runtime import add_runtime_flags
+from runtime import add_runtime_flags, device_name, pick_device
 from splits import BORDERS, DataOptions, add_dataset_flags
 from training.distributed import world_size
 from training.schedule import SCHEDULES
@@ -49,7 +49,7 @@ def get_args_parser(doc) -> Parser:
     add("--dataset", choices=DATASETS, help=dataset)
     add_dataset_flags(add)
     add("--image_size", type=image_side, help="image size in pixels; default 256, or 64 for shapes")
-    start = "image size of the first epochs; 0: --image_size; default 64 for pets, else 0"
+    start = "image size of the first epochs, rounded to 32; 0: --image_size; default 64 for pets, else 0"
     add("--start_size", type=non_negative_int, help=start)
     add("--border", choices=BORDERS, default="foreground", help="treatment of trimap borders; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default scale_jitter")
@@ -61,11 +61,11 @@ def get_args_parser(doc) -> Parser:
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet")
     add("--width", type=positive_int, help="unet*: channels of the first level; default 64")
-    add("--depth", type=positive_int, help="unet, unet_add: times the size is halved; default 4")
+    add("--depth", type=positive_int, help="unet, unet_add: number of times the size is halved; default 4")
     add("--norm", choices=("batch", "none"), help="unet*: normalization; default batch")
-    add("--dropout", type=fraction, help="unet*: dropout at the bottleneck; default 0")
+    add("--dropout", type=fraction, help="unet*: dropout rate at the bottleneck; default 0")
     add("--decoder", choices=DECODERS, help="resnet34_unet: decoder; default nearest")
-    add("--encoder_weights", type=user_path, metavar="FILE", help="torchvision's ResNet34 weights")
+    add("--encoder_weights", type=user_path, metavar="FILE", help="resnet34_unet: torchvision's resnet34 weights")
     add("--weights", type=user_path, metavar="FILE", help="checkpoint to fine-tune; sets the network")
     add("--in_channels", type=int, choices=(1, 3), default=3, help="3: color, 1: gray; default 3")
     add("--out_channels", type=int, choices=(1, 2), default=1, help="1, or 2 with background; default 1")
@@ -77,7 +77,7 @@ def add_training_flags(parser):
     add = parser.add_argument_group("recipe").add_argument
     add("--epochs", "-e", type=positive_int, help="epochs; default 40 for pets, 50 for folder, 4 for shapes")
     add("--hours", type=hours, help="time budget in hours, instead of --epochs")
-    add("--steps", type=positive_int, help="steps per epoch; default: each image once, or 6 for shapes")
+    add("--steps", type=positive_int, help="steps per epoch; default: enough for every image, or 6 for shapes")
     images = "images per step, over all processes; default 16 for pets, 4 for folder, 8 for shapes"
     add("--batch_size", "-b", type=positive_int, help=images)
     add("--accumulation_steps", type=positive_int, default=1, help="micro-batches per step, to save memory; default 1")
@@ -94,7 +94,7 @@ def add_training_flags(parser):
     add("--seed", type=seed, default=0, help="random seed; default 0")
     modes = ("default", "reduce-overhead", "max-autotune")
     add("--compile", nargs="?", const="default", choices=modes, help="use torch.compile, optionally with a mode")
-    add("--deterministic", action="store_true", help="deterministic algorithms; slower on a GPU")
+    add("--deterministic", action="store_true", help="use deterministic algorithms; slower on a GPU")
     add("--workers", type=worker_count, default=0, help="data loading processes; default 0")
     add("--name", type=file_name, help="name of the run's files; default: --model, numbered if taken (unet-2)")
     add("--save_dir", type=user_path, default=Path("saved_models"), help="output folder; default saved_models")
@@ -164,6 +164,8 @@ def check_args(args: Namespace):
         raise UserError("--normalize imagenet only applies to color images; omit --in_channels")
     if args.hours and args.epochs:
         raise UserError("--hours and --epochs cannot be combined; omit one")
+    if args.compile in ("reduce-overhead", "max-autotune") and args.accumulation_steps > 1:  # they use CUDA graphs
+        raise UserError(f"--compile {args.compile} cannot accumulate gradients; use --compile default")
     if args.hours and args.schedule == "onecycle":
         raise UserError("--schedule onecycle needs --epochs instead of --hours")
     micro_batches = world_size() * args.accumulation_steps
@@ -181,17 +183,19 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
     augmentation = asdict(AUGMENTS[checkpoint.args.get("augment", "none")])
     if "state" not in checkpoint.training or checkpoint.augmentation != augmentation:
         commit = checkpoint.git.get("commit") or "unknown"
-        raise UserError(f"--resume {path} needs the version of train.py that wrote it (commit: {commit})")
+        raise UserError(f"--resume {path} was written by another version (commit: {commit}); check it out to continue")
     values = defaults | checkpoint.args
     for flag, value in values.items():
         if value and flag.endswith(("_path", "_dir", "_list", "weights")):
             values[flag] = Path(value)
     name = path.name.removesuffix(".last.pth")
-    values.update(resume=path, save_dir=path.parent, name=name, precision=checkpoint.precision)
+    device = device_name(pick_device(str(given.get("device", values["device"]))))
+    precision = checkpoint.precision if device == checkpoint.device else "auto"
+    values.update(resume=path, save_dir=path.parent, name=name, precision=precision)
     for flag, value in given.items():
         if str(value) == str(values[flag]):
             continue
-        if flag not in MAY_CHANGE or flag in ("epochs", "hours") and values[flag] is None:
+        if flag not in MAY_CHANGE or (flag in ("epochs", "hours") and values[flag] is None):
             former = "not given" if values[flag] is None else values[flag]
             raise UserError(f"--{flag} {value} conflicts with the resumed run ({former}); omit --{flag}")
         note(f"--{flag} changes from {values[flag]} to {value}")

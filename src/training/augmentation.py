@@ -6,7 +6,7 @@ from argparse import Namespace
 import numpy as np
 import torch
 
-from augment import AUGMENTS, Strength, augment, random_params, to_float
+from augment import AUGMENTS, Strength, augment, normalize, random_params
 from data import train_loader
 from runtime import Runtime, copy_to
 from training.distributed import rank, shard, world_size
@@ -34,7 +34,7 @@ class BatchAugmentation:
             strength = self.strength.after(step * n / self.images)
         with torch.autocast(self.runtime.device.type, enabled=False):
             image, mask = augment(image, mask, strength, params)
-        return self.runtime.layout(to_float(image, self.mean, self.std)), mask
+        return self.runtime.layout(normalize(image, self.mean, self.std)), mask
 
     def batches(self, dataset, indices, steps, strength: Strength | None = None):
         """Yield images and masks of a range of steps, as this rank trains on them."""

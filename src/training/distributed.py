@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,7 +20,7 @@ from runtime import Runtime
 from utils import UserError
 
 SMALL_SHARD = 16  # images per forward pass; on GPUs, batch norm synchronizes below this
-waiting = None  # process group of `rank_zero_first`
+files_group: Any = None  # process group of `rank_zero_first`
 
 
 def rank() -> int:
@@ -34,12 +35,12 @@ def world_size() -> int:
 
 def init_processes(runtime: Runtime) -> Runtime:
     """Join the other processes, and silence all but rank 0. Return the runtime in rank 0's precision."""
-    global waiting
+    global files_group
     if world_size() == 1 or dist.is_initialized():
         return runtime
     try:
         dist.init_process_group("cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo")
-        waiting = dist.new_group(backend="gloo", timeout=timedelta(days=7))  # for decoding many images
+        files_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))  # for decoding many images
     except (RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"the processes cannot connect ({reason}); start them with torchrun") from None
@@ -69,7 +70,7 @@ def on_rank_zero(function: Callable):
     return outcome[0]
 
 
-def all_gather(value) -> list:
+def all_gather_object(value) -> list:
     """Return every rank's picklable value, in rank order. Collective."""
     if world_size() == 1:
         return [value]
@@ -83,12 +84,12 @@ def rank_zero_first():
     """Let one process per machine run the block first, so that the others find its files."""
     waits = int(os.environ.get("LOCAL_RANK", 0)) > 0
     if waits:
-        dist.barrier(waiting)
+        dist.barrier(files_group)
     try:
         yield
     finally:
         if world_size() > 1 and not waits:
-            dist.barrier(waiting)
+            dist.barrier(files_group)
 
 
 def shard(n: int, part: int, parts: int) -> slice:
@@ -115,12 +116,12 @@ def wrap_ddp(model: nn.Module, device: torch.device, images: int) -> nn.Module:
     return DistributedDataParallel(model, device_ids=[device] if device.type == "cuda" else None)
 
 
-def agree(*values: int) -> tuple[int, ...]:
+def max_over_ranks(*values: int) -> tuple[int, ...]:
     """Return each value's maximum over the ranks. Collective."""
-    return tuple(gather(torch.tensor(values)).amax(0).tolist())
+    return tuple(all_gather(torch.tensor(values)).amax(0).tolist())
 
 
-def gather(values: torch.Tensor) -> torch.Tensor:
+def all_gather(values: torch.Tensor) -> torch.Tensor:
     """Stack the ranks' tensors, of equal shape, on the CPU: (ranks, ...). Collective."""
     values = values.detach().cpu()
     if world_size() == 1:
@@ -134,7 +135,7 @@ def gather_rows(rows: torch.Tensor, total: int) -> torch.Tensor:
     """Gather the rows of `total` items, of which each rank has every world_size-th, in order. Collective."""
     padded = torch.zeros(-(-total // world_size()), *rows.shape[1:], dtype=rows.dtype)
     padded[: len(rows)] = rows
-    return gather(padded).transpose(0, 1).flatten(0, 1)[:total]
+    return all_gather(padded).transpose(0, 1).flatten(0, 1)[:total]
 
 
 def mean_over_ranks(values: list[torch.Tensor]):

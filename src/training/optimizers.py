@@ -38,7 +38,7 @@ def build_optimizer(name: str, model: nn.Module, lr: float, weight_decay: float)
 class Muon(Optimizer):
     """Momentum with orthogonalized updates for `matrices`, PyTorch's AdamW for `others` (not decayed) and `decayed`.
 
-    matrices: tensors of two or more dimensions; the first gives the rows. The RMS of an update is at most RMS * lr.
+    matrices: tensors of two or more dimensions; the first gives the rows. The RMS of an update is up to about RMS * lr.
     """
 
     def __init__(self, matrices, others, decayed, lr, weight_decay=0.0):

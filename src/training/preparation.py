@@ -65,7 +65,7 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
 
 def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
     """Return a checkpoint with the run's constant fields. checkpoint: the run's start, if any."""
-    former = checkpoint.trained_on or [] if checkpoint else []
+    former = (checkpoint.trained_on or []) if checkpoint else []
     intensities = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
     earlier = []
     if args.resume:
@@ -92,7 +92,7 @@ def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtim
 
 
 def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -> dict:
-    """Load the resumed run's state, and return its scheduler's. Raises UserError."""
+    """Load the saved state into learner, state and meter; return the scheduler's state. Raises UserError."""
     kept = checkpoint.training
     if kept["images"] != hash_of_set(data.train, data.indices):
         hint = "pass the original folder with --data_path, or start a new run with --weights"
@@ -106,7 +106,7 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"--resume {args.resume} is damaged ({reason}); restore a backup, or train again") from None
     adopted = on_rank_zero(lambda: files.adopt_best(args.resume))
-    if state.history and not adopted or checkpoint.validated_on != hash_of_set(data.valid):
+    if (state.history and not adopted) or checkpoint.validated_on != hash_of_set(data.valid):
         state.first_epoch = len(state.history)
         cause = "the validation images have changed" if adopted else f"no best checkpoint next to {args.resume}"
         note(f"{cause}; tracking the best checkpoint from here on")
@@ -118,10 +118,8 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
     return former
 
 
-def opening(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
+def describe_model(args: Namespace, model: nn.Module, runtime: Runtime) -> str:
     """Return a line about the network, device and data."""
-    if args.dataset == "shapes":
-        note("training on synthetic shapes; run python src/oxford_pet.py to download the pets")
     size = sum(value.numel() for value in model.parameters())
     data = args.data_path or "synthetic shapes"
     return f"{args.model}, {size:,} parameters, on {runtime.describe()}; data: {data}"

@@ -16,13 +16,13 @@ from tqdm import tqdm
 
 from data import STOP_SIGNALS
 from files import CannotWrite
-from training.distributed import agree, gather, rank, world_size
+from training.distributed import all_gather, max_over_ranks, rank, world_size
 from training.run_files import RunFiles
 from training.schedule import size_at
 from training.state import TrainMeter, TrainState
 from utils import ProcessError, UserError, command, note, when_memory_runs_out
 
-EXPLODED = 1e4  # a loss above this has diverged; an untrained network's is near 1
+EXPLODED = 1e4  # a loss above this has diverged; an untrained network's is near 3
 SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before the time left is shown
 
 
@@ -44,7 +44,7 @@ class Progress:
 
     def stop_requested(self) -> bool:
         """Check whether any process received a stop signal. Collective."""
-        [signal] = agree(self.stop.signal)
+        [signal] = max_over_ranks(self.stop.signal)
         self.stop.signal = signal or self.stop.signal  # one may have arrived meanwhile
         return signal > 0
 
@@ -75,7 +75,7 @@ class Progress:
         clock = [unsaved >= interval, log, round(1000 * (now - self.begun))]
         if rank():  # only rank 0's clock counts
             clock = [0, 0, 0]
-        signal, save, log, milliseconds = agree(self.stop.signal, *clock)
+        signal, save, log, milliseconds = max_over_ranks(self.stop.signal, *clock)
         state.elapsed = milliseconds / 1000
         self.stop.signal = signal or self.stop.signal
         ended = state.step % self.steps_per_epoch == 0
@@ -120,7 +120,7 @@ class Progress:
         warn_about_one_class(counts, batch_figure)
 
     def describe_left(self) -> str:
-        """Return e.g. ", 1:12:03 left, ends Fri 14:05": of --hours, or estimated by image area ("" at first)."""
+        """Return the time left, e.g. ", 1:12:03 left, ends Fri 14:05"; without --hours, estimated by image area."""
         args, state = self.args, self.state
         if args.hours:
             seconds = 3600 * args.hours - state.elapsed
@@ -139,7 +139,7 @@ class Progress:
 
 def check_loss(meter: TrainMeter, loss: float, when: str):
     """Raise UserError if the run has diverged. Collective."""
-    highest = gather(torch.tensor(meter.highest)).max().item()
+    highest = all_gather(torch.tensor(meter.highest)).max().item()
     if highest >= EXPLODED:
         raise UserError(f"the loss exploded {when}: it reached {highest:.3g}; lower --learning_rate")
     if not math.isfinite(loss):
@@ -206,7 +206,7 @@ def stop_on_signals():
 
 @contextmanager
 def explain_failures(args: Namespace, last: Path):
-    """Turn lack of memory, and batches too small for batch norm, into a UserError; add how to resume from `last`."""
+    """Raise UserError if memory runs out or batch norm gets single values; add how to resume from `last`."""
     try:
         with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
             yield

@@ -20,7 +20,7 @@ DRAW_EVERY = 30  # seconds between figures; drawing takes as long as a short epo
 
 @contextmanager
 def note_failures():
-    """Print a note, instead of failing, if a file that can be regenerated cannot be written (e.g. is open in Excel)."""
+    """Print a note instead of failing if a file cannot be written, e.g. because it is open in Excel."""
     try:
         yield
     except CannotWrite as error:
@@ -50,10 +50,10 @@ class RunFiles:
         """Write a checkpoint. training: all that --resume needs, or None."""
         if rank():
             return
-        found = replace(self.template, model=weights, scores=state.scores, threshold=state.threshold)
-        found.epoch, found.seconds = len(state.history), state.seconds
-        found.image_size, found.training = state.max_size, training
-        save(found, self.path(ending))
+        checkpoint = replace(self.template, model=weights, training=training, image_size=state.max_size)
+        checkpoint.epoch, checkpoint.seconds = len(state.history), state.seconds
+        checkpoint.scores, checkpoint.threshold = state.scores, state.threshold
+        save(checkpoint, self.path(ending))
 
     def write_history(self, history: list[dict]):
         if rank() == 0 and history:
@@ -91,7 +91,7 @@ def reserve_name(args: Namespace):
 
 
 def choose_name(folder: Path, name: str | None, model: str, resumed: Path | None) -> str:
-    """Return `name`, or a free one from the model's; reserve it with NAME.csv, unless resumed. Raises UserError."""
+    """Return `name`, or the model's name, numbered if taken; reserve it with NAME.csv, unless resumed."""
     last = folder / f"{name}.last.pth"
     if resumed and resumed.resolve() == last.resolve():
         return str(name)

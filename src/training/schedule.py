@@ -65,7 +65,7 @@ def warmup_stable_decay(now: float, end: float, step: int, warmup: int) -> float
 
 
 def sizes(start_size: int, image_size: int) -> list[int]:
-    """Return a run's image sizes: sqrt(2) steps from start_size, rounded to multiples of 32, then image_size."""
+    """Return a run's image sizes: start_size times powers of sqrt(2), rounded to multiples of 32, then image_size."""
     if not 0 < start_size < image_size:
         return [image_size]
     steps = range(round(2 * math.log2(image_size / start_size)))
@@ -76,7 +76,7 @@ def sizes(start_size: int, image_size: int) -> list[int]:
 def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
     """Return the image size at a fraction of the run; each size gets epochs in proportion to 1/sqrt(size).
 
-    progress: fraction of the epochs, including this one; if timed, of the time budget, assuming size² per epoch.
+    progress: fraction of the epochs, including this one. timed: of the time budget; assumes size² per epoch.
     """
     steps = sizes(start_size, image_size)
     ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import torch
 
 from scoring import dice_score
-from training.distributed import gather, rank, world_size
+from training.distributed import all_gather, rank, world_size
 from training.schedule import at_largest_size
 
 
@@ -82,7 +82,7 @@ class TrainMeter:
     def means(self) -> tuple[float, float]:
         """Return the mean loss and Dice of the epoch so far. Collective."""
         self.flush()
-        loss, dice_sum, images = gather(self.epoch_sums).sum(0).tolist()
+        loss, dice_sum, images = all_gather(self.epoch_sums).sum(0).tolist()
         return loss / max(images, 1), dice_sum / max(images, 1)
 
     def reset(self):
@@ -91,7 +91,7 @@ class TrainMeter:
     def state_dict(self) -> dict:
         """Return the sums of each process. Collective."""
         self.flush()
-        return {"epoch_sums": gather(self.epoch_sums)}
+        return {"epoch_sums": all_gather(self.epoch_sums)}
 
     def load_state_dict(self, state: dict):
         sums = state["epoch_sums"]
