@@ -30,7 +30,7 @@ if [ "$what" = checks ]; then
 else
     note "ResNet34-U-Net"
     timed 560 "$python" src/train.py --model resnet34_unet --data_path "$data" --cache_dir "$cache" --hours 0.13 \
-        --start_size 128 --batch_size 64 --save_dir "$out" --name gpu --save_every 2
+        --start_size 128 --batch_size 64 --augment full --save_dir "$out" --name gpu --save_every 2
     "$python" src/export.py --model "$out/gpu.pth" --format half &&
         split --bytes 15M "$out/gpu.half.pth" "$out/gpu.half.pth." && rm "$out/gpu.half.pth"
     timed 60 "$python" src/evaluate.py --model "$out/gpu.pth" --split valid --data_path "$data" --cache_dir "$cache"
