@@ -224,7 +224,7 @@ def fill(packed, pairs: list[Pair], read: Callable, split: str, options: DataOpt
         raise UserError(f"{images}: {first_few(problems, '; ')}; restore or remove them")
     if emptied:
         masks = f"{count_of(len(emptied), 'mask')} {where} (e.g. {min(emptied)})"
-        note(f"{masks}: no foreground left at {size}x{size} pixels; raise --image_size (and --start_size)")
+        note(f"{masks}: no foreground left at {size}x{size} pixels; raise --image_size")
 
 
 def in_parallel(work: Callable, pairs: list[Pair], title: str):

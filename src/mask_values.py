@@ -6,7 +6,7 @@
 | palette | the index; as RGB if the palette is gray, or black is used at an index above 0 |
 | RGB | the gray level if the channels are equal, else a number above COLOR |
 | one uniform color plus alpha | the alpha value |
-| JPEG, AVIF, lossy WebP | the gray level if all masks are like that, else the nearest true color |
+| JPEG, AVIF, lossy WebP | the gray level if all masks are like that, else the nearest true color or level |
 
 By default all values but 0 are foreground (if all masks are lossy and gray, those above half the maximum),
 and 255 is ignored if the other values are class indices.
@@ -161,6 +161,15 @@ def true_colors(counts: dict[int, int], given: list) -> tuple:
     return tuple(chosen)
 
 
+def levels_of_flags(counts: dict[int, int], given: list) -> tuple:
+    """Return the levels (as colors) that lossy gray masks were drawn in, if the flags name such levels; else ()."""
+    if not given or any(low != high for low, high in given):
+        return ()
+    levels = true_colors(counts, given)
+    exact = all(distance(np.array(levels), color_of(low)).min() < NEAR / 4 for low, _ in given)
+    return levels if exact and len(levels) > 1 else ()
+
+
 def gray_levels(counts: dict[int, int], given: list) -> list[int]:
     """Return the levels that lossy gray masks were drawn in: 0, the maximum, and others given by flags."""
     levels = [0, max(counts)]
@@ -185,14 +194,13 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
     colors: tuple = ()
     if colored:
         colors = true_colors(colored, given + ignored)
-    elif gray and exact:
+    elif gray and not exact:
+        colors = levels_of_flags(gray, given + ignored)
+    given = [snap(ends, colors) for ends in given]
+    ignored = [snap(ends, colors) for ends in ignored]
+    if gray and exact and not colored:
         colors = tuple(map(color_of, gray_levels(gray, given + ignored)))
-    elif gray and given + ignored:
-        levels = true_colors(gray, given + ignored)
-        colors = levels if len(levels) > 1 else ()
     if colors:
-        given = [snap(ends, colors) for ends in given]
-        ignored = [snap(ends, colors) for ends in ignored]
         values, lossy = Counter(exact), Counter(gray) + Counter(colored)
         seen = np.array([color_of(value) for value in lossy])
         for value, pixels in zip(nearest(seen, colors).tolist(), lossy.values(), strict=True):
@@ -234,8 +242,10 @@ def parse_range(text: str, flag: str) -> tuple[int, int]:
 
 def snap(ends: tuple[int, int], colors: tuple) -> tuple[int, int]:
     """Replace a single value from a flag with the nearest true color's, if close."""
+    if not colors or ends[0] != ends[1]:
+        return ends
     far = distance(np.array(colors), color_of(ends[0]))
-    if ends[0] != ends[1] or far.min() > 1.5 * NEAR:
+    if far.min() > 1.5 * NEAR:
         return ends
     value = int(codes_of(np.array(colors[far.argmin()])))
     return value, value

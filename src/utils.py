@@ -14,13 +14,6 @@ from pathlib import Path
 import torch
 
 LARGEST_SIDE = 2**14  # largest network input, in pixels
-NO_MEMORY = {  # texts in PyTorch's errors, and what ran out of memory
-    "can't allocate memory": "machine",  # on Linux
-    "not enough memory": "machine",  # on Windows
-    "out of memory": "machine",  # on Apple GPUs
-    "ALLOC_FAILED": "GPU",  # of cuBLAS or cuDNN
-    "unable to find an engine": "GPU",  # of cuDNN: its algorithms need memory
-}
 
 
 class UserError(Exception):
@@ -76,10 +69,11 @@ def when_memory_runs_out(advice: str):
         if "DataLoader worker" in str(error):
             reason = "a data loading process was killed, perhaps for lack of memory"
             raise ProcessError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
-        place = next((place for text, place in NO_MEMORY.items() if text in str(error)), None)
-        if place is None and isinstance(error, RuntimeError):
+        texts = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # Linux, Windows, GPUs
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in texts):
             raise
-        raise ProcessError(f"the {place or 'machine'} ran out of memory; {advice}") from None
+        place = "GPU" if "CU" in str(error) else "machine"  # CUDA, CUBLAS, CUDNN
+        raise ProcessError(f"the {place} ran out of memory; {advice}") from None
 
 
 def quoted(*words) -> str:
@@ -126,7 +120,9 @@ def run(main: Callable[[], int | None]):
         rank = os.environ.get("RANK", "0")
         if rank == "0" or isinstance(error, ProcessError):
             process = f" (process {rank})" if rank != "0" else ""
-            print(f"error{process}:", " ".join(str(error).split()), file=sys.stderr)
+            print(f"error{process}:", " ".join(str(error).split()), file=sys.stderr, flush=True)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            os._exit(2)  # a normal exit may wait for the other processes
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output exited, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -129,7 +129,7 @@ def test_threshold_chosen_needs_a_checkpoint_with_a_threshold():
 
 def test_the_error_in_a_saved_run_ends_with_the_command_that_resumes_it(tmp_path):
     def fail():
-        with explain_failures(Namespace(accumulation_steps=1), tmp_path / "a.last.pth"):
+        with explain_failures(Namespace(accumulation_steps=1, compile=None), tmp_path / "a.last.pth"):
             raise torch.OutOfMemoryError
 
     with pytest.raises(UserError, match="smaller --image_size$"):

@@ -196,7 +196,7 @@ def test_lossy_gray_masks_are_split_at_half_their_maximum(kind, tmp_path):
 
 @pytest.mark.parametrize("quality", [50, 90])
 @pytest.mark.parametrize("foreground, ignore, values", [
-    (["255"], [], (0, 1, 1)), (["128"], [], (0, 1, 0)), (["0"], [], (1, 0, 0)), (["100-255"], [], (0, 1, 1)),
+    (["255"], [], (0, 1, 1)), (["128"], [], (0, 1, 0)), (["0"], [], (1, 0, 0)),
     (["255"], ["128"], (0, 255, 1)), ([], ["128"], (0, 255, 1)),
 ])  # fmt: skip
 def test_levels_of_lossy_gray_masks_are_whole(foreground, ignore, values, quality, tmp_path):
@@ -206,6 +206,27 @@ def test_levels_of_lossy_gray_masks_are_whole(foreground, ignore, values, qualit
     replace_masks(data, lambda mask: Image.fromarray(np.repeat(levels, 20)[None].repeat(44, 0)), "jpg", quality=quality)
     for found in masks(data, foreground=foreground, ignore=ignore).values():
         assert (found == expected).mean() > 0.99
+
+
+@pytest.mark.parametrize("levels, foreground, column", [
+    ((0, 30, 255), "30", 1), ((0, 100, 130), "130", 2), ((0, 128, 255), "200-255", 2), ((0, 20, 255), "10-255", (1, 2)),
+])  # fmt: skip
+def test_flags_on_lossy_gray_masks_never_select_another_level(levels, foreground, column, tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    stripes = np.repeat(np.array(levels, np.uint8), 20)[None].repeat(44, 0)
+    replace_masks(data, lambda mask: Image.fromarray(stripes), "jpg", quality=95)
+    for found in masks(data, foreground=(foreground,)).values():
+        share = np.array([part.mean() for part in np.split(found, 3, 1)])
+        assert share[np.array(column)].min() > 0.8 and np.delete(share, column).max() < 0.05
+
+
+def test_a_flag_for_exact_masks_is_not_changed_by_a_lossy_mask(tmp_path):
+    data = make_folder(tmp_path / "data", 6)
+    replace_masks(data, lambda mask: Image.fromarray(mask.astype(np.uint8)))
+    (data / "masks/0.png").unlink()
+    Image.fromarray(draw_folder(0)[1] * np.uint8(255)).save(data / "masks/0.jpg")
+    found = masks(data, foreground=("1",))
+    assert all((found[name] == draw_folder(int(name))[1]).all() for name in found if name != "0")
 
 
 def test_lossy_masks_among_others_do_not_change_which_values_are_foreground(tmp_path):

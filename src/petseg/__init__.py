@@ -13,7 +13,7 @@ from pathlib import Path
 
 __all__ = ["load_model", "predict"]
 SCRIPTS = Path(__file__).resolve().parents[1]
-NAMES = {path.stem for path in SCRIPTS.iterdir() if path.suffix == ".py" or path.is_dir()} - {"petseg"}
+NAMES = {path.stem for path in SCRIPTS.iterdir() if path.suffix == ".py" or path.is_dir()} - {"petseg", "predict"}
 
 
 def import_module(name, globals=None, locals=None, fromlist=(), level=0):

@@ -54,8 +54,9 @@ def matte(photo, probability, threshold=0.5, closed_form=False, edge=EDGE["foreg
     factor = math.ceil(max(photo.size) / WORK_SIZE)
     mask = drop_small(reduce(probability[None], factor)[0] >= threshold)
     border = border_width(mask)
-    # Smaller holes are noise: the border would have closed real ones.
-    inside = depth_in_mask(fill_holes(mask, border**2), border) / border - edge
+    if edge > 0:  # smaller holes are noise: the border would have closed real ones
+        mask = fill_holes(mask, border**2)
+    inside = depth_in_mask(mask, border) / border - edge
     ramp, band = find_band(inside)
     alpha = enlarge(ramp[None], factor, photo.size[::-1])[0].clone()
     if not band.any():
@@ -164,13 +165,13 @@ def solve3(matrix, right, ridge):
     return torch.stack([p * x + q * y + r * z, q * x + s * y + t * z, r * x + t * y + u * z]).float()
 
 
-def guided_filter(image, alpha, radius, eps=1e-4):
+def guided_filter(image, alpha, radius):
     """Fit a linear function of color to alpha: 3 factors and an offset, (4, H, W) (He et al. 2010)."""
     products = torch.stack([image[i] * image[j] for i, j in PAIRS])
     means = box(torch.cat([image, alpha[None], image * alpha, products]), radius)
     mean, level = means[:3], means[3]
     covariance = means[7:] - torch.stack([mean[i] * mean[j] for i, j in PAIRS])
-    slope = solve3(covariance, means[4:7] - mean * level, eps)
+    slope = solve3(covariance, means[4:7] - mean * level, ridge=1e-4)
     offset = level - (slope * mean).sum(0)
     return box(torch.cat([slope, offset[None]]), radius)
 

@@ -50,7 +50,7 @@ class Pipeline:
     budget: PixelBudget = field(default_factory=lambda: PixelBudget(pixels_in_flight()))
 
     def run(self, jobs: list[Job], done: Callable[[Result], None]):
-        """Call `done` with each job's result, in this thread. Raises CannotWrite for errors in FATAL."""
+        """Call `done` with each job's result, in this thread. Raises UserError for NaN and FATAL errors."""
         # One thread per image if there are many: small operations are slower on several threads.
         threads = max(1, torch.get_num_threads() // max(1, len(jobs)))
         make_pool = partial(ThreadPoolExecutor, available_cores(), "", torch.set_num_threads, (threads,))

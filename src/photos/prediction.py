@@ -48,7 +48,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     tile: see `tile_probability`. tta: average the predictions for the image and its mirror image.
 
     Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises
-    ImageError for a file that cannot be read, ValueError for other invalid arguments.
+    ImageError for a file that cannot be read, ValueError for other invalid arguments, UserError for NaN.
     """
     check("model", model, isinstance(model, Predictor), "what load_model returns")
     for name, value in (("image_size", image_size), ("tile", tile)):

@@ -47,7 +47,8 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
         if probability.shape[-1] != size:
             probability = F.interpolate(probability, size=(size, size), mode="bilinear", align_corners=False)
         bits.append(np.packbits(probability.flatten(1).numpy() >= 0.5, axis=1))
-    counts, seconds = meter.at(0.5), time.perf_counter() - start
+    by_threshold = meter.counts()
+    counts, seconds = by_threshold[meter.thresholds.index(0.5)], time.perf_counter() - start
     tp, _, fn, _ = counts.unbind(1)
     network = restore_model(checkpoint, label)  # the predictor's own has its batch norms folded away
     return Result(
@@ -56,8 +57,8 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
         names=list(dataset.names),
         dice=dice_score(counts).numpy(),
         scores=scores(counts),
-        by_threshold=np.array([dice_score(part).mean().item() for part in meter.counts()]),
-        threshold=best_threshold(meter.counts()),
+        by_threshold=np.array([dice_score(part).mean().item() for part in by_threshold]),
+        threshold=best_threshold(by_threshold),
         foreground=((tp + fn) / counts.sum(1).clamp(min=1)).numpy(),
         bits=np.concatenate(bits),
         seconds=seconds,

@@ -190,8 +190,10 @@ def resumed_args(defaults: dict, given: dict) -> tuple[Namespace, Checkpoint]:
             values[flag] = Path(value)
     name = path.name.removesuffix(".last.pth")
     device = device_name(pick_device(str(given.get("device", values["device"]))))
-    precision = checkpoint.precision if device == checkpoint.device else "auto"
-    values.update(resume=path, save_dir=path.parent, name=name, precision=precision)
+    values.update(resume=path, save_dir=path.parent, name=name, precision=checkpoint.precision)
+    if device != checkpoint.device and "precision" not in given:
+        note(f"the run was on {checkpoint.device} in {checkpoint.precision}; choosing the precision for {device}")
+        values["precision"] = "auto"
     for flag, value in given.items():
         if str(value) == str(values[flag]):
             continue

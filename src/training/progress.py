@@ -220,6 +220,7 @@ def explain_failures(args: Namespace, last: Path):
             words = ["--resume", last]
             if "ran out of memory" in str(error):
                 words += ["--accumulation_steps", 2 * args.accumulation_steps]
+                words += ["--compile", "default"] if args.compile else []  # other modes cannot accumulate
             resume = command("src/train.py", *words, processes=world_size())
             error.args = (f"{error}; command to resume from the last save: {resume}",)
         raise
