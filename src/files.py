@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,27 +29,21 @@ def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsy
 
     fsync: wait until the file would survive a power failure: seconds on a busy disk. Raises CannotWrite.
     """
-    path, temporary = Path(path), None
+    path = Path(path)
+    temporary = path.with_name(f".{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".")
-        with os.fdopen(handle, "wb") as file:
+        with open(temporary, "xb") as file:
             write(file)
             file.flush()
             if fsync:
                 os.fsync(file.fileno())
-        with suppress(OSError):  # some network mounts have no permissions
-            permissions = path.parent.stat().st_mode & 0o664
-            if path.exists():
-                permissions = path.stat().st_mode & 0o777
-            os.chmod(temporary, permissions)
         os.replace(temporary, path)
     except OSError as error:
         raise CannotWrite(path, error) from None
     finally:
-        if temporary:
-            with suppress(OSError):
-                os.unlink(temporary)
+        with suppress(OSError):
+            temporary.unlink()
     if fsync:
         with suppress(OSError):  # sync the rename too; not all systems can
             folder = os.open(path.parent, os.O_RDONLY)

@@ -238,16 +238,14 @@ def test_a_full_disk_does_not_damage_saved_files(tmp_path, monkeypatch):
     assert before == contents(tmp_path / "saved_models")
 
 
-def test_file_systems_without_permissions_and_folder_syncs_work(tmp_path, monkeypatch):
+def test_file_systems_without_folder_syncs_work(tmp_path, monkeypatch):
     """As on some network mounts."""
 
-    def refuse(*args, **kwargs):
-        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
-
     def fsync(handle, real=os.fsync):
-        return refuse() if stat.S_ISDIR(os.fstat(handle).st_mode) else real(handle)
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        real(handle)
 
-    monkeypatch.setattr(os, "chmod", refuse)
     monkeypatch.setattr(os, "fsync", fsync)
     for content in (b"old", b"new"):
         write_atomically(tmp_path / "a.txt", lambda file, content=content: file.write(content))
@@ -257,7 +255,6 @@ def test_file_systems_without_permissions_and_folder_syncs_work(tmp_path, monkey
 def test_a_write_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     write_atomically(path, lambda file: file.write(b"old"))
-    path.chmod(0o640)
 
     def fail(file):
         file.write(b"half of the new")
@@ -267,7 +264,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path):
         write_atomically(path, fail)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
     write_atomically(path, lambda file: file.write(b"new"))
-    assert path.read_bytes() == b"new" and path.stat().st_mode & 0o777 == 0o640
+    assert path.read_bytes() == b"new"
     save(Checkpoint({}, "unet", {}), tmp_path / "new/a.pth")
     with pytest.raises(UserError, match=r"a\.txt/a\.pth"):
         save(Checkpoint({}, "unet", {}), tmp_path / "a.txt/a.pth")
