@@ -1,7 +1,7 @@
 """Draw the README's figure: photo, probability, mask and cutout side by side.
 
     python benchmarks/hero.py                                       # Chelsea the cat, into benchmarks/hero.png
-    python benchmarks/hero.py --photo dog.jpg --model saved_models/resnet34_unet_pets.pth --output dog.png
+    python benchmarks/hero.py --photo dog.jpg --model saved_models/unet_pets.pth --output dog.png
 
 benchmarks/chelsea.png is scikit-image's data.chelsea(), dedicated to the public domain (CC0) by its photographer,
 Stefan van der Walt.
@@ -82,8 +82,8 @@ def get_args_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--photo", type=Path, default=ROOT / "benchmarks/chelsea.png", help="photo; default benchmarks/chelsea.png")
-    model = ROOT / "saved_models/unet_pets.pth"
-    add("--model", type=Path, default=model, help="checkpoint; default saved_models/unet_pets.pth")
+    model = ROOT / "saved_models/resnet34_unet_pets.pth"
+    add("--model", type=Path, default=model, help="checkpoint; default saved_models/resnet34_unet_pets.pth")
     add("--output", type=Path, default=ROOT / "benchmarks/hero.png", help="output file; default benchmarks/hero.png")
     add("--device", default="auto", help="device; default %(default)s")
     return parser
