@@ -9,8 +9,6 @@ Parkhi et al., "Cats and Dogs", CVPR 2012.
 if __name__ == "__main__":
     import startup  # noqa: F401  # before torch is imported
 
-import tarfile
-import zlib
 from collections import Counter
 from functools import partial
 from http.client import HTTPException
@@ -108,20 +106,14 @@ def trimap_to_mask(trimap: torch.Tensor, border: str) -> torch.Tensor:
 
 def download(data_path: Path):
     """Download, verify and extract the official archives. Raises UserError."""
-    # Before Python 3.14, torchvision's download_and_extract_archive can write outside the folder.
     from torchvision.datasets import OxfordIIITPet
-    from torchvision.datasets.utils import download_url
+    from torchvision.datasets.utils import download_and_extract_archive
 
     for url, md5 in OxfordIIITPet._RESOURCES:
         print(f"{url} -> {data_path}", flush=True)
         try:
-            download_url(url, data_path, md5=md5)
-            with tarfile.open(data_path / Path(url).name) as archive:
-                archive.extraction_filter = getattr(tarfile, "data_filter", None)  # not in Python 3.10.11
-                files = [(member, Path(member.name)) for member in archive if member.isfile()]
-                inside = [member for member, path in files if not path.is_absolute() and ".." not in path.parts]
-                archive.extractall(data_path, inside)
-        except (OSError, RuntimeError, ValueError, EOFError, HTTPException, tarfile.TarError, zlib.error) as error:
+            download_and_extract_archive(url, data_path, md5=md5)
+        except (OSError, RuntimeError, ValueError, EOFError, HTTPException) as error:
             advice = f"run the command again, or first copy images.tar.gz and annotations.tar.gz into {data_path}"
             raise UserError(f"downloading or extracting {url} failed ({error!r}); {advice}") from None
 

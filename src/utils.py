@@ -108,8 +108,6 @@ def count_of(n: int, noun: str) -> str:
 
 def run(main: Callable[[], int | None]):
     """Call `main` and exit with its status, or with 2 and one line on stderr for a UserError."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -19,7 +19,6 @@ from PIL import Image
 import app
 from photos.outputs import Style, cut_out
 from photos.prediction import load_model, predict
-from utils import UserError
 
 BROWSER = shutil.which("chromium") or shutil.which("google-chrome")
 SETTINGS = (0.5, False, "#ffffff")  # threshold, whether to fill the background, its color
@@ -53,21 +52,6 @@ def test_deep_photos_are_scaled_by_the_intensity_range_of_training(tmp_path):
     Image.fromarray(values).save(tmp_path / "scan.png")
     before, _ = app.show(model, str(tmp_path / "scan.png"), "overlay", *SETTINGS)
     assert np.abs(np.asarray(before)[..., 0] - values / 4095 * 255).max() <= 0.51
-
-
-def test_a_missing_dependency_of_gradio_is_named(monkeypatch):
-    error = ImportError("Using SOCKS proxy, but the 'socksio' package is not installed", name="socksio")
-    real = __import__
-
-    def fake(name, *arguments):
-        if name == "gradio":
-            raise error
-        return real(name, *arguments)
-
-    monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.setattr("builtins.__import__", fake)
-    with pytest.raises(UserError, match="socksio.*requirements-app.txt"):
-        app.import_gradio()
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ import pickle
 
 import pytest
 import torch
-from conftest import make_checkpoint
+from conftest import error_of, make_checkpoint, read_scores, script
+from PIL import Image
 from torch import nn
 
 from checkpoint import load, restore_model, save
-from models import build_model
+from models import MODELS, build_model
 from runtime import Runtime
 from utils import UserError
 
@@ -120,3 +121,43 @@ def test_a_broken_checkpoint_is_refused_in_one_line_and_runs_nothing(kind, tmp_p
     with pytest.raises(UserError, match=r"a\.pth") as refused:
         restore_model(load(path), path)
     assert "\n" not in str(refused.value) and "executed" not in capsys.readouterr().out
+
+
+def test_no_command_runs_code_in_a_checkpoint(tmp_path):
+    torch.save({"model": Hostile()}, tmp_path / "harm.pth")
+    commands = [(name, "--model") for name in ("evaluate", "inference", "report")]
+    commands += [("train", "--resume"), ("train", "--model", "resnet34_unet", "--encoder_weights")]
+    for command in commands:
+        done = script(*command, "harm.pth", cwd=tmp_path, expect=2)
+        assert "harm.pth" in error_of(done) and "executed" not in done.stdout
+
+
+def test_model_type_does_not_override_the_metadata_of_a_checkpoint(tmp_path):
+    path = make_checkpoint(tmp_path / "own.pth", image_size=96)
+    checkpoint = torch.load(path, weights_only=True) | {"mean": [0.4] * 3, "std": [0.2] * 3, "threshold": 0.3}
+    torch.save(checkpoint, path)
+    found = load(path, "unet")
+    assert all(getattr(found, key) == checkpoint[key] for key in ("image_size", "mean", "std", "threshold"))
+    for other in MODELS.keys() - {"unet"}:
+        with pytest.raises(UserError, match=f"unet.*{other}.*--model_type"):
+            load(path, other)
+
+
+def test_a_state_dict_predicts_if_model_type_names_its_network(tmp_path):
+    weights = build_model("unet", width=4).state_dict()
+    torch.save({name: value.half() for name, value in weights.items()}, tmp_path / "half.pth")
+    Image.new("RGB", (50, 40)).save(tmp_path / "a.png")
+    flags = ("--model", "half.pth", "a.png", "--image_size", 32, "--output", "out", "--overwrite")
+    script("predict", *flags, "--model_type", "unet", cwd=tmp_path)
+    assert Image.open(tmp_path / "out/a.png").size == (50, 40)
+    done = script("predict", *flags, "--model_type", "resnet34_unet", cwd=tmp_path, expect=2)
+    assert "--model_type resnet34_unet" in error_of(done)
+    assert "--model_type" in error_of(script("predict", *flags, cwd=tmp_path, expect=2))
+
+
+def test_provenance_is_written_with_the_scores(tmp_path):
+    script("train", "--dataset", "shapes", "--limit", 4, "--width", 2, "--epochs", 1, "--steps", 1, cwd=tmp_path)
+    script("evaluate", "--model", "saved_models/unet.pth", "--limit", 2, "--output", "s", cwd=tmp_path)
+    found = read_scores(tmp_path, "s")["provenance"]
+    assert "train.py" in found["command"] and found["args"]["width"] == 2 and found["epoch"] == 1
+    assert found["versions"]["torch"] == torch.__version__ and found["device"] == "cpu" and "commit" in found["git"]

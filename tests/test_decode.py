@@ -77,17 +77,6 @@ def test_too_many_pixels_are_refused(monkeypatch, tmp_path):
         read_image(tmp_path / "a.png")
 
 
-def test_too_little_memory_is_reported_as_such(tmp_path, monkeypatch):
-    photo().save(tmp_path / "a.jpg")
-
-    def fail(*arguments, **options):
-        raise MemoryError
-
-    monkeypatch.setattr("photos.decode.to_srgb", fail)
-    with pytest.raises(ImageError, match="memory"):
-        read_image(tmp_path / "a.jpg")
-
-
 # ------------------------------------------------------------------------------------ pages
 
 

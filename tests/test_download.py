@@ -47,14 +47,9 @@ def server(tmp_path, monkeypatch):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.files, server.requests, server.truncates = archives, [], False
 
-    def publish():
-        """Make torchvision expect the server's current files."""
-        address = f"http://127.0.0.1:{server.server_port}"
-        checksums = [(address + path, hashlib.md5(content).hexdigest()) for path, content in archives.items()]
-        monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", checksums)
-
-    server.publish = publish
-    publish()
+    address = f"http://127.0.0.1:{server.server_port}"
+    checksums = [(address + path, hashlib.md5(content).hexdigest()) for path, content in archives.items()]
+    monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", checksums)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server

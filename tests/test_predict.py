@@ -309,17 +309,6 @@ def test_sigterm_at_a_random_moment_leaves_only_whole_files(number, tmp_path, mo
         Image.open(path).load()
 
 
-def test_a_name_that_is_not_utf8_is_escaped_in_tables(call, tmp_path):
-    path = os.fsdecode(os.fsencode(tmp_path / "d") + b"/caf\xe9.jpg")
-    try:
-        photo().save(path)
-    except OSError:
-        pytest.skip("this file system takes only UTF-8")
-    call("--csv", "n.csv", "--rle", "r.csv", "--output", "out")
-    assert read_table(tmp_path / "n.csv")[0]["name"] == r"caf\udce9.jpg"
-    assert os.listdir(os.fsencode(tmp_path / "out")) == [b"caf\xe9.png"]
-
-
 def test_pixels_in_flight_are_bounded_and_a_larger_image_is_admitted_alone():
     budget, in_flight, seen = PixelBudget(100), [], []
 

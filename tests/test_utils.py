@@ -1,5 +1,4 @@
 import random
-import sys
 
 import pytest
 import torch
@@ -78,13 +77,3 @@ def test_commands_are_quoted_for_the_shell_of_the_system(monkeypatch):
     assert quoted("a b", "{name}.png") == "'a b' '{name}.png'"
     monkeypatch.setattr("utils.os.name", "nt")
     assert quoted(r"C:\Users\Ann Lee\a.pth", "{name}.png") == r'"C:\Users\Ann Lee\a.pth" {name}.png'
-
-
-@pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_commands_run_with_a_closed_stream(name, monkeypatch):
-    monkeypatch.setattr(sys, "stdout", sys.stdout)
-    monkeypatch.setattr(sys, "stderr", sys.stderr)
-    monkeypatch.setattr(sys, name, None)
-    with pytest.raises(SystemExit) as ended:
-        run(lambda: 3 + sys.stdout.isatty() + sys.stderr.isatty())
-    assert ended.value.code == 3
