@@ -25,14 +25,14 @@ from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from checkpoint import load
-from data import eval_loader, load_split
+from data import SegmentationDataset, eval_loader, load_split
 from evaluate import find_checkpoints
 from flags import add_data_flags, options_of_data
 from predictor import Predictor, foreground, make_predictor, predictions, to_size
 from reports.table import check_output, write_results
 from runtime import choose_runtime
 from scoring import add_threshold_flag, confusion, dice_score, jaccard_score, ratio, resolve_threshold
-from splits import BORDERS, SegmentationDataset
+from splits import BORDERS
 from utils import Parser, UserError, run, user_path, when_memory_runs_out
 
 TOLERANCE = 0.008  # fraction of the image's diagonal, as in DAVIS

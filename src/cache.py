@@ -1,6 +1,5 @@
 """On-disk cache: a split's images and labels, decoded once into a memory-mapped uint8 array."""
 
-import errno
 import hashlib
 import json
 import mmap
@@ -29,7 +28,7 @@ from utils import UserError, count_of, note
 HOUR = 60 * 60  # seconds
 HEADER = 128  # bytes before the pixels of a packed array
 FORMAT = 3  # increment when the packed pixels change
-KEPT_BYTES = 4_000_000_000  # of all arrays, or four times the new one if more
+KEPT_BYTES = 4_000_000_000  # of all kept arrays together; four times the new array if that is more
 PIXELS_IN_FLIGHT = 48_000_000  # decoded at once, about 12 bytes each
 remembered: dict[Path, object] = {}  # results of `remember`
 
@@ -111,16 +110,10 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
     size, folder = options.image_size, Path(options.cache)
     target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
     shape = (len(pairs), 2 if options.gray else 4, size, size)
-    if os.path.exists(target):
-        try:
-            packed = np.load(target, mmap_mode="r")
-            if packed.shape != shape:
-                raise ValueError(f"its shape is {packed.shape}")
-            with suppress(OSError):
-                os.utime(target)  # last use, for `remove_old`
-            return packed
-        except Exception as error:  # NumPy raises many types for a damaged header
-            note(f"{target} cannot be used ({error}); decoding again")
+    if target.exists():
+        with suppress(OSError):  # another user's file
+            os.utime(target)  # last use, for `remove_old`
+        return np.load(target, mmap_mode="r")
     temporary = folder / f"unfinished-{os.getpid()}-{secrets.token_hex(4)}"
     try:
         packed = new_array(temporary, shape)
@@ -150,13 +143,9 @@ def new_array(path: Path, shape: tuple):
     size = int(np.prod(shape)) + HEADER
     remove_old(path.parent, max(KEPT_BYTES, 4 * size) - size)
     packed = np.lib.format.open_memmap(path, mode="w+", dtype=np.uint8, shape=shape)
-    with open(path, "r+b") as file:
-        try:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise
+    if hasattr(os, "posix_fallocate"):  # not on macOS and Windows
+        with open(path, "r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
     return packed
 
 

@@ -1,7 +1,5 @@
 """Checkpoint files: written atomically, and loaded without executing pickled code."""
 
-import math
-import pickle
 import platform
 import subprocess
 import sys
@@ -16,13 +14,11 @@ import torch
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from data import DATASETS
-from files import write_atomically
+from files import CannotWrite, write_atomically
 from models import MODELS, build_model
 from runtime import Runtime, device_name
-from splits import BORDERS
 from training.distributed import world_size
-from utils import LARGEST_SIDE, UserError, command
+from utils import UserError, command
 
 
 @dataclass
@@ -57,28 +53,6 @@ class Checkpoint:
     validated_on: str | None = None  # hash of the validation set
     training: dict | None = None  # for --resume; only in NAME.last.pth
 
-    def is_valid(self) -> bool:
-        """Check the fields that build the network and prepare its input."""
-        with suppress(TypeError, ValueError, KeyError, RuntimeError):  # values of the wrong type
-            channels = self.options["in_channels"]
-            low, high = self.intensity_range or (0.0, 1.0)
-            numbers = (*self.mean, *self.std, low, high)
-            return (
-                channels in (1, 3)
-                and len(self.mean) == len(self.std) == channels
-                and all(isinstance(number, float) and math.isfinite(number) for number in numbers)
-                and min(self.std) > 0
-                and (self.threshold is None or 0 < self.threshold < 1)
-                and isinstance(self.image_size, int)
-                and 0 < self.image_size <= LARGEST_SIDE
-                and isinstance(self.name, str)
-                and self.border in BORDERS
-                and self.dataset in DATASETS
-                and isinstance(self.trained_on or [], list)
-                and all(isinstance(value, dict) for value in (self.model, self.args, self.scores))
-            )
-        return False
-
     def to_dict(self) -> dict:
         """Return the fields that are not None."""
         return {name: value for name, value in vars(self).items() if value is not None}
@@ -89,7 +63,7 @@ def save(checkpoint: Checkpoint, path: Path):
     try:
         write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
     except RuntimeError as error:  # torch's error for a full disk
-        raise UserError(f"{path} cannot be written ({error}); free some space") from None
+        raise CannotWrite(path, OSError(str(error))) from None
 
 
 def add_model_type_flag(add):
@@ -119,8 +93,6 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
         values["args"] = values["settings"]
     known = {entry.name for entry in fields(Checkpoint)}
     checkpoint = Checkpoint(**{name: value for name, value in values.items() if name in known})
-    if not checkpoint.is_valid():
-        raise UserError(f"{path} is damaged: its metadata is not valid; train the network again")
     if model_type not in (None, checkpoint.name):
         raise UserError(f"{path} is a {checkpoint.name}, not a {model_type}; omit {type_flag}")
     return checkpoint
@@ -131,10 +103,9 @@ def read(path: Path):
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
         return values if isinstance(values, dict) else {}
-    except pickle.UnpicklingError:
-        raise UserError(f"{path} is damaged or contains pickled objects; pass another file") from None
     except Exception as error:  # zip, unpickling and storage errors
-        raise UserError(f"{path} is damaged or not a checkpoint ({type(error).__name__}); pass another file") from None
+        reason = f"is damaged or contains more than tensors and plain values ({type(error).__name__})"
+        raise UserError(f"{path} {reason}; pass another file, e.g. the network's state_dict") from None
 
 
 # other code's keys and name prefixes
@@ -156,7 +127,7 @@ def unwrap(weights: dict) -> dict:
 def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, folded: bool = False) -> nn.Module:
     """Build a checkpoint's network, for evaluation. folded: fold batch norms. Raises UserError."""
     try:
-        plain = "plain_layers" in vars(MODELS[checkpoint.name][0])  # not of a subclass
+        plain = "plain_layers" in vars(MODELS[checkpoint.name][0])  # a subclass may add layers or state
         with torch.device("meta") if plain else nullcontext():  # meta: allocates and initializes nothing
             model = build_model(checkpoint.name, **checkpoint.options)
         model.load_state_dict(checkpoint.model, assign=plain)
@@ -164,8 +135,6 @@ def restore_model(checkpoint: Checkpoint, path, runtime: Runtime | None = None, 
     except (ValueError, TypeError, RuntimeError, AttributeError, OverflowError, LookupError) as error:
         reason = shorten(str(error), 200)
         raise UserError(f"{path} does not match its network ({reason}); train the network again") from None
-    if not all(value.sum().isfinite() for value in model.state_dict().values()):
-        raise UserError(f"{path} has weights that are NaN or infinite; use an earlier checkpoint")
     model = (runtime.suited_to(model).to_device(model) if runtime else model).eval()
     if folded and plain:
         fold_batch_norms(model)
@@ -196,7 +165,7 @@ def load_encoder(model: nn.Module, path: Path):
 
 
 def provenance(device: torch.device) -> dict:
-    """Return the command line, versions, device, git commit and whether src/ has no uncommitted changes."""
+    """Return the command line, versions, device, git commit and whether src/ is free of uncommitted changes."""
 
     def git(*words):
         with suppress(OSError, subprocess.SubprocessError):

@@ -1,7 +1,6 @@
 """Load datasets by name, and make batches. A dataset indexed with a list returns a batch."""
 
 import hashlib
-import importlib
 import os
 import signal
 from argparse import Namespace
@@ -13,21 +12,21 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from splits import DataOptions, SegmentationDataset
+import folder
+import oxford_pet
+import shapes
+from cache import PackedDataset
+from splits import DataOptions
 from training.distributed import rank, rank_zero_first, shard, world_size
 from utils import UserError
 
 CPU = torch.device("cpu")
-DATASETS = {"pets": "oxford_pet", "shapes": "shapes", "folder": "folder"}  # modules
-# sent by, in order: Ctrl-C; kill, Slurm, torchrun; a closed terminal; Slurm; SGE; a CPU limit (Windows: first two)
+DATASETS = {"pets": oxford_pet, "shapes": shapes, "folder": folder}
+SegmentationDataset = PackedDataset | shapes.Shapes  # with the same interface
+# senders, in order: Ctrl-C; kill, Slurm and torchrun; a closed terminal; Slurm; SGE; a CPU limit
 STOP_NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 STOP_SIGNALS = [number for number in signal.Signals if number.name in STOP_NAMES]
 LAYOUTS = "images/ and masks/, or Oxford-IIIT Pet's images/ and annotations/"
-
-
-def module_of(dataset: str):
-    """Import a dataset's module."""
-    return importlib.import_module(DATASETS[dataset])
 
 
 def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Path | None]:
@@ -37,8 +36,8 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
     if dataset == "folder" and not data_path:
         raise UserError("--dataset folder needs --data_path DIR, a folder that contains images/ and masks/")
     if not data_path:
-        pets = module_of("pets").find_data_path()
-        if dataset == "shapes" or not (dataset or module_of("pets").has_layout(pets)):
+        pets = oxford_pet.find_data_path()
+        if dataset == "shapes" or not (dataset or oxford_pet.has_layout(pets)):
             return "shapes", None
         dataset, data_path = "pets", pets
     if not data_path.is_dir():
@@ -46,15 +45,16 @@ def choose_dataset(dataset: str | None, data_path: Path | None) -> tuple[str, Pa
         raise UserError(f"--data_path {data_path} is not a folder; {hint}")
     if dataset:
         return dataset, data_path
-    for name in ("pets", "folder"):
-        if module_of(name).has_layout(data_path):
-            return name, data_path
+    if oxford_pet.has_layout(data_path):
+        return "pets", data_path
+    if folder.has_layout(data_path):
+        return "folder", data_path
     raise UserError(f"--data_path {data_path} must contain {LAYOUTS}")
 
 
 def load_split(options: DataOptions, split: str) -> SegmentationDataset:
     """Load a split. Raises UserError, listing the missing or broken files."""
-    return module_of(options.dataset).load_dataset(options, split)
+    return DATASETS[options.dataset].load_dataset(options, split)
 
 
 def hashes(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -> list[str]:
@@ -122,7 +122,7 @@ class TrainingData:
         """Return lines about the data for the start of a run."""
         lines = []
         if self.options.dataset == "folder":
-            lines = module_of("folder").describe(self.options)
+            lines = folder.describe(self.options)
         shared = set(self.train.names) & set(self.valid.names)
         if shared:
             images = f"{len(shared)} of {len(self.valid.names)} validation images (e.g. {min(shared)})"

@@ -76,7 +76,7 @@ def find_checkpoints(paths: list[Path]) -> list[Path]:
             kept.append(path)
     if len(kept) < len(found):
         left_out = count_of(len(found) - len(kept), "file")
-        note(f"--model: left out {left_out} (listed twice, or NAME.last.pth with NAME.pth after it)")
+        note(f"--model: left out {left_out} (repeated, or the NAME.last.pth of a NAME.pth that is also listed)")
     return kept
 
 

@@ -20,14 +20,12 @@ class CannotWrite(UserError):
         reason = error.strerror or error
         super().__init__(f"{path} cannot be written ({reason}); free some space or choose another folder")
 
-    def __reduce__(self):  # pickled by on_rank_zero; __init__ takes other arguments
-        return UserError, (str(self),)
-
 
 def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsync: bool = True):
     """Call write(binary file) on a temporary file next to `path`, then rename it to `path`. Creates the folder.
 
-    fsync: wait until the file would survive a power failure: seconds on a busy disk. Raises CannotWrite.
+    fsync: first wait until the content is on the disk, so that a power failure leaves a whole file, the old or the new
+    one: seconds on a busy disk. Raises CannotWrite.
     """
     path = Path(path)
     temporary = path.with_name(f".{secrets.token_hex(8)}")
@@ -44,12 +42,6 @@ def write_atomically(path: Path | str, write: Callable[[IO[bytes]], object], fsy
     finally:
         with suppress(OSError):
             temporary.unlink()
-    if fsync:
-        with suppress(OSError):  # sync the rename too; not all systems can
-            folder = os.open(path.parent, os.O_RDONLY)
-            with suppress(OSError):
-                os.fsync(folder)
-            os.close(folder)
 
 
 def write_csv(path: Path, header: list, rows: list):
@@ -68,10 +60,10 @@ def make_folder(path: Path, flag: str):
         raise UserError(f"{flag} {path} cannot be created ({error.strerror}); choose another folder") from None
 
 
-def read_lines(path: Path, known: Callable[[str], bool] = lambda line: False) -> list[str]:
-    """Read a UTF-8 text file's lines, without blank lines, comments and surrounding whitespace.
+def read_lines(path: Path) -> list[str]:
+    """Read a UTF-8 text file's lines, without blank lines, comments (#) and surrounding whitespace.
 
-    A comment begins with #, unless the line is `known`. Raises OSError, UnicodeDecodeError.
+    Raises OSError, UnicodeDecodeError.
     """
     lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").splitlines()]
-    return [line for line in lines if line and (known(line) or not line.startswith("#"))]
+    return [line for line in lines if line and not line.startswith("#")]

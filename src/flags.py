@@ -6,10 +6,9 @@ from pathlib import Path
 from checkpoint import Checkpoint, add_model_type_flag
 from data import choose_dataset
 from runtime import add_runtime_flags
-from splits import BORDERS, SPLITS, DataOptions, add_dataset_flags
+from splits import BORDERS, MASK_FLAGS, SPLITS, DataOptions, add_dataset_flags
 from utils import UserError, image_side, note_once, positive_int, worker_count
 
-MASK_FLAGS = ("foreground", "ignore", "mask_pattern")
 LIST_FLAGS = ("train_list", "valid_list", "test_list")
 
 
@@ -17,11 +16,12 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     """Return the options for a checkpoint's data; flags take precedence. Raises UserError."""
     recorded = checkpoint.args
     trained_path, path = recorded.get("data_path"), args.data_path
-    if path is None and checkpoint.dataset != "shapes" and trained_path and Path(trained_path).is_dir():
+    if path is None and trained_path and Path(trained_path).is_dir():
         path = Path(trained_path)
     if path is None and checkpoint.dataset == "folder":
         raise UserError(f"the training data {trained_path} was not found; pass its new path with --data_path")
     same_path = trained_path and path and os.path.realpath(path) == os.path.realpath(trained_path)
+    # a missing training folder is assumed to have moved to --data_path
     moved = checkpoint.dataset == "folder" and trained_path and not Path(trained_path).is_dir()
     dataset = checkpoint.dataset if same_path or path is None else None  # None: detected from the folder
     dataset, path = choose_dataset(dataset, path)

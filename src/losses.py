@@ -104,15 +104,13 @@ def build_loss(text: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor
     """Return the loss named in LOSSES, or a weighted sum such as "bce:1,dice:0.5". Raises ValueError."""
     if text in LOSSES:
         return LOSSES[text]
-    weights = {}
+    terms = []
     for term in text.split(","):
         name, _, weight = term.strip().partition(":")
         if name not in LOSSES:
             raise ValueError(f"{name!r} is not a loss; choose from {', '.join(LOSSES)}")
-        if name in weights:
-            raise ValueError(f"{text} lists {name} twice")
         number = float(weight or 1)
         if not 0 < number < math.inf:
             raise ValueError(f"{weight} is not a weight for {name}; use e.g. {name}:1")
-        weights[name] = number
-    return lambda logits, mask: sum(weight * LOSSES[name](logits, mask) for name, weight in weights.items())
+        terms.append((number, LOSSES[name]))
+    return lambda logits, mask: sum(number * loss(logits, mask) for number, loss in terms)

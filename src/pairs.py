@@ -54,7 +54,8 @@ def read_pair(pair: Pair, read_label: Callable, root: Path, intensity_range=None
     """Read an image (RGB) and its label, PIL images of the same size. Raises ImageError.
 
     read_label(path, page): returns a PIL image of mode L. root: for paths in messages. intensity_range: as in
-    `to_srgb`. upright: apply EXIF orientation. If only the other version fits the label, that one is used.
+    `to_srgb`. upright: prefer the image with its EXIF orientation applied. If only the other version has the label's
+    size, that one is used.
     """
     path = pair.image
     try:

@@ -18,7 +18,6 @@ if __name__ == "__main__":
 
 import csv
 import os
-import signal
 import sys
 import tempfile
 import time
@@ -246,8 +245,6 @@ def main():
     add_predictor_flags(parser)
     args = parser.parse_args()
     check_flags(args)
-    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # not under nohup
-        signal.signal(signal.SIGHUP, lambda number, frame: sys.exit(128 + number))
     with when_memory_runs_out("use a smaller --batch_size, --image_size or --tile"):
         predict_stream(args) if args.images == ["-"] else predict_files(args)
 

@@ -45,7 +45,7 @@ class Runtime:
         """
         convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
         dilated = any(conv.groups > 1 and conv.dilation != (1, 1) for conv in convolutions)
-        wide = [conv.out_channels >= 64 and conv.stride == (1, 1) for conv in convolutions[:1]] == [True]
+        wide = any(conv.out_channels >= 64 and conv.stride == (1, 1) for conv in convolutions[:1])  # the first
         contiguous = self.device.type == "cpu" and (dilated or (wide and self.dtype == torch.float32))
         return replace(self, memory_format=torch.contiguous_format if contiguous else torch.channels_last)
 

@@ -5,9 +5,6 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
-
-import torch
 
 from files import read_lines
 from photos.decode import suffixes
@@ -15,6 +12,7 @@ from utils import UserError, user_path
 
 SPLITS = ("train", "valid", "test")
 SPLIT_NAMES = {"train": "training", "valid": "validation", "test": "test"}  # in messages
+MASK_FLAGS = ("foreground", "ignore", "mask_pattern")  # for your own masks
 BORDERS = ("foreground", "background", "ignore")  # what a trimap's border counts as
 
 
@@ -44,7 +42,7 @@ class DataOptions:
             parse_fold(self.fold)
             if self.train_list or self.valid_list:
                 raise UserError("--fold replaces --train_list and --valid_list; omit them")
-        for flag in ("foreground", "ignore", "mask_pattern"):
+        for flag in MASK_FLAGS:
             if getattr(self, flag) and self.dataset != "folder":
                 raise UserError(f"--{flag} does not apply to --dataset {self.dataset}; omit it")
 
@@ -108,7 +106,7 @@ def read_list(path: Path, find: Callable, flag: str = "") -> list[str]:
     """
     label = f"{flag} {path}".strip()
     try:
-        lines = read_lines(path, lambda line: find_entry(line, find) is not None)
+        lines = read_lines(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = "not found" if isinstance(error, FileNotFoundError) else "cannot be read as UTF-8 text"
         raise UserError(f"{label} {reason}; list one image name per line") from None
@@ -163,16 +161,3 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     for split in SPLITS:
         text = f"text file listing the {SPLIT_NAMES[split]} images"
         add(f"--{split}_list", type=user_path, help=text + (default("") if recorded else ""))
-
-
-class SegmentationDataset(Protocol):
-    """Interface of every dataset, documented in cache.PackedDataset."""
-
-    names: list[str]
-    identities: list[str]
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, index) -> dict: ...
-    def to(self, device: torch.device) -> "SegmentationDataset": ...
-    def original_size(self, name: str) -> tuple[int, int]: ...
-    def original_mask(self, name: str) -> torch.Tensor: ...

@@ -66,7 +66,7 @@ def when_memory_runs_out(advice: str):
     except torch.OutOfMemoryError:
         raise ProcessError(f"the GPU ran out of memory; {advice}") from None
     except (MemoryError, RuntimeError) as error:
-        if "DataLoader worker" in str(error):
+        if any(text in str(error) for text in ("killed by signal", "exited unexpectedly", "shared memory")):
             reason = "a data loading process was killed, perhaps for lack of memory"
             raise ProcessError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
         texts = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # Linux, Windows, GPUs
@@ -120,6 +120,7 @@ def run(main: Callable[[], int | None]):
             process = f" (process {rank})" if rank != "0" else ""
             print(f"error{process}:", " ".join(str(error).split()), file=sys.stderr, flush=True)
         if torch.distributed.is_available() and torch.distributed.is_initialized():
+            sys.stdout.flush()
             os._exit(2)  # a normal exit may wait for the other processes
         sys.exit(2)
     except BrokenPipeError:  # the reader of our output exited, as `| head` does

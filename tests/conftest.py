@@ -62,11 +62,7 @@ def pytest_configure(config):
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # other tests expect the CPU's numbers
     if not hasattr(config, "workerinput"):
         os.environ[CACHE] = tempfile.mkdtemp(prefix="tests-")
-
-
-def pytest_unconfigure(config):
-    if not hasattr(config, "workerinput"):
-        shutil.rmtree(os.environ.get(CACHE, ""), ignore_errors=True)
+        config.add_cleanup(lambda: shutil.rmtree(os.environ[CACHE], ignore_errors=True))
 
 
 def pytest_xdist_auto_num_workers(config):
@@ -132,12 +128,13 @@ def make_folder(folder, number, encode=None, images="images", masks="masks", fir
     return folder
 
 
-def labeled(tmp_path, *values):
+def labeled(tmp_path, *values, suffix="png", **save):
     """Make a folder whose masks are vertical stripes of these values."""
     data = make_folder(tmp_path / "data", 6)
     stripes = np.array(values, dtype=np.uint8).repeat(60 // len(values))
-    for path in (data / "masks").iterdir():
-        Image.fromarray(np.tile(stripes, (44, 1))).save(path)
+    for path in list((data / "masks").iterdir()):
+        path.unlink()
+        Image.fromarray(np.tile(stripes, (44, 1))).save(path.with_suffix(f".{suffix}"), **save)
     return data
 
 
@@ -159,14 +156,12 @@ def pets(tmp_path):
 
 
 def with_orientation(orientation):
-    """Return EXIF data with this orientation."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return exif
 
 
 def encoded(image, kind, **options):
-    """Return an image as the bytes of a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
@@ -181,24 +176,19 @@ def random_photo(width=50, height=30, seed=0):
 
 def script(name, *arguments, cwd, expect=0):
     """Run `python src/NAME.py ARGUMENTS` in the folder cwd, in this process, which has torch loaded."""
-    before, handler = Path.cwd(), signal.getsignal(signal.SIGTERM)
-    argv, sys.argv = sys.argv, [f"src/{name}.py", *map(str, arguments)]
-    out, err = io.StringIO(), io.StringIO()
-    os.chdir(cwd)
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), pytest.raises(SystemExit) as ended:
+    out, err, handler = io.StringIO(), io.StringIO(), signal.getsignal(signal.SIGTERM)
+    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patch.chdir(cwd)
+        patch.setattr(sys, "argv", [f"src/{name}.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
             run(importlib.import_module(name).main)
-    finally:
-        os.chdir(before)
-        sys.argv = argv
-        signal.signal(signal.SIGTERM, handler)
+    signal.signal(signal.SIGTERM, handler)
     done = subprocess.CompletedProcess([name, *arguments], ended.value.code or 0, out.getvalue(), err.getvalue())
     assert done.returncode == expect, done.stdout + done.stderr
     return done
 
 
 def read_table(path):
-    """Return the rows of a CSV file as dicts."""
     with open(path, newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
@@ -239,13 +229,13 @@ def stop_after(steps, number=signal.SIGTERM):
 # ------------------------------------------------------------------------------ made once
 
 
-def made_once(kind, make, /, **key):
+def made_once(make, *key):
     """Return a folder in the session's cache, which make(folder) fills on first use.
 
     Workers share the cache. If two make the same folder at the same time, one of the two is kept.
     """
     root = Path(os.environ[CACHE])
-    folder = root / f"{kind}-{hashlib.sha256(repr(sorted(key.items())).encode()).hexdigest()[:16]}"
+    folder = root / hashlib.sha256(repr(key).encode()).hexdigest()[:16]
     if not folder.exists():
         made = Path(tempfile.mkdtemp(dir=root))
         make(made)
@@ -271,9 +261,8 @@ def make_checkpoint(path, name="unet", image_size=32, seed=0, threshold=0.5, **o
         more = {"epoch": 1, "scores": {}, "threshold": threshold, "seconds": 1.0, "command": "python src/train.py"}
         torch.save({**about, **normalization, **more, "model": network.state_dict()}, folder / "a.pth")
 
-    key = {"name": name, "image_size": image_size, "seed": seed, "threshold": threshold}
-    key["options"] = sorted(options.items())
-    shutil.copyfile(made_once("checkpoint", make, **key) / "a.pth", path)
+    made = made_once(make, "checkpoint", name, image_size, seed, threshold, sorted(options.items()))
+    shutil.copyfile(made / "a.pth", path)
     return path
 
 
@@ -290,6 +279,6 @@ def trained_run(folder, *flags, pets=False, stopped=None):
             done = script("train", *flags, "--name", "a", cwd=made, expect=143 if stopped else 0)
         (made / "output.txt").write_text(done.stdout)
 
-    run = made_once("run", make, flags=[*map(str, flags)], pets=pets, stopped=stopped)
+    run = made_once(make, "run", [*map(str, flags)], pets, stopped)
     shutil.copytree(run, folder, dirs_exist_ok=True)
     return (run / "output.txt").read_text()

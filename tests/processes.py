@@ -18,12 +18,12 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["conftest", "train", "evaluate", "inference"])
 
 
-def launch(name, *arguments, cwd, setup=None, group=False, **environment):
+def launch(name, *arguments, cwd, setup=None, **environment):
     """Start `python src/NAME.py ARGUMENTS` in the folder cwd; its output goes to cwd/NAME.log. Return the process.
 
-    setup: a module-level function, called in the process before the command. group: give it its own process group.
+    setup: a module-level function, called in the process before the command.
     """
-    process = FORKS.Process(target=enter, args=(name, [*map(str, arguments)], str(cwd), setup, environment, group))
+    process = FORKS.Process(target=enter, args=(name, [*map(str, arguments)], str(cwd), setup, environment))
     process.start()
     return process
 
@@ -60,12 +60,10 @@ def wait_for(condition, *processes, log=None, seconds=120):
         time.sleep(0.01)
 
 
-def enter(name, arguments, cwd, setup, environment, group):
-    if group:
-        os.setpgid(0, 0)
+def enter(name, arguments, cwd, setup, environment):
     os.chdir(cwd)
     os.environ.update(environment)
-    redirect("second.log" if environment.get("RANK") == "1" else f"{name}.log", os.environ.get("STREAM_ENCODING"))
+    redirect("second.log" if environment.get("RANK") == "1" else f"{name}.log")
     sys.argv = [f"src/{name}.py", *arguments]
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs of a shell ignore it
@@ -75,25 +73,12 @@ def enter(name, arguments, cwd, setup, environment, group):
     module.run(module.main)
 
 
-def redirect(log, encoding=None):
+def redirect(log):
     """Append what this process prints to the file `log`."""
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
-    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, encoding=encoding) for number in (1, 2))
-
-
-def slow_disk(seconds=0.05):
-    """Delay each fsync and rename, before and after it, so that a kill often hits a half-written file."""
-    for name in ("fsync", "replace"):
-        quick = getattr(os, name)
-
-        def slow(*args, quick=quick, **kwargs):
-            time.sleep(seconds)
-            quick(*args, **kwargs)
-            time.sleep(seconds)
-
-        setattr(os, name, slow)
+    sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1) for number in (1, 2))
 
 
 def logged(function, argument, log):

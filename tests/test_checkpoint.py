@@ -76,21 +76,15 @@ class Hostile:
 
 
 def saved(**changes):
-    """Return a function that saves a checkpoint with changed fields."""
     return lambda values, path: torch.save({**values, **changes}, path)
 
 
-OPTIONS = {"in_channels": 3, "out_channels": 1, "width": 4}
 BROKEN = {
     "missing": lambda values, path: path.unlink(),
     "truncated": lambda values, path: path.write_bytes(path.read_bytes()[:1000]),
     "empty": lambda values, path: path.write_bytes(b""),
-    "zeros": lambda values, path: path.write_bytes(bytes(1000)),
-    "all bytes": lambda values, path: path.write_bytes(bytes(range(256)) * 9),
     "text": lambda values, path: path.write_text("some text"),
-    "start of a ZIP file": lambda values, path: path.write_bytes(b"PK\3\4 and no more"),
     "pickled code": lambda values, path: path.write_bytes(pickle.dumps(Hostile())),
-    "a tensor": lambda values, path: torch.save({"weight": torch.zeros(1)}, path),
     "a list": lambda values, path: torch.save([1, 2], path),
     "no mean": lambda values, path: torch.save({key: values[key] for key in values.keys() - {"mean"}}, path),
     "a state_dict without --model_type": lambda values, path: torch.save(values["model"], path),
@@ -98,19 +92,7 @@ BROKEN = {
     "weights of fewer levels": saved(model=build_model("unet", width=4, depth=3).state_dict()),
     "weights of another network": saved(model=build_model("resnet34_unet").state_dict()),
     "another network's name": saved(name="resnet34_unet", options={"in_channels": 3}),
-    "NaN": lambda values, path: values["model"]["head.bias"].fill_(torch.nan) and torch.save(values, path),
-    "a mean that is text": saved(mean="abc"),
-    "a std of 0": saved(std=[0.0] * 3),
-    "an image size of 0": saved(image_size=0),
-    "a huge image size": saved(image_size=10**9),
-    "a threshold of 0": saved(threshold=0.0),
-    "a threshold above 1": saved(threshold=1.5),
-    "a threshold that is text": saved(threshold="half"),
-    "args that are None": saved(args=None),
-    "too few options": saved(options={"width": 4}),
     "an unknown option": saved(options={"in_channels": 3, "save_dir": "/"}),
-    "a huge width": saved(options={**OPTIONS, "width": 10**12}),
-    "a huge depth": saved(options={**OPTIONS, "depth": 10**12}),
 }
 
 

@@ -14,10 +14,6 @@ from splits import SPLITS, DataOptions
 from utils import UserError
 
 
-def drawn_mask(index):
-    return draw_folder(index)[1]
-
-
 def palette(*colors, foreground=1):
     def encode(mask):
         image = Image.fromarray(mask if foreground else 1 - mask, "P")
@@ -68,7 +64,7 @@ def test_masks_of_every_encoding_are_read_correctly(kind, tmp_path):
     for split in SPLITS:
         dataset = load_folder(data, split)
         for index, name in enumerate(dataset.names):
-            mask = drawn_mask(int(name))
+            mask = draw_folder(int(name))[1]
             assert np.array_equal(dataset.original_mask(name)[0].numpy(), mask)
             small = Image.fromarray(mask).resize((32, 32), Image.Resampling.NEAREST)
             assert np.array_equal(dataset[index]["mask"][0].numpy(), np.asarray(small))
@@ -76,7 +72,7 @@ def test_masks_of_every_encoding_are_read_correctly(kind, tmp_path):
             seen += 1
     assert seen == 12
     [pairs, text, *_] = folder.describe(DataOptions("folder", data, in_channels=1))
-    percent = 100 * np.mean([drawn_mask(index) for index in range(12)])
+    percent = 100 * np.mean([draw_folder(index)[1] for index in range(12)])
     assert "12 pairs" in pairs and f"{percent:.1f}%" in text
     assert all(part in text for part in described.split(": "))
 
@@ -95,7 +91,7 @@ def test_folders_and_masks_may_have_several_names_and_subfolders(images, masks, 
     found = {name: load_folder(data, split) for split in SPLITS for name in load_folder(data, split).names}
     assert set(found) == set(names)
     for index, name in enumerate(names):
-        assert np.array_equal(found[name].original_mask(name)[0].numpy(), drawn_mask(index))
+        assert np.array_equal(found[name].original_mask(name)[0].numpy(), draw_folder(index)[1])
 
 
 def test_foreground_that_is_lost_at_the_image_size_is_noted(tmp_path, capsys):

@@ -64,25 +64,6 @@ def test_a_mistake_in_the_data_is_one_line_that_names_it(spoil, flags, message, 
     assert re.search(message, error_of(done)), done.stderr
 
 
-@pytest.mark.integration
-def test_files_that_are_ignored_are_noted_and_the_pairs_are_trained_on(tmp_path):
-    data = make_folder(tmp_path / "data", 12)
-    for name in (1, 3, 5, 7, 8, 9, 11):
-        (data / "masks" / f"{name}.png").unlink()
-    Image.new("L", (9, 9)).save(data / "masks/other.png")
-    for name in ("readme.txt", "notes.pdf"):
-        (data / "images" / name).write_text("no image")
-    done = script("train", "--data_path", "data", *TINY, cwd=tmp_path)
-    notes = [line for line in done.stderr.splitlines() if line.startswith("note:")]
-    for name in (
-        "images/1.png, images/11.png, images/3.png, images/5.png, images/7.png",
-        "masks/other.png",
-        "1 .pdf, 1 .txt",
-    ):
-        assert sum(name in note for note in notes) == 1
-    assert len(notes) == 3 and "5 pairs in data" in done.stdout
-
-
 def test_lists_and_folds_of_training_are_used_after_the_folder_has_moved(tmp_path):
     make_folder(tmp_path / "data", 20)
     (tmp_path / "test.txt").write_text("3\n5\n8\n")

@@ -64,7 +64,6 @@ class ReluFirst(nn.Module):
 
 
 def squared(logits, mask):
-    """Return the mean squared error of the probability."""
     assert logits.dtype == torch.float32  # in any --precision
     return ((logits.sigmoid() - (mask == 1).float()) ** 2).mean()
 

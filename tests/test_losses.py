@@ -98,7 +98,7 @@ def test_build_loss_takes_names_and_weighted_sums(batch):
     torch.testing.assert_close(build_loss("focal:20,tversky:.5")(*batch), expected)
 
 
-@pytest.mark.parametrize("text", ["hinge", "bce:1,hinge:2", "bce:1,", "bce:many", "bce:0", "bce:nan", "dice,dice:2"])
+@pytest.mark.parametrize("text", ["hinge", "bce:1,hinge:2", "bce:1,", "bce:many", "bce:0", "bce:nan"])
 def test_texts_that_are_not_losses_are_refused(text):
-    with pytest.raises(ValueError, match="loss|weight|twice|convert"):
+    with pytest.raises(ValueError, match="loss|weight|convert"):
         build_loss(text)

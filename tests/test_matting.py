@@ -68,13 +68,6 @@ def test_the_old_background_is_removed_from_the_colors():
     assert on_green[edge.numpy()][:, 2].max() < 80  # blue is 160 in the background, 40 in the pet
 
 
-def test_a_cutout_is_matted_and_its_transparent_pixels_are_black():
-    photo, probability, target = scene()
-    pixels = torch.from_numpy(np.array(cut_out(photo, probability)))
-    assert (pixels[..., 3] / 255 - target).abs().sum() < (soft_threshold(probability) - target).abs().sum() / 4
-    assert (pixels[pixels[..., 3] == 0] == 0).all()
-
-
 def test_a_cutout_on_a_background_is_opaque_and_may_be_cropped():
     photo, probability, _ = scene()
     red = Image.new("RGB", (31, 17), (200, 0, 0))

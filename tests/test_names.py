@@ -6,14 +6,10 @@ from argparse import Namespace
 import pytest
 import torch
 from conftest import make_pets, script
-from processes import finish, launch, launch_pair
 
 from checkpoint import Checkpoint
 from training.run_files import RunFiles, choose_name, note_failures, reserve_name
 from utils import UserError
-
-RUN = ("--dataset", "shapes", "--width", 2, "--image_size", 32, "--limit", 8, "--batch_size", 4, "--steps", 2)
-RUN = (*RUN, "--epochs", 1)
 
 
 def test_a_name_is_reserved_once_and_released_if_nothing_was_written(tmp_path):
@@ -40,21 +36,6 @@ def test_a_history_or_figure_that_cannot_be_written_does_not_end_the_run(tmp_pat
     files.draw_batch(torch.zeros(1, 3, 8, 8), torch.zeros(1, 1, 8, 8))
     noted = capsys.readouterr().err
     assert all(f"note: {tmp_path}/a.{ending} cannot be written" in noted for ending in ("csv", "batch.png"))
-
-
-@pytest.mark.integration
-def test_two_runs_that_start_at_the_same_time_get_two_names(tmp_path):
-    runs = [launch("train", *RUN, "--seed", seed, cwd=tmp_path) for seed in (0, 1)]
-    finish(*runs, log=tmp_path / "train.log")
-    names = {path.name for path in (tmp_path / "saved_models").glob("*.last.pth")}
-    assert names == {"unet.last.pth", "unet-2.last.pth"}
-    assert not list((tmp_path / "saved_models").glob(".*"))
-
-
-@pytest.mark.integration
-def test_the_processes_of_torchrun_share_one_name(tmp_path):
-    finish(*launch_pair("train", *RUN, cwd=tmp_path), log=tmp_path / "train.log")
-    assert [path.name for path in (tmp_path / "saved_models").glob("*.last.pth")] == ["unet.last.pth"]
 
 
 @pytest.mark.parametrize("name", ["-qu'ote [a] ünïcode*", pytest.param('a.b "c"', marks=pytest.mark.integration)])

@@ -200,10 +200,9 @@ def test_lossy_gray_masks_are_split_at_half_their_maximum(kind, tmp_path):
     (["255"], ["128"], (0, 255, 1)), ([], ["128"], (0, 255, 1)),
 ])  # fmt: skip
 def test_levels_of_lossy_gray_masks_are_whole(foreground, ignore, values, quality, tmp_path):
-    data = make_folder(tmp_path / "data", 6)
-    levels = np.array([0, 255, 255] if values == (0, 1, 1) else [0, 128, 255], np.uint8)
+    levels = (0, 255, 255) if values == (0, 1, 1) else (0, 128, 255)
+    data = labeled(tmp_path, *levels, suffix="jpg", quality=quality)
     expected = np.repeat(np.array(values), 20)[None].repeat(44, 0)
-    replace_masks(data, lambda mask: Image.fromarray(np.repeat(levels, 20)[None].repeat(44, 0)), "jpg", quality=quality)
     for found in masks(data, foreground=foreground, ignore=ignore).values():
         assert (found == expected).mean() > 0.99
 
@@ -212,21 +211,10 @@ def test_levels_of_lossy_gray_masks_are_whole(foreground, ignore, values, qualit
     ((0, 30, 255), "30", 1), ((0, 100, 130), "130", 2), ((0, 128, 255), "200-255", 2), ((0, 20, 255), "10-255", (1, 2)),
 ])  # fmt: skip
 def test_flags_on_lossy_gray_masks_never_select_another_level(levels, foreground, column, tmp_path):
-    data = make_folder(tmp_path / "data", 6)
-    stripes = np.repeat(np.array(levels, np.uint8), 20)[None].repeat(44, 0)
-    replace_masks(data, lambda mask: Image.fromarray(stripes), "jpg", quality=95)
+    data = labeled(tmp_path, *levels, suffix="jpg", quality=95)
     for found in masks(data, foreground=(foreground,)).values():
         share = np.array([part.mean() for part in np.split(found, 3, 1)])
         assert share[np.array(column)].min() > 0.8 and np.delete(share, column).max() < 0.05
-
-
-def test_a_flag_for_exact_masks_is_not_changed_by_a_lossy_mask(tmp_path):
-    data = make_folder(tmp_path / "data", 6)
-    replace_masks(data, lambda mask: Image.fromarray(mask.astype(np.uint8)))
-    (data / "masks/0.png").unlink()
-    Image.fromarray(draw_folder(0)[1] * np.uint8(255)).save(data / "masks/0.jpg")
-    found = masks(data, foreground=("1",))
-    assert all((found[name] == draw_folder(int(name))[1]).all() for name in found if name != "0")
 
 
 def test_lossy_masks_among_others_do_not_change_which_values_are_foreground(tmp_path):
@@ -248,10 +236,7 @@ def test_lossy_masks_among_others_do_not_change_which_values_are_foreground(tmp_
 
 @pytest.mark.parametrize("foreground, hint", [((), "1-254 255"), (("13",), "13 255"), (("13", "1-5"), "13 1-5 255")])
 def test_the_hint_on_void_pixels_keeps_the_foreground_values(foreground, hint, tmp_path):
-    data = make_folder(tmp_path / "data", 6)
-    stripes = np.choose(np.arange(60) // 15, [0, 2, 13, 255]).astype(np.uint8)[None].repeat(44, 0)
-    replace_masks(data, lambda mask: Image.fromarray(stripes), "png")
-    assert f"--foreground {hint}" in lines(data, foreground=foreground)
+    assert f"--foreground {hint}" in lines(labeled(tmp_path, 0, 2, 13, 255), foreground=foreground)
 
 
 def paint(*colors):
@@ -504,13 +489,20 @@ def test_patterns_that_cannot_work_are_refused(tmp_path):
         DataOptions("pets", data, mask_pattern="{name}")
 
 
-def test_files_that_are_not_images_are_counted(tmp_path):
-    data = make_folder(tmp_path / "data", 4)
+def test_files_that_are_ignored_are_noted(tmp_path, capsys):
+    data = make_folder(tmp_path / "data", 12)
+    for name in (1, 3, 5, 7, 8, 9, 11):
+        (data / f"masks/{name}.png").unlink()
+    Image.new("L", (9, 9)).save(data / "masks/other.png")
     files = ("images/a.dcm", "images/b.dcm", "masks/c.npy", "masks/d.nii.gz", "masks/coco.json", "images/.DS_Store")
     for name in files:
         (data / name).write_bytes(b"x")
-    _, [note] = find_pairs(data)
-    assert "2 .dcm, 1 .json, 1 .nii.gz, 1 .npy" in note and "DS_Store" not in note and "\n" not in note
+    load_folder(data)
+    notes = capsys.readouterr().err.splitlines()
+    without_mask = "images/1.png, images/11.png, images/3.png, images/5.png, images/7.png"
+    for text in (without_mask, "masks/other.png", "2 .dcm, 1 .json, 1 .nii.gz, 1 .npy"):
+        assert sum(text in note for note in notes) == 1
+    assert len(notes) == 3 and not any("DS_Store" in note for note in notes)
     boxes = make_folder(tmp_path / "boxes", 3, masks="labels")
     for path in (boxes / "labels").iterdir():
         path.rename(path.with_suffix(".txt"))

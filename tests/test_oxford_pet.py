@@ -1,4 +1,3 @@
-import os
 import pickle
 from pathlib import Path
 
@@ -66,31 +65,6 @@ def test_images_are_decoded_once_and_again_after_a_change(pets, monkeypatch):
     assert not list(pets.glob("cache/unfinished-*"))
 
 
-def test_a_cache_that_cannot_be_written_gives_one_note(pets, tmp_path, capsys):
-    blocked = tmp_path / "blocked"
-    blocked.write_text("a file, not a folder")
-    dataset = load_pets(pets, "test", 32, cache_dir=blocked)
-    assert len(dataset) == 6 and dataset[0]["image"].shape == (3, 32, 32)
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def resident():
-    """Return the bytes of this process in memory."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which only Linux has")
-@pytest.mark.integration
-def test_memory_does_not_grow_with_the_images_read(tmp_path):
-    pets = make_pets(tmp_path / "oxford-iiit-pet", 100, 1)
-    before = resident()
-    dataset = load_pets(pets, "train", 512)
-    assert dataset.packed.nbytes > 90e6
-    for first in range(0, 90, 10):
-        dataset[list(range(first, first + 10))]
-    assert resident() - before < 60e6
-
-
 def test_a_dataset_on_a_gpu_gives_the_same_batches(pets):
     """Its pixels are a tensor, here on the CPU."""
     mapped = load_pets(pets, "train", 32, border="ignore")
@@ -122,12 +96,9 @@ def test_a_file_that_cannot_be_used_is_named_in_one_line(reason, pets):
     assert not list(pets.glob("cache/*train*")) and not list(pets.glob("cache/unfinished-*"))
 
 
-@pytest.mark.parametrize(
-    "text, reason", [("", "no images"), ("a 1 1 1\n../../b 1 1 1\n", "lists ../../b"), ("a 1\nb 1\na 1\n", "lists a ")]
-)
-def test_bad_split_files_are_refused(text, reason, pets):
-    (pets / "annotations" / "test.txt").write_text(text)
-    with pytest.raises(UserError, match=reason):
+def test_an_empty_split_file_is_refused(pets):
+    (pets / "annotations" / "test.txt").write_text("")
+    with pytest.raises(UserError, match="no images for the test split"):
         load_pets(pets, "test", 32)
 
 
@@ -160,16 +131,9 @@ def test_exif_orientation_is_ignored_unless_only_the_transposed_image_fits_its_t
         assert image.size == label.size == (44, 60)
 
 
-@pytest.mark.integration
 def test_spawned_workers_map_the_packed_file_instead_of_copying_it(pets):
     dataset = load_pets(pets, "train", 128, border="ignore")
     assert len(pickle.dumps(dataset)) < 10_000 < dataset.packed.nbytes / 100
     copy = pickle.loads(pickle.dumps(dataset))
-    assert isinstance(copy.packed, np.memmap) and torch.equal(copy[3]["image"], dataset[3]["image"])
-    loader = DataLoader(
-        dataset, batch_size=5, num_workers=1, multiprocessing_context="spawn", collate_fn=dict, shuffle=False
-    )
-    for batch, first in zip(loader, range(0, 18, 5), strict=True):
-        expected = dataset[list(range(first, min(first + 5, 18)))]
-        assert batch["name"] == expected["name"]
-        assert torch.equal(batch["image"], expected["image"]) and torch.equal(batch["mask"], expected["mask"])
+    assert isinstance(copy.packed, np.memmap) and copy.names == dataset.names
+    assert all(torch.equal(copy[3][part], dataset[3][part]) for part in ("image", "mask"))

@@ -29,7 +29,6 @@ def test_weights_cast_in_advance_give_the_logits_of_autocast(name, options, dtyp
 
 
 def test_evaluation_counts_every_image_once_in_evaluation_mode(tmp_path):
-    """Batched counts equal the counts of single images, and the network is not changed."""
     checkpoint = load(make_checkpoint(tmp_path / "a.pth"))
     network = restore_model(checkpoint, "a.pth").train()
     before = {name: value.clone() for name, value in network.state_dict().items()}

@@ -1,26 +1,14 @@
 import json
+from itertools import product
 
 import pytest
 import torch
 from conftest import error_of, load_pets, make_checkpoint, make_pets, read_scores, read_table, script
-from protocols import boundary_f, count_images, dice_of_target, near, table_of, tolerance_of
-from recount import differences, recount
+from protocols import boundary_f, dice_of_target, near, tolerance_of
 
-from data import eval_loader
 from predictor import load_predictor
 from runtime import Runtime
-
-
-def test_every_row_matches_a_recount_in_plain_python(tmp_path):
-    pets = make_pets(tmp_path / "pets", 10, 6)
-    predictor = load_predictor(make_checkpoint(tmp_path / "a.pth", threshold=0.45), Runtime())
-    dataset = load_pets(pets, "test", predictor.size, border="ignore")
-    rows = table_of(count_images(predictor, eval_loader(dataset, 4), (0.5, 0.45), "count"), predictor.size)
-    found = differences(rows, recount(predictor, pets, dataset.names, (0.5, 0.45)))
-    assert len(rows) == len(found) == 2 * (3 * 2 * 2 + 1)  # thresholds * (borders * sizes * averages + target's pixels)
-    assert max(found.values()) < 1e-6
-    assert not any(row.reported for row in rows if row.size == "network")  # it is 32x32, which nobody reports
-    assert len({round(row.dice, 6) for row in rows}) > 20  # most rows differ
+from splits import BORDERS
 
 
 def test_dice_of_the_target_ignores_false_positives():
@@ -53,20 +41,29 @@ def test_near_dilates_by_a_disc():
     assert torch.equal(near(point, 3)[0, 0], y**2 + x**2 <= 9)
 
 
-def test_protocols_writes_tables_and_agrees_with_evaluate(pets, tmp_path):
-    make_checkpoint(tmp_path / "a.pth", threshold=0.45)
-    flags = ("--model", "a.pth", "--data_path", pets)
+def test_every_row_of_protocols_agrees_with_evaluate(tmp_path):
+    pets = make_pets(tmp_path / "pets", 10, 6)
+    predictor = load_predictor(make_checkpoint(tmp_path / "a.pth", threshold=0.45), Runtime())
+    flags = ("--model", "a.pth", "--data_path", pets, "--batch_size", 4)
     out = script("protocols", *flags, "--output", "out", cwd=tmp_path).stdout
-    records = json.loads((tmp_path / "out.json").read_text())
-    assert len(read_table(tmp_path / "out.csv")) == len(records) == 26
     assert "32x32" in out and "segmentation_models.pytorch" not in out  # whose scores are for 256x256
-    scores = {(r["border"], r["size"], r["average"], r["pixels"], r["threshold"]): r["dice"] for r in records}
-    script("evaluate", *flags, "--output", "plain", cwd=tmp_path)
-    plain = read_scores(tmp_path, "plain")
-    pairs = (("image", 0.5, "dice"), ("pooled", 0.5, "pooled_dice"), ("image", 0.45, "dice_at_threshold"))
-    for average, threshold, name in pairs:
-        row = scores["foreground", "network", average, "all", threshold]
-        assert row == pytest.approx(plain[name], abs=1e-9)
+    rows = {}
+    for row in json.loads((tmp_path / "out.json").read_text()):
+        rows[row["border"], row["size"], row["average"], row["pixels"], row["threshold"]] = row
+    assert len(rows) == len(read_table(tmp_path / "out.csv")) == 2 * (3 * 2 * 2 + 1)  # the last: the target's pixels
+    assert len({round(row["dice"], 6) for row in rows.values()}) > 20  # most rows differ
+    for border, size, value in product(BORDERS, ("network", "original"), (0.5, 0.45)):
+        protocol = ("--border", border, "--threshold", value, *["--original_size"] * (size == "original"))
+        script("evaluate", *flags, *protocol, "--output", "plain", cwd=tmp_path)
+        plain = read_scores(tmp_path, "plain")
+        mean, pooled = (rows[border, size, average, "all", value] for average in ("image", "pooled"))
+        assert (mean["dice"], mean["iou"]) == pytest.approx((plain["dice"], plain["jaccard"]), abs=1e-9)
+        dice = plain["pooled_dice"]
+        assert (pooled["dice"], pooled["iou"]) == pytest.approx((dice, dice / (2 - dice)), abs=1e-9)
+    images = load_pets(pets, "test", 32, border="ignore")[list(range(6))]
+    contours = boundary_f(predictor.probability(images["image"]) >= 0.5, images["mask"] != 0)
+    found = rows["foreground", "network", "image", "all", 0.5]["boundary"]
+    assert found == pytest.approx(contours.mean().item(), abs=1e-6)
     assert "--border" in error_of(script("protocols", *flags, "--border", "ignore", cwd=tmp_path, expect=2))
 
 

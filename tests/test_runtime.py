@@ -43,26 +43,19 @@ def test_measuring_speeds_does_not_change_threads_or_random_state():
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
 
-def test_the_cgroup_quota_limits_the_cores(tmp_path, monkeypatch):
+def test_cgroups_limit_the_cores_and_the_pixels_in_flight(tmp_path, monkeypatch):
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(24)), raising=False)
-    assert cores.available_cores() == 24
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert cores.available_cores() == 2
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert cores.available_cores() == 24
-
-
-def test_the_pixels_in_flight_grow_with_the_memory_that_cgroups_allow(tmp_path, monkeypatch):
-    monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(os, "sysconf", {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 6_000_000}.get, raising=False)
-    assert cores.memory_limit() == 4096 * 6_000_000 and pixels_in_flight() == 100_000_000
-    (tmp_path / "memory.max").write_text("12000000000\n")
-    assert cores.memory_limit() == 12e9 and pixels_in_flight() == 50_000_000
-    (tmp_path / "memory.max").write_text("1000000000\n")
-    assert cores.memory_limit() == 1e9 and pixels_in_flight() == 16_000_000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert cores.memory_limit() == 4096 * 6_000_000
+    assert (cores.available_cores(), cores.memory_limit()) == (24, 4096 * 6_000_000)
+    for quota, memory, limits in (
+        ("150000 100000\n", "12000000000\n", (2, 50_000_000)),
+        ("50000 100000\n", "1000000000\n", (1, 16_000_000)),
+        ("max 100000\n", "max\n", (24, 100_000_000)),
+    ):
+        (tmp_path / "cpu.max").write_text(quota)
+        (tmp_path / "memory.max").write_text(memory)
+        assert (cores.available_cores(), pixels_in_flight()) == limits
 
 
 bound = pytest.mark.skipif(

@@ -1,7 +1,6 @@
 """Runs of train.py on synthetic images: files, reproducibility, divergence, precision, notebooks."""
 
 import signal
-import threading
 from unittest.mock import patch
 
 import pytest
@@ -30,7 +29,6 @@ def weights_of(folder, name="a"):
 
 
 def contents(folder):
-    """Return the bytes of every file in a folder, by name."""
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -164,12 +162,3 @@ def test_main_restores_signals_and_torch_settings_for_notebooks(tmp_path, monkey
     with after_each_step(lambda taken, learner: during.append(state())):
         assert train.main(flags) == 0
     assert state() == before != during[0] and during[0][1]
-
-
-def test_main_runs_in_a_thread(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    statuses = []
-    thread = threading.Thread(target=lambda: statuses.append(train.main([*map(str, TINY), "--epochs", "1"])))
-    thread.start()
-    thread.join(120)
-    assert statuses == [0]

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import (
-    error_of,
     load_folder,
     load_pets,
     load_shapes,
@@ -126,23 +125,6 @@ def test_folds_partition_train_and_valid(dataset, pets, tmp_path):
 def test_the_first_of_ten_folds_of_the_pets_is_the_default_split(pets):
     for split in SPLITS:
         assert load_pets(pets, split, 32, fold="1/10").names == load_pets(pets, split, 32).names
-
-
-@pytest.mark.integration
-def test_evaluate_uses_the_lists_of_the_run(tmp_path):
-    pets = make_pets(tmp_path / "pets")
-    names = split_names(pets, "trainval")
-    for split, part in (("train", names[:9]), ("valid", names[9:14]), ("test", names[14:])):
-        write(tmp_path / f"{split}.txt", part)
-    lists = [word for split in SPLITS for word in (f"--{split}_list", f"{split}.txt")]
-    out = script("train", "--data_path", "pets", *TINY, *lists, "--name", "a", cwd=tmp_path).stdout
-    assert "9 training images, 5 for validation" in out
-    script("train", "--resume", "saved_models/a.last.pth", "--epochs", 2, cwd=tmp_path)
-    evaluate = ("evaluate", "--model", "saved_models/a.pth", "--output", "scores")
-    for flags, count in (((), 6), (("--split", "valid"), 5), (("--test_list", "valid.txt"), 5)):
-        assert f"{count} images" in script(*evaluate, *flags, cwd=tmp_path).stdout
-    (tmp_path / "test.txt").unlink()
-    assert "--test_list test.txt not found" in error_of(script(*evaluate, cwd=tmp_path, expect=2))
 
 
 def test_validation_images_that_are_trained_on_are_noted(pets, tmp_path):

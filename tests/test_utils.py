@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scoring import confusion, dice_score, jaccard_score, scores
-from utils import ProcessError, UserError, command, quoted, run, when_memory_runs_out
+from utils import ProcessError, command, quoted, when_memory_runs_out
 
 
 def counts(a, b):
@@ -43,20 +43,6 @@ def test_scores_match_a_count_in_plain_python():
     for name, total in sums.items():
         assert found[name] == pytest.approx(total / 20, abs=1e-12), name
     assert found["pooled_dice"] == pytest.approx(pooled[0] / pooled[1], abs=1e-12)
-
-
-def test_a_failure_of_one_process_is_printed_by_that_process(monkeypatch, capsys):
-    def fail(error):
-        def main():
-            raise error
-
-        with pytest.raises(SystemExit, match="2"):
-            run(main)
-        return capsys.readouterr().err
-
-    monkeypatch.setenv("RANK", "3")
-    assert fail(UserError("--epochs is wrong")) == ""
-    assert fail(ProcessError("the GPU ran out of memory")) == "error (process 3): the GPU ran out of memory\n"
 
 
 @pytest.mark.parametrize("text", ["DefaultCPUAllocator: can't allocate memory", "not enough memory: you tried to",

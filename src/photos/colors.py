@@ -4,7 +4,7 @@
 |---|---|
 | 1, L, P, RGB, YCbCr, HSV, CMYK, LAB, with or without alpha | as Pillow converts it |
 | I;16 and its byte orders | 0 to 65535; in a TIFF with fewer bits, 0 to 2 ** bits - 1 |
-| I | 0 to 65535 (PNG, PPM); in TIFF, 0 to the largest value of its type |
+| I | 0 to 65535 (PNG, PPM); in TIFF, 0 to the largest value of its type, taken as signed |
 | F | 0 to 1 in TIFF and PFM, by their convention; elsewhere 0 to 255 |
 
 Values outside the range are clipped; NaN becomes the low end. If no range is given, TIFFs with white at 0 are inverted.
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 DEEP = ("I", "F")  # first letters of modes with more than 8 bits
 SPACES = {"GRAY": "L", "RGB": "RGB", "CMYK": "CMYK", "LAB": "LAB"}  # ICC color space: Pillow mode
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # TIFF tags
+BITS, PHOTOMETRIC = 258, 262  # TIFF tags
 
 
 def to_rgb(image: Image.Image, intensity_range=None) -> Image.Image:
@@ -61,11 +61,7 @@ def on_white(image: Image.Image) -> Image.Image:
 def split_alpha(image, original, intensity_range):
     """Return colors (mode L, RGB, CMYK or LAB) and alpha (mode L or None). original: with the file's tags."""
     if image.mode.startswith(DEEP):
-        values, alpha = np.asarray(image), None
-        key = image.info.get("transparency")
-        if isinstance(key, int):
-            alpha = Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))
-        return deep_to_gray(values, original, intensity_range), alpha
+        return deep_to_gray(np.asarray(image), original, intensity_range), None
     if image.has_transparency_data:
         if image.mode in ("1", "L", "LA", "La"):
             return image.convert("LA").split()
@@ -80,14 +76,12 @@ def deep_to_gray(values, original, intensity_range):
     """Scale values of a deep mode (I;16, I, F) to an image of mode L."""
     tags = getattr(original, "tag_v2", {})
     is_tiff = original.format == "TIFF"
-    bits = tags.get(BITS, (16,))[0]
-    signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
-    if is_tiff and original.mode == "I" and bits == 32 and not signed:
-        values = values.view(np.uint32)
+    white = 65535.0
     if original.mode == "F":
         white = 1.0 if original.format in ("TIFF", "PPM") else 255.0
-    else:
-        white = 2.0 ** (bits - signed) - 1 if is_tiff else 65535.0
+    elif is_tiff:
+        is_signed = original.mode == "I"
+        white = 2.0 ** (tags[BITS][0] - is_signed) - 1
     low, high = intensity_range or (0.0, white)
     scaled = np.nan_to_num(values.astype(np.float32), nan=low, posinf=high, neginf=low).clip(low, high)
     gray = ((scaled - low) * (255 / ((high - low) or 1)) + 0.5).astype(np.uint8)

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -13,7 +12,7 @@ from photos.colors import on_white
 from photos.decode import ImageError, image_errors, read_image, to_srgb
 from predictor import Predictor, load_predictor, to_size
 from runtime import PRECISIONS, choose_runtime
-from utils import LARGEST_SIDE, UserError
+from utils import UserError
 
 BATCH = 8  # images of a list that are predicted at once
 
@@ -51,9 +50,6 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     ImageError for a file that cannot be read, ValueError for other invalid arguments, UserError for NaN.
     """
     check("model", model, isinstance(model, Predictor), "what load_model returns")
-    for name, value in (("image_size", image_size), ("tile", tile)):
-        fits = value is None or (isinstance(value, Integral) and 1 <= value <= LARGEST_SIDE)
-        check(name, value, fits, f"a whole number from 1 to {LARGEST_SIDE:,}")
     model = replace(model, size=int(image_size or model.size), tta=tta)
     several = images if isinstance(images, (list, tuple)) else [images]
     results: list[np.ndarray] = []
@@ -64,7 +60,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
                 photo = read_any(model, image)
             except ImageError as error:
                 raise ImageError(f"{image} {error}") from None
-            if tile:
+            if tile and max(photo.size) > tile:
                 results.append(tile_probability(model, photo, tile).numpy())
             else:
                 sizes.append(photo.size)

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 
 from checkpoint import Checkpoint, restore_model
+from data import SegmentationDataset
 from predictor import Predictor, foreground, predictions
 from scoring import DiceMeter, best_threshold, dice_score, scores
-from splits import SegmentationDataset
 
 AGREED = 0.9  # minimum Dice of two predictions that agree
 CONTRADICTED = 0.8  # maximum Dice of a prediction that contradicts the mask

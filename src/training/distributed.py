@@ -38,12 +38,8 @@ def init_processes(runtime: Runtime) -> Runtime:
     global files_group
     if world_size() == 1 or dist.is_initialized():
         return runtime
-    try:
-        dist.init_process_group("cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo")
-        files_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))  # for decoding many images
-    except (RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"the processes cannot connect ({reason}); start them with torchrun") from None
+    dist.init_process_group("cpu:gloo,cuda:nccl" if runtime.device.type == "cuda" else "gloo")
+    files_group = dist.new_group(backend="gloo", timeout=timedelta(days=7))  # for decoding many images
     if rank():
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return replace(runtime, dtype=getattr(torch, on_rank_zero(lambda: runtime.precision)))
@@ -63,7 +59,7 @@ def on_rank_zero(function: Callable):
         try:
             outcome = [function()]
         except UserError as error:
-            outcome = [error]
+            outcome = [UserError(str(error))]  # subclasses cannot all be pickled
     dist.broadcast_object_list(outcome, device=torch.device("cpu"))
     if isinstance(outcome[0], UserError):
         raise outcome[0]

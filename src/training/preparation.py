@@ -9,7 +9,8 @@ from torch import nn
 
 from augment import AUGMENTS
 from checkpoint import Checkpoint, load_encoder, provenance
-from data import TrainingData, hash_of_set, hashes, module_of
+from data import TrainingData, hash_of_set, hashes
+from folder import Folder
 from models import build_model
 from runtime import Runtime
 from training.args import network_options
@@ -66,7 +67,7 @@ def mean_and_std(args: Namespace, dataset, checkpoint: Checkpoint | None) -> tup
 def checkpoint_template(args, data: TrainingData, normalization, runtime: Runtime, checkpoint) -> Checkpoint:
     """Return a checkpoint with the run's constant fields. checkpoint: the run's start, if any."""
     former = (checkpoint.trained_on or []) if checkpoint else []
-    intensities = module_of("folder").Folder(data.options).intensity_range if args.dataset == "folder" else None
+    intensities = Folder(data.options).intensity_range if args.dataset == "folder" else None
     earlier = []
     if args.resume:
         last = {name: getattr(checkpoint, name) for name in ("command", "git", "versions", "epoch")}
@@ -97,14 +98,9 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
     if kept["images"] != hash_of_set(data.train, data.indices):
         hint = "pass the original folder with --data_path, or start a new run with --weights"
         raise UserError(f"--resume {args.resume} was trained on different images; {hint}")
-    try:
-        learner.load_state_dict(kept)
-        vars(state).update(kept["state"])
-        meter.load_state_dict(kept["meter"])
-        former = kept["scheduler"]
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"--resume {args.resume} is damaged ({reason}); restore a backup, or train again") from None
+    learner.load_state_dict(kept)
+    vars(state).update(kept["state"])
+    meter.load_state_dict(kept["meter"])
     adopted = on_rank_zero(lambda: files.adopt_best(args.resume))
     if (state.history and not adopted) or checkpoint.validated_on != hash_of_set(data.valid):
         state.first_epoch = len(state.history)
@@ -115,7 +111,7 @@ def resume_run(checkpoint, args, files: RunFiles, data, learner, state, meter) -
     print(f"resuming after step {state.step}{best}")
     if args.epochs and len(state.history) >= args.epochs:
         print(f"nothing left to train after {count_of(len(state.history), 'epoch')}; raise --epochs")
-    return former
+    return kept["scheduler"]
 
 
 def describe_model(args: Namespace, model: nn.Module, runtime: Runtime) -> str:

@@ -3,7 +3,6 @@
 import math
 import signal
 import sys
-import threading
 import time
 from argparse import Namespace
 from contextlib import contextmanager
@@ -22,12 +21,12 @@ from training.schedule import size_at
 from training.state import TrainMeter, TrainState
 from utils import ProcessError, UserError, command, note, when_memory_runs_out
 
-EXPLODED = 1e4  # a loss above this has diverged; an untrained network's is near 3
+EXPLODED = 1e4  # a loss this high has diverged; an untrained network's is near 3
 SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before the time left is shown
 
 
 class Progress:
-    """Shows a run's progress; decides when it saves and stops. Only logging and saving synchronize a GPU."""
+    """Shows a run's progress; decides when it saves and stops. It waits for a GPU only to log and to save."""
 
     def __init__(self, args: Namespace, state: TrainState, steps_per_epoch: int, stop: SimpleNamespace):
         self.args, self.state, self.steps_per_epoch, self.stop = args, state, steps_per_epoch, stop
@@ -193,10 +192,9 @@ def stop_on_signals():
         for other in before:
             signal.signal(other, signal.SIG_DFL)
 
-    if threading.current_thread() is threading.main_thread():  # Python can set handlers only there
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # e.g. SIGHUP under nohup
-                before[number] = signal.signal(number, note_signal)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # e.g. SIGHUP under nohup
+            before[number] = signal.signal(number, note_signal)
     try:
         yield request
     finally:
@@ -224,19 +222,3 @@ def explain_failures(args: Namespace, last: Path):
             resume = command("src/train.py", *words, processes=world_size())
             error.args = (f"{error}; command to resume from the last save: {resume}",)
         raise
-
-
-@contextmanager
-def save_if_workers_die(save):
-    """Raise UserError if a data loading process is killed or lacks shared memory; in a one-process run, save first."""
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        known = ("killed by signal", "exited unexpectedly", "shared memory")
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
-            raise
-        advice = "resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
-        if world_size() == 1:  # saving is collective
-            save()
-            advice = f"the run is saved; {advice}"
-        raise ProcessError(f"--workers: a data loading process was killed; {advice}") from None

@@ -76,7 +76,7 @@ def sizes(start_size: int, image_size: int) -> list[int]:
 def size_at(progress: float, start_size: int, image_size: int, timed: bool = False) -> int:
     """Return the image size at a fraction of the run; each size gets epochs in proportion to 1/sqrt(size).
 
-    progress: fraction of the epochs, including this one. timed: of the time budget; assumes size² per epoch.
+    progress: fraction of the epochs, including this one; if `timed`, of the time budget (epochs cost size²).
     """
     steps = sizes(start_size, image_size)
     ends = np.cumsum([size ** (1.5 if timed else -0.5) for size in steps])

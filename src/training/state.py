@@ -16,7 +16,7 @@ class TrainState:
 
     step: batches trained on. seconds: training time without validation. elapsed: seconds with validation, for --hours.
     max_size: the largest image size so far. warmup: steps over which wsd rises.
-    first_epoch: index of the first one considered for "best"; earlier checkpoints are gone or not comparable.
+    first_epoch: index of the first epoch considered for "best"; earlier checkpoints are gone or not comparable.
     threshold, scores: from the last validation. history: a row of NAME.csv per epoch.
     """
 
