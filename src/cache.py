@@ -105,17 +105,17 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
     """Decode, resize (images bilinearly, labels by nearest neighbor) and store a split's pairs.
 
     read: callable(pair) that returns image and label. settings: other JSON values that affect the pixels.
-    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if writing fails. Raises UserError.
+    Returns uint8 (N, C + 1, S, S), mapped from the cache, or in memory if that fails. Raises UserError.
     """
     size, folder = options.image_size, Path(options.cache)
     target = folder / f"{split}-{size}-{fingerprint(pairs, size, options.gray, *settings)}.npy"
     shape = (len(pairs), 2 if options.gray else 4, size, size)
-    if target.exists():
-        with suppress(OSError):  # another user's file
-            os.utime(target)  # last use, for `remove_old`
-        return np.load(target, mmap_mode="r")
     temporary = folder / f"unfinished-{os.getpid()}-{secrets.token_hex(4)}"
     try:
+        if target.exists():
+            with suppress(OSError):  # another user's file
+                os.utime(target)  # last use, for `remove_old`
+            return np.load(target, mmap_mode="r")
         packed = new_array(temporary, shape)
         fill(packed, pairs, read, split, options)
         packed.flush()
@@ -129,7 +129,7 @@ def pack(pairs: list[Pair], read: Callable, split: str, options: DataOptions, *s
             temporary.unlink()
     packed = np.empty(shape, dtype=np.uint8)
     kept = f"{packed.nbytes / 1e6:.0f} MB of images are kept in memory instead; choose another --cache_dir"
-    note(f"cannot write to the cache {folder} ({reason}); {kept}")
+    note(f"cannot use the cache {folder} ({reason}); {kept}")
     fill(packed, pairs, read, split, options)
     return packed
 

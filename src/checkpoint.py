@@ -63,6 +63,8 @@ def save(checkpoint: Checkpoint, path: Path):
     try:
         write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
     except RuntimeError as error:  # torch's error for a full disk
+        if "DataLoader worker" in str(error):  # raised at any point of the main thread
+            raise
         raise CannotWrite(path, OSError(str(error))) from None
 
 

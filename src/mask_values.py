@@ -170,6 +170,18 @@ def levels_of_flags(counts: dict[int, int], given: list) -> tuple:
     return levels if exact and len(levels) > 1 else ()
 
 
+def gray_levels(counts: dict[int, int], given: list) -> list[int]:
+    """Return the levels that lossy gray masks were drawn in: 0, the maximum, and others given by flags."""
+    levels = [0, max(counts)]
+    for low, high in given:
+        level = max((value for value in counts if low <= value <= high), key=counts.__getitem__, default=low)
+        if abs(level - levels[1]) < NEAR / 2:
+            levels[1] = level
+        elif level in counts and level > NEAR / 2:
+            levels.append(level)
+    return levels
+
+
 def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: Path) -> tuple[MaskRule, dict]:
     """Return the rule for reading a folder's masks, and each value's pixel count.
 
@@ -187,7 +199,7 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
     given = [snap(ends, colors) for ends in given]
     ignored = [snap(ends, colors) for ends in ignored]
     if gray and exact and not colored:
-        colors = true_colors(gray, given + ignored)
+        colors = tuple(map(color_of, gray_levels(gray, given + ignored)))
     if colors:
         values, lossy = Counter(exact), Counter(gray) + Counter(colored)
         seen = np.array([color_of(value) for value in lossy])

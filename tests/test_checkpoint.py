@@ -93,6 +93,8 @@ BROKEN = {
     "weights of another network": saved(model=build_model("resnet34_unet").state_dict()),
     "another network's name": saved(name="resnet34_unet", options={"in_channels": 3}),
     "an unknown option": saved(options={"in_channels": 3, "save_dir": "/"}),
+    "a huge width": saved(options={"in_channels": 3, "width": 10**12}),
+    "a huge depth": saved(options={"in_channels": 3, "depth": 10**12}),
 }
 
 

@@ -93,7 +93,7 @@ def test_the_first_page_of_a_stack_or_an_animation_is_read(kind):
 # ------------------------------------------------------------------------- profiles, transparency
 
 
-@pytest.mark.parametrize("mode, content", [("RGB", DARK), ("L", DARK_GRAY)])
+@pytest.mark.parametrize("mode, content", [("RGB", DARK), ("L", DARK_GRAY)], ids=["RGB", "L"])
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
 def test_photos_are_converted_to_srgb(mode, content, kind):
     image = photo(64, 48).resize((128, 96)).convert(mode)
@@ -106,7 +106,7 @@ def test_photos_are_converted_to_srgb(mode, content, kind):
     np.testing.assert_array_equal(np.asarray(to_rgb(stored)), np.asarray(stored.convert("RGB")))  # as in training
 
 
-@pytest.mark.parametrize("content", [DARK_GRAY, b"short", b""])
+@pytest.mark.parametrize("content", [DARK_GRAY, b"short", b""], ids=["gray", "short", "empty"])
 @pytest.mark.parametrize("mode", ["RGBA", "RGB"])
 def test_a_profile_that_does_not_fit_the_mode_is_ignored(content, mode):
     read = read_image(saved(photo().convert(mode), "PNG", icc_profile=content))

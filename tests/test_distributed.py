@@ -52,7 +52,8 @@ def test_a_step_of_two_processes_has_the_gradients_of_one(tmp_path):
     """After the first step of SGD the momentum buffer is the gradient. Neither 5 nor 9 images divide by 2."""
     flags, log = (*STEP, "--batch_size", 5), tmp_path / "train.log"
     script("train", *flags, "--name", "one", cwd=tmp_path)
-    finish(*launch_pair("train", *flags, cwd=tmp_path), log=log)  # both processes choose the name unet
+    finish(*launch_pair("train", *flags, cwd=tmp_path), log=log)
+    assert not (tmp_path / "saved_models/unet-2.csv").exists()  # both processes have the name unet
     one, two = (load(tmp_path / f"saved_models/{name}.last.pth").training for name in ("one", "unet"))
     gradient, other = (
         torch.cat([state["momentum_buffer"].flatten() for state in run["optimizer"]["state"].values()])

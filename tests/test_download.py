@@ -49,7 +49,7 @@ def test_a_download_is_repaired_without_the_network_and_else_the_error_names_bot
         oxford_pet.download(tmp_path / "other")
 
 
-def test_the_same_command_recovers_from_a_lost_connection(server, tmp_path):
+def test_the_same_command_recovers_from_a_truncated_archive(server, tmp_path):
     shutil.copy(tmp_path / "images.tar.gz", tmp_path / "whole")
     os.truncate(tmp_path / "images.tar.gz", 1000)
     with pytest.raises(UserError, match="images.tar.gz"):

@@ -53,6 +53,20 @@ def test_a_second_signal_ends_the_process_and_an_ignored_one_stays_ignored():
         signal.signal(signal.SIGHUP, before)
 
 
+def test_a_signal_during_the_exchange_between_processes_is_not_lost(tmp_path, monkeypatch):
+    calls = []
+
+    def exchange(*values):
+        calls.append(values)
+        if len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return values
+
+    monkeypatch.setattr("training.progress.max_over_ranks", exchange)
+    script("train", *RUN, cwd=tmp_path, expect=128 + signal.SIGTERM)
+    assert steps_in(tmp_path) == 3  # the first call is before the first step
+
+
 @pytest.mark.integration
 def test_ctrl_c_with_workers_prints_one_message(tmp_path):
     """Ctrl-C reaches the whole process group."""
@@ -102,12 +116,12 @@ def kill_a_worker():
     kill_a_worker.patch = patch  # keeps the context manager alive
 
 
-def test_if_a_worker_is_killed_the_error_is_one_line_with_the_command_to_resume(tmp_path):
-    process = launch("train", *RUN, "--workers", 1, "--save_every", "1steps", cwd=tmp_path, setup=kill_a_worker)
+def test_if_a_worker_is_killed_the_run_is_saved_and_the_error_is_one_line(tmp_path):
+    process = launch("train", *RUN, "--workers", 1, cwd=tmp_path, setup=kill_a_worker)
     log = finish(process, expect=2, log=tmp_path / "train.log", seconds=120)
     [error] = [line for line in log.splitlines() if line.startswith("error: ")]
     assert "--workers" in error and f"--resume {LAST}" in error and "Traceback" not in log
-    assert 2 <= steps_in(tmp_path) < 14
+    assert 3 <= steps_in(tmp_path) < 14
     script("train", "--resume", LAST, "--workers", 0, cwd=tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""Names of runs: chosen automatically, for runs at the same time, and with special characters."""
+"""Names of runs: chosen automatically, and with special characters."""
 
 import shlex
 from argparse import Namespace

@@ -1,3 +1,4 @@
+import os
 import pickle
 from pathlib import Path
 
@@ -63,6 +64,21 @@ def test_images_are_decoded_once_and_again_after_a_change(pets, monkeypatch):
     draw_pet(pets, "Drawn_1", 99)
     assert not torch.equal(load_pets(pets, "train", 32)[0]["image"], first)
     assert not list(pets.glob("cache/unfinished-*"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads /proc, which only Linux has")
+@pytest.mark.integration
+def test_memory_does_not_grow_with_the_images_read(tmp_path):
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    pets = make_pets(tmp_path / "oxford-iiit-pet", 100, 1)
+    before = resident()
+    dataset = load_pets(pets, "train", 512)
+    assert dataset.packed.nbytes > 90e6
+    for first in range(0, 90, 10):
+        dataset[list(range(first, first + 10))]
+    assert resident() - before < 60e6
 
 
 def test_a_dataset_on_a_gpu_gives_the_same_batches(pets):

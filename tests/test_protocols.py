@@ -4,7 +4,7 @@ from itertools import product
 import pytest
 import torch
 from conftest import error_of, load_pets, make_checkpoint, make_pets, read_scores, read_table, script
-from protocols import boundary_f, dice_of_target, near, tolerance_of
+from protocols import boundary_f, contour, dice_of_target, near, tolerance_of
 
 from predictor import load_predictor
 from runtime import Runtime
@@ -34,6 +34,13 @@ def test_boundary_f_tolerates_a_shift_of_one_pixel():
     assert boundary_f(nothing, target).item() == boundary_f(target, nothing).item() == 0
 
 
+def test_a_contour_is_left_above_or_diagonally_above_a_change():
+    point = torch.zeros(1, 1, 4, 4, dtype=torch.bool)
+    point[0, 0, 2, 2] = True
+    expected = torch.tensor([[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]) > 0
+    assert torch.equal(contour(point)[0, 0], expected)
+
+
 def test_near_dilates_by_a_disc():
     point = torch.zeros(1, 1, 9, 9, dtype=torch.bool)
     point[0, 0, 4, 4] = True
@@ -61,9 +68,10 @@ def test_every_row_of_protocols_agrees_with_evaluate(tmp_path):
         dice = plain["pooled_dice"]
         assert (pooled["dice"], pooled["iou"]) == pytest.approx((dice, dice / (2 - dice)), abs=1e-9)
     images = load_pets(pets, "test", 32, border="ignore")[list(range(6))]
-    contours = boundary_f(predictor.probability(images["image"]) >= 0.5, images["mask"] != 0)
-    found = rows["foreground", "network", "image", "all", 0.5]["boundary"]
-    assert found == pytest.approx(contours.mean().item(), abs=1e-6)
+    for border, target in (("foreground", images["mask"] != 0), ("background", images["mask"] == 1)):
+        contours = boundary_f(predictor.probability(images["image"]) >= 0.5, target)
+        found = rows[border, "network", "image", "all", 0.5]["boundary"]
+        assert found == pytest.approx(contours.mean().item(), abs=1e-6)
     assert "--border" in error_of(script("protocols", *flags, "--border", "ignore", cwd=tmp_path, expect=2))
 
 

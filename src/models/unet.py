@@ -55,13 +55,16 @@ class UNet(nn.Module):
     """Images (N, in_channels, H, W) to logits (N, out_channels, H, W).
 
     width: channels of the first level, doubled at `depth` more levels. norm: "batch", or "none" as in the paper.
-    skip: "concat" as in the paper, or "add". dropout: fraction of channels dropped at the bottleneck (section 3.1).
+    skip: "concat" as in the paper, or "add". dropout: fraction of channels dropped at the bottleneck (paper, section
+    3.1). Raises ValueError for more than 32,768 channels.
     """
 
     plain_layers = True  # no state outside state_dict; batch norms follow convolutions; see checkpoint.restore_model
 
     def __init__(self, in_channels=3, out_channels=1, width=64, depth=4, norm="batch", skip="concat", dropout=0.0):
         super().__init__()
+        if width < 1 or not 0 <= depth <= 16 or width << depth > 2**15:
+            raise ValueError(f"a width of {width} doubled {depth} times is not 1 to 32,768 channels")
         widths = [width * 2**level for level in range(depth)]
         self.stem = DoubleConv(in_channels, width, norm)
         self.downs = nn.ModuleList(Down(channels, norm) for channels in widths)

@@ -47,7 +47,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
     tile: see `tile_probability`. tta: average the predictions for the image and its mirror image.
 
     Returns a float32 array (H, W) in [0, 1]; for a list or tuple, a list of arrays. Raises
-    ImageError for a file that cannot be read, ValueError for other invalid arguments, UserError for NaN.
+    ImageError for a file that cannot be read, ValueError for another kind of model or image, UserError for NaN.
     """
     check("model", model, isinstance(model, Predictor), "what load_model returns")
     model = replace(model, size=int(image_size or model.size), tta=tta)
@@ -60,7 +60,7 @@ def predict(model: Predictor, images, image_size: int | None = None, tile: int |
                 photo = read_any(model, image)
             except ImageError as error:
                 raise ImageError(f"{image} {error}") from None
-            if tile and max(photo.size) > tile:
+            if tile:
                 results.append(tile_probability(model, photo, tile).numpy())
             else:
                 sizes.append(photo.size)

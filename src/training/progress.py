@@ -222,3 +222,19 @@ def explain_failures(args: Namespace, last: Path):
             resume = command("src/train.py", *words, processes=world_size())
             error.args = (f"{error}; command to resume from the last save: {resume}",)
         raise
+
+
+@contextmanager
+def save_if_workers_die(save):
+    """Raise UserError if a data loading process is killed or lacks shared memory; in a one-process run, save first."""
+    try:
+        yield
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        known = ("killed by signal", "exited unexpectedly", "shared memory")
+        if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
+            raise
+        advice = "resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
+        if world_size() == 1:  # saving is collective
+            save()
+            advice = f"the run is saved; {advice}"
+        raise ProcessError(f"--workers: a data loading process was killed; {advice}") from None
