@@ -18,7 +18,7 @@ from files import CannotWrite, write_atomically
 from models import MODELS, build_model
 from runtime import Runtime, device_name
 from training.distributed import world_size
-from utils import UserError, command
+from utils import UserError, command, worker_died
 
 
 @dataclass
@@ -63,7 +63,7 @@ def save(checkpoint: Checkpoint, path: Path):
     try:
         write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
     except RuntimeError as error:  # torch's error for a full disk
-        if "DataLoader worker" in str(error):  # raised at any point of the main thread
+        if worker_died(error):  # raised at any point of the main thread
             raise
         raise CannotWrite(path, OSError(str(error))) from None
 

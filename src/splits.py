@@ -159,5 +159,5 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 if the others are class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:
-        text = f"text file listing the {SPLIT_NAMES[split]} images"
+        text = f"text file listing the {SPLIT_NAMES[split]} images; # begins a comment"
         add(f"--{split}_list", type=user_path, help=text + (default("") if recorded else ""))

@@ -58,6 +58,11 @@ def user_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
+def worker_died(error: RuntimeError) -> bool:
+    """Check whether an error is torch's for a data loading process that was killed or lacks shared memory."""
+    return any(text in str(error) for text in ("killed by signal", "exited unexpectedly", "shared memory"))
+
+
 @contextmanager
 def when_memory_runs_out(advice: str):
     """Raise UserError if the block runs out of memory (with `advice`) or its workers are killed."""
@@ -66,7 +71,7 @@ def when_memory_runs_out(advice: str):
     except torch.OutOfMemoryError:
         raise ProcessError(f"the GPU ran out of memory; {advice}") from None
     except (MemoryError, RuntimeError) as error:
-        if any(text in str(error) for text in ("killed by signal", "exited unexpectedly", "shared memory")):
+        if isinstance(error, RuntimeError) and worker_died(error):
             reason = "a data loading process was killed, perhaps for lack of memory"
             raise ProcessError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
         texts = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # Linux, Windows, GPUs

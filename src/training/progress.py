@@ -19,7 +19,7 @@ from training.distributed import all_gather, max_over_ranks, rank, world_size
 from training.run_files import RunFiles
 from training.schedule import size_at
 from training.state import TrainMeter, TrainState
-from utils import ProcessError, UserError, command, note, when_memory_runs_out
+from utils import ProcessError, UserError, command, note, when_memory_runs_out, worker_died
 
 EXPLODED = 1e4  # a loss this high has diverged; an untrained network's is near 3
 SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before the time left is shown
@@ -230,8 +230,7 @@ def save_if_workers_die(save):
     try:
         yield
     except (RuntimeError, ConnectionError, EOFError) as error:
-        known = ("killed by signal", "exited unexpectedly", "shared memory")
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in known):
+        if isinstance(error, RuntimeError) and not worker_died(error):
             raise
         advice = "resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
         if world_size() == 1:  # saving is collective
