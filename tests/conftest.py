@@ -29,7 +29,7 @@ import runtime
 import shapes
 import train
 from cache import PackedDataset
-from cores import available_cores
+from cores import PixelBudget, available_cores
 from files import write_atomically
 from models import build_model
 from oxford_pet import load_dataset
@@ -153,6 +153,19 @@ def load_shapes(split, image_size, **options) -> shapes.Shapes:
 @pytest.fixture
 def pets(tmp_path):
     return make_pets(tmp_path / "oxford-iiit-pet")
+
+
+@pytest.fixture
+def pixels_taken(monkeypatch):
+    """Return a list, to which each use of a PixelBudget appends its pixels and the budget's."""
+    taken, spend = [], PixelBudget.spend
+
+    def spend_and_note(self, pixels, *work):
+        taken.append((pixels, self.pixels))
+        return spend(self, pixels, *work)
+
+    monkeypatch.setattr(PixelBudget, "spend", spend_and_note)
+    return taken
 
 
 def with_orientation(orientation):

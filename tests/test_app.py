@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 import urllib.request
-from dataclasses import replace
 from zipfile import ZipFile
 
 import numpy as np
@@ -43,15 +42,6 @@ def test_the_page_shows_reduced_photos_and_zips_full_size_ones(tmp_path):
     assert app.download(model, [], "cutout", *SETTINGS) is None
     with ZipFile(app.download(model, paths[1:], "cutout", 0.5, True, "#00ff00")) as archive:
         assert Image.open(archive.open("cat.png")).mode == "RGB"
-
-
-def test_deep_photos_are_scaled_by_the_intensity_range_of_training(tmp_path):
-    model = load_model(make_checkpoint(tmp_path / "a.pth"), precision="float32")
-    model.checkpoint = replace(model.checkpoint, intensity_range=[0.0, 4095.0])
-    values = np.linspace(0, 4095, 60 * 40).reshape(40, 60).round().astype(np.uint16)  # 12 bits in 16
-    Image.fromarray(values).save(tmp_path / "scan.png")
-    before, _ = app.show(model, str(tmp_path / "scan.png"), "overlay", *SETTINGS)
-    assert np.abs(np.asarray(before)[..., 0] - values / 4095 * 255).max() <= 0.51
 
 
 @pytest.fixture

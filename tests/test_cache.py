@@ -8,7 +8,6 @@ import numpy as np
 from conftest import load_pets
 
 import cache
-import oxford_pet
 from files import write_atomically
 
 
@@ -79,19 +78,7 @@ def test_the_least_recently_used_arrays_are_removed_beyond_the_size_limit(pets, 
     assert before < set(pets.glob("cache/*-*.npy"))
 
 
-def test_few_large_photos_are_decoded_at_once(pets, monkeypatch):
-    """As many as fit in PIXELS_IN_FLIGHT, even on many cores."""
-    read, now, most = oxford_pet.read_pair, [], []
-
-    def read_slowly(*arguments, **options):
-        now.append(1)
-        most.append(len(now))
-        time.sleep(0.01)
-        now.pop()
-        return read(*arguments, **options)
-
-    monkeypatch.setattr(oxford_pet, "read_pair", read_slowly)
-    monkeypatch.setattr(cache, "available_cores", lambda: 16)
-    monkeypatch.setattr(cache, "PIXELS_IN_FLIGHT", 3 * 60 * 44)
+def test_decoding_a_photo_takes_its_pixels_from_the_budget(pets, pixels_taken):
     load_pets(pets, "train", 32)
-    assert len(most) == 18 and max(most) <= 3
+    assert len(pixels_taken) == 18
+    assert set(pixels_taken) == {(pixels, cache.PIXELS_IN_FLIGHT) for pixels in (60 * 44, 40 * 53)}

@@ -64,12 +64,9 @@ def test_the_error_gives_the_reason_why_a_file_cannot_be_read(content, reason, t
         read_image(tmp_path / "broken.jpg")
 
 
-def test_a_folder_is_not_an_image(tmp_path):
+def test_a_folder_and_an_image_of_too_many_pixels_are_refused(monkeypatch, tmp_path):
     with pytest.raises(ImageError, match="regular file"):
         read_image(tmp_path)
-
-
-def test_too_many_pixels_are_refused(monkeypatch, tmp_path):
     RED.save(tmp_path / "a.png")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)
     with pytest.raises(ImageError, match="80 pixels"):

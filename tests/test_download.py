@@ -15,16 +15,12 @@ import oxford_pet
 from utils import UserError
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *arguments):
-        pass
-
-
 @pytest.fixture
 def server(tmp_path, monkeypatch):
     """Serve two small archives in the official layout; torchvision expects their addresses and checksums."""
     made, resources = make_pets(tmp_path / "made"), []
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=tmp_path))
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
     for part in ("images", "annotations"):
         shutil.make_archive(str(tmp_path / part), "gztar", made, part)
         md5 = hashlib.md5((tmp_path / f"{part}.tar.gz").read_bytes()).hexdigest()

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import error_of, make_checkpoint, make_folder, make_pets, read_scores, read_table, script
+from conftest import error_of, make_checkpoint, make_pets, read_scores, read_table, script
 from PIL import Image
 
 import losses
@@ -29,6 +29,8 @@ def test_the_best_threshold_has_the_highest_mean_dice():
     means = [dice_score(counts).mean().item() for counts in expected]
     assert best_threshold(meter.counts()) == THRESHOLDS[int(np.argmax(means))] != 0.5
     assert meter.loss() == pytest.approx(losses.bce(probability.logit(), mask).item())
+    counts = torch.tensor([[[4, 0, 4, 0]], [[6, 0, 2, 0]], [[6, 0, 2, 0]], [[6, 0, 2, 0]]])
+    assert best_threshold(counts, (0.1, 0.2, 0.45, 0.9)) == 0.45  # of equally good ones, the nearest to 0.5
 
 
 def evaluate(folder, *flags):
@@ -51,13 +53,17 @@ def test_dice_at_original_size_is_the_dice_of_the_masks_that_inference_writes(pe
 
 
 def test_dice_is_also_given_without_empty_masks(pets, tmp_path):
-    trimap = next((pets / "annotations/trimaps").glob("Drawn_2[0-5].png"))
-    Image.fromarray(np.full(np.array(Image.open(trimap)).shape, 2, np.uint8)).save(trimap)
     make_checkpoint(tmp_path / "a.pth")
+    empty, *others = (pets / "annotations/trimaps").glob("Drawn_2[0-5].png")
+    Image.open(empty).point(lambda value: 2).save(empty)
     result, images = evaluate(tmp_path, "--data_path", pets)
     rest = [float(row["dice"]) for row in images if int(row["tp"]) + int(row["fn"])]
     assert result["empty_masks"] == 1 and len(rest) == 5
     assert result["dice_without_empty"] == pytest.approx(np.mean(rest), abs=1e-6)
+    for path in others:
+        Image.open(path).point(lambda value: 2).save(path)
+    result, _ = evaluate(tmp_path, "--data_path", pets)
+    assert result["dice_without_empty"] is None  # NaN is not valid JSON
 
 
 def test_the_threshold_is_half_by_default_or_given_or_chosen(pets, tmp_path):
@@ -68,6 +74,8 @@ def test_the_threshold_is_half_by_default_or_given_or_chosen(pets, tmp_path):
     assert half["scored_at"] == 0.5 and given["scored_at"] == chosen["scored_at"] == 0.3
     assert given["dice"] == chosen["dice"] == half["dice_at_threshold"] != half["dice"]
     assert np.mean([float(row["dice"]) for row in images]) == pytest.approx(chosen["dice"], abs=1e-6)
+    with pytest.raises(UserError, match="--threshold chosen: a.pth"):  # of a plain state_dict
+        resolve_threshold("chosen", Checkpoint({}, "unet", {}), "a.pth")
 
 
 def test_a_glob_of_models_prefers_the_best_weights_of_each_run(pets, tmp_path):
@@ -95,11 +103,6 @@ def test_missing_data_is_reported_before_the_first_score(pets, tmp_path, monkeyp
     assert str(tmp_path / "gone") in error_of(done) and "--data_path" in error_of(done)
 
 
-def test_of_equally_good_thresholds_the_one_nearest_to_half_is_best():
-    counts = torch.tensor([[[4, 0, 4, 0]], [[6, 0, 2, 0]], [[6, 0, 2, 0]], [[6, 0, 2, 0]]])
-    assert best_threshold(counts, (0.1, 0.2, 0.45, 0.9)) == 0.45
-
-
 def test_inference_scores_like_evaluate_and_draws_at_its_threshold(pets, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("inference.plot_panels", lambda rows, title, path: drawn.append((rows, title)))
@@ -111,20 +114,6 @@ def test_inference_scores_like_evaluate_and_draws_at_its_threshold(pets, tmp_pat
         assert re.findall(r"a.pth +32 .*", out) == re.findall(r"a.pth +32 .*", scored)
         for row in drawn[-1][0]:
             assert torch.equal(row["predicted"], row["probability"] >= threshold)
-
-
-def test_scores_of_only_empty_masks_are_valid_json(tmp_path):
-    data = make_folder(tmp_path / "data", 6, lambda mask: Image.fromarray(mask * 0))
-    make_checkpoint(tmp_path / "a.pth")
-    script("evaluate", "--model", "a.pth", "--data_path", data, "--output", "e", cwd=tmp_path)
-    [result] = json.loads((tmp_path / "e.json").read_text(), parse_constant=lambda text: pytest.fail(text))
-    assert result["dice_without_empty"] is None
-
-
-def test_threshold_chosen_needs_a_checkpoint_with_a_threshold():
-    assert resolve_threshold(0.4, Checkpoint({}, "unet", {}), "a.pth") == 0.4
-    with pytest.raises(UserError, match="--threshold chosen: a.pth"):
-        resolve_threshold("chosen", Checkpoint({}, "unet", {}), "a.pth")
 
 
 def test_the_error_in_a_saved_run_ends_with_the_command_that_resumes_it(tmp_path):

@@ -3,6 +3,8 @@
 Without a GPU, fake tensors find operations that mix devices or would wait for the device.
 """
 
+from unittest.mock import Mock
+
 import numpy as np
 import pytest
 import torch
@@ -26,28 +28,18 @@ GPU = Runtime(CUDA, torch.bfloat16)
 FULL = 100  # steps of 4 of 40 images, which is ten epochs: augmentation is at full strength
 
 
-class MadeUpGradients:
-    """Replaces the gradient scaler and the backward pass, which fake tensors lack without a real GPU."""
+def scaler_without_backward(model):
+    """Return a gradient scaler that makes up gradients: without a real GPU, fake tensors have no backward pass."""
 
-    def __init__(self, model):
-        self.model = model
-
-    def scale(self, loss):
-        assert loss.device == CUDA
-        return self
-
-    def backward(self):
-        for parameter in self.model.parameters():
+    def backward():
+        for parameter in model.parameters():
             parameter.grad = torch.zeros_like(parameter)
 
-    def get_scale(self):
-        return 1.0
+    def scale(loss):
+        assert loss.device == CUDA
+        return Mock(backward=backward)
 
-    def step(self, optimizer):
-        optimizer.step()
-
-    def update(self):
-        pass
+    return Mock(scale=scale, get_scale=lambda: 1.0, step=lambda optimizer: optimizer.step())
 
 
 class NoWaits(TorchDispatchMode):
@@ -101,7 +93,7 @@ def fake_steps(flags):
     augment.constant = lambda values, device: torch.empty(len(values), device=device)  # instead of a cached tensor
     with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
         learner, step = begin(flags)
-        learner.scaler = MadeUpGradients(learner.model)
+        learner.scaler = scaler_without_backward(learner.model)
         step(batch_on_the_cpu())  # the first step creates the optimizer state
         with NoWaits():
             step(batch_on_the_gpu())

@@ -34,13 +34,6 @@ def test_dice_and_jaccard_loss_of_a_known_mask():
     assert dice_loss(torch.zeros_like(logits), mask).item() == pytest.approx(1 - (2 * 1 + 1) / (2 + 2 + 1))
 
 
-def test_dice_loss_is_averaged_over_images_not_pooled():
-    logits = torch.full((2, 1, 4, 4), 100.0)
-    mask = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
-    mask[0] = 1
-    assert dice_loss(logits, mask).item() == pytest.approx((0 + 1 - 1 / 17) / 2)
-
-
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("name", LOSSES)
 def test_ignored_pixels_do_not_affect_loss_or_gradient(name, channels, batch):

@@ -4,7 +4,7 @@ import torchvision
 from conftest import load_shapes
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from models import MODELS, build_model
+from models import build_model
 from models.resnet34_unet import DECODERS
 from models.unet import DoubleConv, convolve_joined
 from scoring import confusion, dice_score
@@ -36,21 +36,16 @@ def test_unets_have_the_parameters_of_the_papers_figure(name, depth, join, norm)
     assert count_parameters(build_model(name, norm=norm)) == expected
 
 
-@pytest.mark.parametrize("size", [(64, 64), (33, 47), (1, 5), (256, 1)])
-@pytest.mark.parametrize("name", MODELS)
-def test_logits_have_the_size_of_the_input(name, size):
-    model = build_model(name, **({} if name == "resnet34_unet" else {"width": 4})).eval()
-    assert model(torch.rand(2, 3, *size)).shape == (2, 1, *size)
-
-
-OPTIONS = [("unet", {"width": 4, **options}) for options in ({"norm": "none"}, {"dropout": 0.5}, {"depth": 1})]
+OPTIONS = [("unet", {"width": 4, **options}) for options in ({}, {"norm": "none"}, {"dropout": 0.5}, {"depth": 1})]
+OPTIONS += [("unet_shallow", {"width": 4}), ("unet_add", {"width": 4})]
 OPTIONS += [("resnet34_unet", {"decoder": decoder}) for decoder in DECODERS]
 
 
 @pytest.mark.parametrize("name, options", OPTIONS)
-def test_every_option_gives_logits_of_the_right_shape(name, options):
-    model = build_model(name, in_channels=1, out_channels=2, **options)
-    assert model(torch.rand(2, 1, 51, 38)).shape == (2, 2, 51, 38)
+def test_logits_have_the_size_of_the_input(name, options):
+    model = build_model(name, in_channels=1, out_channels=2, **options).eval()
+    for size in ((64, 64), (33, 47), (1, 5), (256, 1)):
+        assert model(torch.rand(2, 1, *size)).shape == (2, 2, *size)
 
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
@@ -63,13 +58,6 @@ def test_convolve_joined_equals_the_convolution_of_the_concatenation(norm):
     wanted = [first, second, *layers.parameters()]
     gradients = [torch.autograd.grad(result.square().mean(), wanted) for result in (separate, joined)]
     torch.testing.assert_close(*gradients, rtol=0, atol=1e-5)
-
-
-def test_unknown_names_and_options_are_refused():
-    with pytest.raises(ValueError, match="vnet"):
-        build_model("vnet")
-    with pytest.raises(ValueError, match="width"):
-        build_model("resnet34_unet", width=32)
 
 
 def test_the_encoder_is_the_resnet34_of_torchvision():

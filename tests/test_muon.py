@@ -112,16 +112,3 @@ def test_blocks_of_rows_are_orthogonalized_separately(layout):
     for rows in torch.arange(4 * optimizers.BLOCK).split(optimizers.BLOCK):
         expected = length * orthogonal(gradient[rows].flatten(1)).view_as(before[rows])
         torch.testing.assert_close(network.weight[rows] - before[rows], expected, atol=1e-6, rtol=1e-4)
-
-
-def test_a_loaded_state_is_moved_to_the_device_of_the_parameters():
-    """The device is meta, which needs no GPU."""
-    torch.manual_seed(0)
-    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
-    optimizer = muon_of(network, 1e-2)
-    network(torch.randn(2, 3, 8, 8)).square().mean().backward()
-    optimizer.step()
-    elsewhere = muon_of(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)).to("meta"), 1e-2)
-    elsewhere.load_state_dict(optimizer.state_dict())
-    values = [value for state in elsewhere.state.values() for value in state.values()]
-    assert len(values) == 1 + 3 * 3 and {value.device.type for value in values} == {"meta"}

@@ -19,10 +19,7 @@ def test_a_name_is_reserved_once_and_released_if_nothing_was_written(tmp_path):
     args.name = "unet"
     with reserve_name(args) as name:
         assert name == "unet"
-
-
-def test_the_name_of_a_killed_run_can_be_freed(tmp_path):
-    assert choose_name(tmp_path, "a", "unet", None) == "a"
+    assert choose_name(tmp_path, "a", "unet", None) == "a"  # by a run that is then killed
     with pytest.raises(UserError, match=f"delete {tmp_path}/a.csv if no run uses it"):
         choose_name(tmp_path, "a", "unet", None)
 

@@ -1,4 +1,5 @@
 from argparse import Namespace
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -23,15 +24,8 @@ def test_mean_and_std_match_numpy(channels):
 def test_a_constant_channel_is_not_scaled(value):
     pixels = torch.arange(3 * 2 * 4 * 4, dtype=torch.uint8).view(2, 3, 4, 4)
     pixels[:, 2] = value
-
-    class Dataset:
-        def __len__(self):
-            return 2
-
-        def __getitem__(self, indices):
-            return {"image": pixels[indices]}
-
-    mean, std = mean_and_std(Namespace(resume=None, normalize="train", in_channels=3), Dataset(), None)
+    dataset = MagicMock(__len__=lambda self: 2, __getitem__=lambda self, indices: {"image": pixels[indices]})
+    mean, std = mean_and_std(Namespace(resume=None, normalize="train", in_channels=3), dataset, None)
     assert std[2] == 1 and mean[2] == pytest.approx(value / 255) and 0 < std[0] < 1
 
 

@@ -68,13 +68,13 @@ def test_a_run_stopped_after_any_step_resumes_exactly(flags, step, tmp_path):
 @pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.integration)])
 @pytest.mark.parametrize(
     "growth, epochs, stopped",
-    [(GROWING, 7, 8), (GROWING, 2, None), (ONE_SIZE, 6, None), (ONE_SIZE, 2, 8)],
+    [(GROWING, 7, 8), (GROWING, 2, None), (ONE_SIZE, 6, None), (ONE_SIZE, 2, 8)],  # 8: in the first epoch at 64x64
     ids=["growing, more", "growing, fewer", "one size, more", "one size, fewer"],
 )
 def test_a_run_is_resumed_for_more_or_fewer_epochs(growth, epochs, stopped, processes, tmp_path):
     trained_run(tmp_path, *RUN, *growth, "--epochs", 4, stopped=stopped)
     done = load(tmp_path / RESUME[1]).epoch
-    before, sizes = contents(tmp_path / "saved_models"), [row["image_size"] for row in history_of(tmp_path)]
+    before = contents(tmp_path / "saved_models")
     flags = (*RESUME, "--epochs", epochs)
     if processes == 1:
         script("train", *flags, cwd=tmp_path)
@@ -84,10 +84,9 @@ def test_a_run_is_resumed_for_more_or_fewer_epochs(growth, epochs, stopped, proc
         assert contents(tmp_path / "saved_models") == before
         return
     best, rows = check_best(tmp_path), history_of(tmp_path)
-    now = [int(row["image_size"]) for row in rows]
-    assert len(rows) == epochs and [row["image_size"] for row in rows][: len(sizes)] == sizes
-    assert now == sorted(now)  # never smaller images again
-    assert best == max(float(row["valid_dice"]) for row in rows if row["image_size"] == rows[-1]["image_size"])
+    sizes = [row["image_size"] for row in rows]
+    assert sizes == (epochs * ["32"] if growth == ONE_SIZE else ["32", "32", *5 * ["64"]])  # never smaller again
+    assert best == max(float(row["valid_dice"]) for row in rows if row["image_size"] == sizes[-1])
 
 
 def test_the_history_has_the_learning_rate_of_each_epochs_last_step(tmp_path):
@@ -108,19 +107,18 @@ def test_a_run_resumed_under_another_name_leaves_the_first_unchanged(tmp_path):
     assert earlier["command"] == load(tmp_path / "saved_models/a.pth").command and earlier["epoch"] == 2
 
 
-def test_if_the_best_checkpoint_is_missing_the_best_is_chosen_among_new_epochs(tmp_path):
-    trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
-    (tmp_path / "saved_models/a.pth").unlink()
-    script("train", *RESUME, "--epochs", 3, cwd=tmp_path)
-    assert load(tmp_path / "saved_models/a.pth").epoch == 3
-
-
-def test_a_history_truncated_by_a_kill_is_completed(tmp_path):
+def test_a_history_that_lacks_an_epoch_is_completed_and_a_missing_best_checkpoint_replaced(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
     before = contents(tmp_path / "saved_models")
-    (tmp_path / "saved_models/a.csv").write_bytes(b"".join(before["a.csv"].splitlines(keepends=True)[:2]))
+    (tmp_path / "saved_models/a.csv").write_bytes(b"".join(before["a.csv"].splitlines(keepends=True)[:2]))  # by a kill
     script("train", *RESUME, cwd=tmp_path)
     assert contents(tmp_path / "saved_models") == before
+    (tmp_path / "saved_models/a.pth").unlink()
+    last = load(tmp_path / RESUME[1])
+    last.training["state"]["history"][0]["valid_dice"] = 1.0  # the best, but its checkpoint is gone
+    save(last, tmp_path / RESUME[1])
+    script("train", *RESUME, "--epochs", 3, cwd=tmp_path)
+    assert load(tmp_path / "saved_models/a.pth").epoch == 3
 
 
 def test_other_training_images_are_refused_and_nothing_is_overwritten(tmp_path):
@@ -156,12 +154,6 @@ def test_other_validation_images_restart_the_search_for_the_best_epoch(tmp_path)
         assert load(tmp_path / "saved_models/a.pth").epoch == int(best["epoch"])
 
 
-def test_an_interrupted_epoch_keeps_its_image_size_if_epochs_are_added(tmp_path):
-    trained_run(tmp_path, *RUN, *GROWING, "--epochs", 2, stopped=5)  # in the epoch at 64x64
-    script("train", *RESUME, "--epochs", 6, cwd=tmp_path)
-    assert [row["image_size"] for row in history_of(tmp_path)] == ["32", *5 * ["64"]]
-
-
 def test_the_warm_up_is_not_repeated_if_epochs_are_added(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 4)
     rates = []
@@ -179,28 +171,27 @@ def test_plateau_does_not_compare_losses_at_different_sizes(tmp_path, monkeypatc
     assert len(rates) == 8 and len(set(rates)) == 1
 
 
-@pytest.mark.parametrize("spoil", ["augmentation", "state"])
-def test_a_checkpoint_without_valid_training_state_is_not_resumed(spoil, tmp_path):
+def test_a_run_of_a_version_with_other_augmentation_is_not_resumed(tmp_path):
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
     last = load(tmp_path / RESUME[1])
-    if spoil == "augmentation":
-        last.augmentation["rotation"] = 5.0
-    else:
-        del last.training[spoil]
+    last.augmentation["rotation"] = 5.0
     save(last, tmp_path / RESUME[1])
     before = contents(tmp_path / "saved_models")
     assert "a.last.pth" in error_of(script("train", *RESUME, "--epochs", 3, cwd=tmp_path, expect=2))
     assert contents(tmp_path / "saved_models") == before
 
 
-@pytest.mark.parametrize("device, kept", [("cpu", True), ("Tesla T4", False)])
-def test_the_precision_of_another_device_is_not_kept(device, kept, tmp_path):
+def test_a_resumed_run_keeps_its_precision_unless_a_flag_or_another_device_changes_it(tmp_path):
+    """Even on a processor for which auto would choose another one."""
     trained_run(tmp_path, *RUN, *ONE_SIZE, "--epochs", 2)
-    last = load(tmp_path / RESUME[1])
-    last.device, last.precision = device, "float16"
-    save(last, tmp_path / RESUME[1])
-    args, _ = parse_args("", ["--resume", str(tmp_path / RESUME[1])])
-    assert args.precision == ("float16" if kept else "auto")
+    last, resume = load(tmp_path / RESUME[1]), ["--resume", str(tmp_path / RESUME[1])]
+    last.precision = "float16"
+    for device, flags, precision in (
+        ("cpu", [], "float16"), ("cpu", ["--precision", "float32"], "float32"), ("Tesla T4", [], "auto"),
+    ):  # fmt: skip
+        last.device = device
+        save(last, tmp_path / RESUME[1])
+        assert parse_args("", [*resume, *flags])[0].precision == precision
 
 
 def test_flags_that_a_resumed_run_refuses_or_accepts(tmp_path):

@@ -6,13 +6,13 @@ from unittest.mock import patch
 import pytest
 import torch
 import torchvision
-from conftest import FIGURES, after_each_step, error_of, read_table, script, trained_run
+from conftest import FAST, FIGURES, after_each_step, error_of, read_table, script, trained_run
 from PIL import Image
 
 import reports.plots
-import runtime
 import train
 from checkpoint import load
+from data import STOP_SIGNALS
 from models.unet import UNet
 
 TINY = ("--dataset", "shapes", "--width", 4, "--image_size", 32, "--limit", 12, "--batch_size", 4, "--steps", 3)
@@ -47,6 +47,7 @@ def test_training_keeps_the_best_epoch(tmp_path):
     assert float(history[-1]["train_loss"]) < float(history[0]["train_loss"])
     assert kept.training is None and kept.args["learning_rate"] == 0.01 and len(kept.trained_on) == 18
     assert kept.command and kept.versions["torch"] and kept.augmentation["flip_horizontal"]
+    assert kept.precision == FAST  # not "auto"
     trained = last.training["model"]  # the checkpoint has the average, not the last weights
     assert any(not torch.equal(value, trained[name]) for name, value in last.model.items())
 
@@ -62,33 +63,12 @@ def test_a_second_run_does_not_change_the_files_of_the_first(tmp_path):
     script("train", *TINY, cwd=tmp_path)
     before = (tmp_path / "saved_models/unet.pth").read_bytes()
     script("train", *TINY, "--seed", 1, cwd=tmp_path)
-    assert (tmp_path / "saved_models/unet-2.pth").exists()
+    assert history_of(tmp_path, "unet") != history_of(tmp_path, "unet-2")  # another seed, another run
     assert "--name unet" in error_of(script("train", *TINY, "--name", "unet", cwd=tmp_path, expect=2))
     assert (tmp_path / "saved_models/unet.pth").read_bytes() == before
 
 
-def test_the_same_command_twice_gives_the_same_run(tmp_path):
-    trained_run(tmp_path, *TINY, "--augment", "full", "--dropout", 0.3)
-    flags = (*TINY, "--augment", "full", "--dropout", 0.3)
-    script("train", *flags, "--name", "again", cwd=tmp_path)
-    assert history_of(tmp_path) == history_of(tmp_path, "again")
-    script("train", *flags, "--name", "other", "--seed", 1, cwd=tmp_path)
-    assert history_of(tmp_path) != history_of(tmp_path, "other")
-
-
 UNSTEADY = (*TINY, "--norm", "none", "--optimizer", "sgd", "--schedule", "none", "--ema", 0)
-
-
-def test_a_run_that_diverges_keeps_the_best_weights(tmp_path):
-    trained_run(tmp_path, *UNSTEADY, "-lr", 1e-4, "--epochs", 1)
-    kept = torch.load(tmp_path / "saved_models/a.last.pth", weights_only=True)
-    for group in kept["training"]["optimizer"]["param_groups"]:
-        group["initial_lr"] = 30.0
-    torch.save(kept, tmp_path / "saved_models/a.last.pth")
-    before = contents(tmp_path / "saved_models")
-    done = script("train", "--resume", "saved_models/a.last.pth", "--epochs", 9, cwd=tmp_path, expect=2)
-    assert "--learning_rate" in error_of(done)
-    assert contents(tmp_path / "saved_models")["a.pth"] == before["a.pth"]
 
 
 @pytest.mark.parametrize("rate, steps", [(1e30, 3), (1e10, 1)], ids=["before its last step", "in its last step"])
@@ -119,11 +99,8 @@ def test_no_pass_through_the_network_exceeds_a_micro_batch(tmp_path, monkeypatch
     assert max(sizes) == 6 and 1 not in sizes  # in training, validation and the batch norm statistics
 
 
-@pytest.mark.parametrize("with_fc", [True, pytest.param(False, marks=pytest.mark.integration)])
-def test_encoder_weights_of_torchvision_are_loaded(with_fc, tmp_path):
+def test_encoder_weights_of_torchvision_are_loaded(tmp_path):
     weights = torchvision.models.resnet34(weights=None).state_dict()
-    if not with_fc:
-        weights = {name: value for name, value in weights.items() if not name.startswith("fc.")}
     torch.save(weights, tmp_path / "resnet34.pth")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "other.pth")
     flags = ("--model", "resnet34_unet", "--dataset", "shapes", "--steps", 1, "--limit", 2, "--image_size", 32)
@@ -133,28 +110,11 @@ def test_encoder_weights_of_torchvision_are_loaded(with_fc, tmp_path):
     assert torch.equal(weights_of(tmp_path)["encoder.layer4.2.conv2.weight"], weights["layer4.2.conv2.weight"])
 
 
-def test_a_resumed_run_keeps_its_precision_unless_a_flag_changes_it(tmp_path, monkeypatch):
-    """Even on a processor for which auto would choose another one."""
-    for epochs, faster in ((1, "bfloat16"), (2, "float32")):
-        speeds = {"float32": 100.0, "bfloat16": 100.0, faster: 300.0}
-        monkeypatch.setattr(runtime, "convolution_speeds", lambda speeds=speeds: speeds)
-        flags = ("--resume", "saved_models/a.last.pth") if epochs == 2 else (*TINY, "--name", "a")
-        script("train", *flags, "--epochs", epochs, cwd=tmp_path)
-        assert load(tmp_path / "saved_models/a.last.pth").precision == "bfloat16"
-    script("train", *TINY, "--epochs", 1, "--name", "b", cwd=tmp_path)
-    assert load(tmp_path / "saved_models/b.pth").precision == "float32"
-    script("train", "--resume", "saved_models/a.last.pth", "--epochs", 3, "--precision", "float32", cwd=tmp_path)
-    assert load(tmp_path / "saved_models/a.last.pth").precision == "float32" and len(history_of(tmp_path)) == 3
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-
-
 def test_main_restores_signals_and_torch_settings_for_notebooks(tmp_path, monkeypatch):
     def state():
         cudnn = torch.backends.cudnn
         flags = (torch.are_deterministic_algorithms_enabled(), torch.get_float32_matmul_precision(), cudnn.benchmark)
-        return [signal.getsignal(number) for number in SIGNALS], *flags, torch.get_num_threads()
+        return [signal.getsignal(number) for number in STOP_SIGNALS], *flags, torch.get_num_threads()
 
     monkeypatch.chdir(tmp_path)
     before, during = state(), []
