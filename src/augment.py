@@ -18,7 +18,7 @@ LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in gray (ITU-R BT
 
 @dataclass
 class Strength:
-    """Range of each effect, in both directions; sampled uniformly, scale and aspect log-uniformly, elastic normally."""
+    """Range of each effect, in both directions: uniform, log-uniform (scale, aspect) or Gaussian (elastic)."""
 
     flip_horizontal: bool = False
     flip_vertical: bool = False

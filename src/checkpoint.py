@@ -37,9 +37,9 @@ class Checkpoint:
     threshold: float | None = None  # with the highest validation Dice
     intensity_range: list[float] | None = None  # values that map to black and white
     # provenance
-    epoch: int = 0  # epoch, scores: of the last full epoch; seconds: when saved
-    seconds: float = 0.0
-    scores: dict = field(default_factory=dict)
+    epoch: int = 0  # last complete epoch
+    seconds: float = 0.0  # of training, until the file was saved
+    scores: dict = field(default_factory=dict)  # of the last complete epoch
     args: dict = field(default_factory=dict)  # every flag of train.py
     augmentation: dict | None = None  # parameters of the --augment preset
     precision: str | None = None
@@ -53,15 +53,11 @@ class Checkpoint:
     validated_on: str | None = None  # hash of the validation set
     training: dict | None = None  # for --resume; only in NAME.last.pth
 
-    def to_dict(self) -> dict:
-        """Return the fields that are not None."""
-        return {name: value for name, value in vars(self).items() if value is not None}
-
 
 def save(checkpoint: Checkpoint, path: Path):
     """Write a checkpoint atomically. Raises UserError."""
     try:
-        write_atomically(path, lambda file: torch.save(checkpoint.to_dict(), file))
+        write_atomically(path, lambda file: torch.save(vars(checkpoint), file))
     except RuntimeError as error:  # torch's error for a full disk
         if worker_died(error):  # raised at any point of the main thread
             raise
@@ -97,6 +93,8 @@ def load(path: Path | str, model_type: str | None = None, flag="--model", type_f
     checkpoint = Checkpoint(**{name: value for name, value in values.items() if name in known})
     if model_type not in (None, checkpoint.name):
         raise UserError(f"{path} is a {checkpoint.name}, not a {model_type}; omit {type_flag}")
+    if checkpoint.name not in MODELS:
+        raise UserError(f"{path} is a {checkpoint.name}, which MODELS in src/models/__init__.py lacks; add it there")
     return checkpoint
 
 

@@ -59,10 +59,8 @@ def load_split(options: DataOptions, split: str) -> SegmentationDataset:
 
 def hashes(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -> list[str]:
     """Return a short hash of the identity of each image, or of each image at `indices`."""
-    identities = dataset.identities
-    if indices is not None:
-        identities = [identities[index] for index in indices]
-    return [hashlib.sha256(os.fsencode(identity)).hexdigest()[:12] for identity in identities]
+    indices = range(len(dataset)) if indices is None else indices
+    return [hashlib.sha256(os.fsencode(dataset.identities[index])).hexdigest()[:12] for index in indices]
 
 
 def hash_of_set(dataset: SegmentationDataset, indices: Iterable[int] | None = None) -> str:
@@ -120,9 +118,7 @@ class TrainingData:
 
     def describe(self) -> list[str]:
         """Return lines about the data for the start of a run."""
-        lines = []
-        if self.options.dataset == "folder":
-            lines = folder.describe(self.options)
+        lines = folder.describe(self.options) if self.options.dataset == "folder" else []
         shared = set(self.train.names) & set(self.valid.names)
         if shared:
             images = f"{len(shared)} of {len(self.valid.names)} validation images (e.g. {min(shared)})"

@@ -28,7 +28,7 @@ def options_of_data(checkpoint: Checkpoint, args) -> DataOptions:
     same_data = dataset == checkpoint.dataset and (same_path or moved or dataset != "folder")
     options: dict = {"border": checkpoint.border}
     if moved and any(recorded.get(flag) for flag in ("fold", *LIST_FLAGS)):
-        note_once(f"assuming that {path} is {trained_path} from training, moved; using the same lists and fold")
+        note_once(f"assuming that {path} is {trained_path} from training, moved")
     if same_data:
         for flag in LIST_FLAGS:
             if recorded.get(flag) and (same_path or Path(recorded[flag]).is_file()):

@@ -1,6 +1,6 @@
 """Your own images and masks: DIR/images and DIR/masks (see pairs.py for the layouts and names).
 
-Splits come from the --*_list flags, else from DIR/train.txt, valid.txt and test.txt, else from
+Splits come from the --*_list flags, else from DIR/train.txt, val.txt and test.txt, else from
 split folders. Without those, images are divided 80:10:10 by a hash of their name, so adding images rarely
 moves others; a split that would stay empty gets the training file with the highest hash. The pages of
 a file stay together if there are at least ten files.
@@ -101,8 +101,8 @@ class Folder:
 
     def own_names(self, split: str, lists: dict) -> list[str]:
         """Return a split's names from the folder's lists, its split folders or the hash."""
-        for each in SPLITS:
-            path = self.path / f"{each}.txt"
+        for file in (*SPLITS, "val"):
+            path, each = self.path / f"{file}.txt", "valid" if file == "val" else file
             if each not in lists and path.is_file():
                 lists = {**lists, each: read_list(path, self.find)}
         found = self.divide(lists) | lists

@@ -32,6 +32,9 @@ def predict_split(predictor, args):
     options = options_of_data(predictor.checkpoint, args)
     if options.path and args.output.resolve().is_relative_to(options.path.resolve()):
         raise UserError(f"--output {args.output} is in the dataset's folder; choose another")
+    make_folder(args.output, "--output")
+    if args.rle:
+        make_folder(args.rle.parent, "--rle")
     with rank_zero_first():
         dataset = load_split(options, args.split)
     loader = eval_loader(dataset, args.batch_size, args.workers, predictor.runtime.device)
@@ -74,9 +77,6 @@ def main():
     args = parser.parse_args()
     runtime = init_processes(choose_runtime(args.device, args.precision))
     predictor = load_predictor(args.model, runtime, args.model_type, args.tta)
-    make_folder(args.output, "--output")
-    if args.rle:
-        make_folder(args.rle.parent, "--rle")
     with when_memory_runs_out("use a smaller --batch_size or --image_size"):
         predict_split(predictor, args)
     destroy_processes()

@@ -217,8 +217,7 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         elif 0 in values:
             given = [(others[-1] // 2 + 1 if gray and not colors else 1, LARGEST)]
         else:
-            advice = f"pass e.g. --foreground {text_of(others[0])}"
-            raise UserError(f"{found}, but no 0 for background; {advice}")
+            raise UserError(f"{found}, but no 0 for background; pass the foreground's values with --foreground")
     return MaskRule(tuple(given), tuple(ignored), colors), dict(values)
 
 

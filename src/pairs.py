@@ -3,7 +3,7 @@
     DIR/images/a.jpg          DIR/masks/a.png         # or imgs/, image/; mask/, label/, labels/, annotations/
     DIR/images/s/b.tif        DIR/masks/s/b_mask.png  # subfolders are kept
     DIR/images/train/c.jpg    DIR/masks/train/c.png   # train, val2017, test (SPLIT_FOLDERS) are splits
-    DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same the other way around
+    DIR/train/images/c.jpg    DIR/train/masks/c.png   # the same splits, nested the other way around
 
 A mask has its image's name, with or without the image's extension (a.jpg.png), or with an affix
 (a_gt.png, Mask-a.png). --mask_pattern describes other names; a single pair may have any names. An
@@ -219,22 +219,22 @@ def masks_of_images(images: dict, labels: dict, pattern: str | None) -> dict[str
 def fill_in(pattern: str, stem: str) -> str:
     """Fill an image's stem into a pattern: {id} ends at the first _, {number} is the last number."""
     number = (re.findall(r"\d+", stem) or [""])[-1]
-    for key, value in (("{name}", stem), ("{id}", stem.split("_")[0]), ("{number}", number)):
-        pattern = pattern.replace(key, value)
-    return pattern
+    return pattern.replace("{name}", stem).replace("{id}", stem.split("_")[0]).replace("{number}", number)
 
 
 def hint(images: list[Path], masks: list[Path]) -> str:
-    """Return a --mask_pattern that pairs most of these images and masks, or other advice."""
-    patterns = {}
+    """Return a --mask_pattern that pairs nearly all of these images, or other advice."""
+    patterns: dict[str, str] = {}  # and the same with all numbers 0
     for image in images[:100]:
         texts = [(key, fill_in(key, image.stem)) for key in ("{name}", "{id}", "{number}")]
         for mask, (key, text) in product(masks[:1000], texts):
             if text and text in mask.name:
-                patterns[mask.name.replace(text, key)] = True
-    names = {mask.name for mask in masks}
-    for pattern in patterns:
-        if len(names & {fill_in(pattern, image.stem) for image in images}) > len(images) / 2:
+                pattern = mask.name.replace(text, key)
+                patterns[pattern] = re.sub(r"\d+", "0", pattern)
+    names, alike = {mask.name for mask in masks}, Counter(patterns.values())
+    for pattern, kind in patterns.items():
+        several = alike[kind] > 1  # masks of one image, such as a_1.png and a_2.png
+        if not several and len(names & {fill_in(pattern, image.stem) for image in images}) >= 0.9 * len(images):
             return f"try --mask_pattern {quoted(pattern)}"
     return "rename the masks to match their images, or use --mask_pattern"
 

@@ -53,24 +53,19 @@ class Table:
 
     def __init__(self, flag, path, header, args):
         make_folder(path.parent, flag)
-        mode = "a+" if args.skip_existing else "x"
-        if args.overwrite:
-            mode = "w"
+        mode = "w" if args.overwrite else "a+" if args.skip_existing else "x"
         try:
             self.file = open(path, mode, buffering=1, newline="", **ENCODING)  # noqa: SIM115  # a line at a time
-        except FileExistsError:
-            advice = "--overwrite replaces it, --skip_existing appends to it"
-            raise UserError(f"{flag} {path} exists; {advice}") from None
         except OSError as error:
             raise CannotWrite(path, error) from None
-        self.names = set()
-        if mode == "a+":
+        self.names, rows = set(), []
+        if args.skip_existing:
             self.file.seek(0)
             rows = [line for line in self.file if line.endswith("\n")]
             self.file.truncate(len("".join(rows).encode(**ENCODING)))  # without a row that a full disk cut off
             csv.field_size_limit(2**31 - 1)  # for run lengths
             self.names = {row[0] for row in csv.reader(rows[1:]) if row}
-        if not self.file.tell():
+        if not rows:
             self.write(header)
 
     def add(self, *row):
@@ -101,7 +96,8 @@ def predict_files(args):
     """Write the outputs for all images. Raises UserError, listing the failed images."""
     jobs, unused = find_jobs(args)
     if not (args.overwrite or args.skip_existing):
-        refuse_existing(jobs)
+        tables = [path for path in (args.csv, args.rle) if path]
+        refuse_existing([*tables, *(path for job in jobs for path in job.files.values())])
     predictor, style = prepare(args)
     numbers = Table("--csv", args.csv, CSV_HEADER, args) if args.csv else None
     runs = Table("--rle", args.rle, ["image_id", "encoded_mask"], args) if args.rle else None

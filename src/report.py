@@ -54,9 +54,11 @@ def main():
     options = [options_of_data(checkpoint, args) for checkpoint in checkpoints]
     datasets = [load_split(each, args.split) for each in options]
     if any(dataset.identities != datasets[0].identities for dataset in datasets):
-        raise UserError("the checkpoints would be scored on different images; pass --data_path or --valid_list")
-    if len({each.border for each in options}) > 1:
-        raise UserError("the checkpoints have different border rules; choose one with --border")
+        advice = "pass --split test, or one --data_path or --valid_list for all"
+        raise UserError(f"the checkpoints would be scored on different images; {advice}")
+    for flag in ("border", "foreground", "ignore"):
+        if len({getattr(each, flag) for each in options}) > 1:
+            raise UserError(f"the checkpoints were trained with different --{flag}; choose one with --{flag}")
     make_folder(args.output, "--output")
     predictors, results, notes, histories = [], [], [], {}
     stems = [path.stem for path in paths]

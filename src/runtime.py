@@ -40,8 +40,8 @@ class Runtime:
     def suited_to(self, network: torch.nn.Module) -> "Runtime":
         """Return the runtime with the network's memory layout: channels last, with two exceptions on CPUs.
 
-        Wide float32 U-Nets: contiguous was 1.3 times as fast with 64 channels, and 1.2 times as slow with 16. Dilated
-        grouped convolutions: in channels last, oneDNN's weight gradient in bfloat16 is wrong.
+        Wide float32 U-Nets: contiguous was 1.3 times as fast with 64 channels, but took 1.2 times as long with 16.
+        Dilated grouped convolutions: oneDNN's bfloat16 weight gradient is wrong in channels last.
         """
         convolutions = [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
         dilated = any(conv.groups > 1 and conv.dilation != (1, 1) for conv in convolutions)
@@ -116,7 +116,7 @@ def device_name(device: torch.device) -> str:
 def convolution_speeds() -> dict[str, float]:
     """Measure a convolution's GFLOP/s, forward and backward, by precision.
 
-    On one core, since threads would wait for busy cores. CPU flags are no guide: some CPUs have slow bfloat16.
+    Uses one core, because threads would wait for busy cores. CPU flags do not tell: some CPUs have slow bfloat16.
     """
     n, channels, size = 2, 64, 32
     flops = 3 * 2 * n * size**2 * 9 * channels**2

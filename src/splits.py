@@ -95,7 +95,8 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
         names = [name for name in names if (group(name) in held_out) == (split == "valid")]
     if not names:
         data = options.path or options.dataset
-        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; add images, or correct its list")
+        advice = "pass --split valid, or add images" if split == "test" else "add images, or correct its list"
+        raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; {advice}")
     return names
 
 
@@ -151,7 +152,7 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
 
     own = "for your own dataset: "
     values = "foreground mask values, e.g. 3, 128-255 or 255,0,0"
-    pattern = "mask file names, e.g. '{name}_gt.png'; or {id} (name up to the first _) or {number} (its last number)"
+    pattern = "mask file names, e.g. '{name}_gt.png'; {id}: name up to the first _; {number}: last number in the name"
     folder = "the Oxford-IIIT Pet folder, or one with images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")

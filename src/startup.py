@@ -2,8 +2,8 @@
 
 The scheduler moves OpenMP's sleeping threads onto each other's cores: next to another busy process, a training step
 takes five to ten times as long. So each thread is bound to a core, or spins only briefly if the user has set the number
-of threads or their binding (benchmarks/README.md). glibc returns large freed blocks to the system, which clears them
-again for the next batch: up to a fifth of a training step. So they are kept.
+of threads or their binding (benchmarks/README.md). glibc returns large freed blocks to the system, which must then
+clear them for the next batch; this takes up to a fifth of a training step, so freed blocks are kept.
 """
 
 import ctypes

@@ -48,7 +48,7 @@ from training.distributed import (
 from training.ema import EMA, refresh_batch_norm
 from training.optimizers import build_optimizer
 from training.preparation import build, checkpoint_template, describe_model, describe_run, mean_and_std, resume_run
-from training.progress import Progress, explain_failures, report_end, save_if_workers_die, stop_on_signals
+from training.progress import Progress, explain_failures, report_end, stop_on_signals
 from training.run_files import RunFiles, note_failures, reserve_name
 from training.schedule import build_scheduler, image_size_of, position_of, warmup_steps
 from training.state import TrainMeter, TrainState
@@ -216,7 +216,7 @@ def train_one_epoch(
     learner.train_model.train()
     progress.begin_epoch()
     on_cpu = learner.runtime.device.type == "cpu"
-    with save_if_workers_die(save), main_thread_bound() if on_cpu else nullcontext():
+    with main_thread_bound() if on_cpu else nullcontext():
         for batch in batches:
             state.learning_rate = learner.optimizer.param_groups[0]["lr"]
             for loss, counts in train_step(batch, learner, augmentation, args, state.step):

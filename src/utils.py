@@ -21,7 +21,7 @@ class UserError(Exception):
 
 
 class ProcessError(UserError):
-    """A UserError, such as lack of memory, that may occur on one rank only, so every rank prints it."""
+    """A UserError, such as lack of memory, that may occur on only one rank, so each rank prints its own."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,8 +58,10 @@ def user_path(text: str) -> Path:
     return Path(os.path.expanduser(text))
 
 
-def worker_died(error: RuntimeError) -> bool:
-    """Check whether an error is torch's for a data loading process that was killed or lacks shared memory."""
+def worker_died(error: Exception) -> bool:
+    """Check whether torch raised an error because a data loading process was killed or lacks shared memory."""
+    if isinstance(error, ConnectionResetError) or (isinstance(error, EOFError) and not error.args):
+        return True  # its pipe closed before its signal arrived
     return any(text in str(error) for text in ("killed by signal", "exited unexpectedly", "shared memory"))
 
 
@@ -70,12 +72,12 @@ def when_memory_runs_out(advice: str):
         yield
     except torch.OutOfMemoryError:
         raise ProcessError(f"the GPU ran out of memory; {advice}") from None
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and worker_died(error):
+    except (MemoryError, RuntimeError, ConnectionResetError, EOFError) as error:
+        if worker_died(error):
             reason = "a data loading process was killed, perhaps for lack of memory"
             raise ProcessError(f"{reason}; use --workers 0, or add shared memory (docker run --shm-size 8g)") from None
         texts = ("can't allocate memory", "not enough memory", "out of memory", "ALLOC_FAILED")  # Linux, Windows, GPUs
-        if isinstance(error, RuntimeError) and not any(text in str(error) for text in texts):
+        if not isinstance(error, MemoryError) and not any(text in str(error) for text in texts):
             raise
         place = "GPU" if "CU" in str(error) else "machine"  # CUDA, CUBLAS, CUDNN
         raise ProcessError(f"the {place} ran out of memory; {advice}") from None

@@ -39,9 +39,9 @@ def test_saving_and_loading_gives_the_same_fields(tmp_path):
     checkpoint = load(make_checkpoint(tmp_path / "a.pth", threshold=0.45))
     checkpoint.trained_on = None
     save(checkpoint, tmp_path / "b.pth")
-    first, second = checkpoint.to_dict(), load(tmp_path / "b.pth").to_dict()
+    first, second = vars(checkpoint), vars(load(tmp_path / "b.pth"))
     first_weights, second_weights = first.pop("model"), second.pop("model")
-    assert first == second and first["threshold"] == 0.45 and "trained_on" not in first
+    assert first == second and first["threshold"] == 0.45 and first["trained_on"] is None
     assert all(torch.equal(value, second_weights[name]) for name, value in first_weights.items())
 
 
@@ -105,6 +105,13 @@ def test_a_broken_checkpoint_is_refused_in_one_line_and_runs_nothing(kind, tmp_p
     with pytest.raises(UserError, match=r"a\.pth") as refused:
         restore_model(load(path), path)
     assert "\n" not in str(refused.value) and "executed" not in capsys.readouterr().out
+
+
+def test_a_network_that_this_copy_lacks_is_named(tmp_path):
+    path = make_checkpoint(tmp_path / "a.pth")
+    torch.save({**torch.load(path, weights_only=True), "name": "mynet"}, path)
+    with pytest.raises(UserError, match="mynet.*MODELS"):
+        load(path)
 
 
 def test_no_command_runs_code_in_a_checkpoint(tmp_path):

@@ -10,7 +10,7 @@ MISTAKES = {  # flags of train.py: what the error must contain, by default the f
     "--name a/b": "", "--name ../x": "", "--name .": "", "--no_such_flag": "", "--model vnet": "",
     "--model resnet34_unet --width 32": "width",
     "--model resnet34_unet --encoder_weights x.pth": "--encoder_weights x.pth",
-    "--normalize weights": "", "--normalize imagenet --in_channels 1": "--in_channels",
+    "--border ignore": "", "--normalize weights": "", "--normalize imagenet --in_channels 1": "--in_channels",
     "--data_path nowhere": "", "--data_path empty": "", "--save_dir file.txt": "",
     "--resume nowhere.last.pth": "", "--resume file.txt": "file.txt",
     "--device cuda:99": "", "--device toaster": "", "--device meta": "",

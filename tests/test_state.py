@@ -129,10 +129,18 @@ def test_the_decay_of_the_average_rises_to_ema():
     average = torch.cat([value.flatten() for value in run.learner.eval_model.parameters()])
     torch.testing.assert_close(average, expected)
     assert not torch.allclose(average, weights)
-    average = EMA(nn.Linear(1, 1), 0.999)
-    for _ in range(3):
+
+
+def test_tied_weights_are_averaged_once_and_constants_stay():
+    network = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    network[1].weight = network[0].weight
+    network.register_buffer("constant", torch.tensor(-torch.inf), persistent=False)
+    average = EMA(network, 0.15)
+    for value in (0.0, 1.0):
+        nn.init.constant_(network[0].weight, value)
         average.update()
-    assert average.count == 3
+    torch.testing.assert_close(average.module[1].weight, torch.full((2, 2), 0.85))
+    assert average.module.constant == -torch.inf
 
 
 def test_batch_norm_statistics_are_recomputed_from_the_last_steps_images():

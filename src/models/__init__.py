@@ -25,9 +25,10 @@ def options_of_network(name: str) -> dict[str, inspect.Parameter]:
 
 
 def build_model(name: str, in_channels: int = 3, out_channels: int = 1, **options) -> nn.Module:
-    """Build a network: float images (N, in_channels, H, W) to logits (N, out_channels, H, W). Raises ValueError."""
-    if name not in MODELS:
-        raise ValueError(f"unknown network {name!r}; choose from {', '.join(MODELS)}")
+    """Build a network: float images (N, in_channels, H, W) to logits (N, out_channels, H, W).
+
+    Raises KeyError for an unknown network, ValueError for an unknown option.
+    """
     network, preset = MODELS[name]
     allowed = options_of_network(name)
     unknown = options.keys() - allowed.keys() - preset.keys()

@@ -73,8 +73,7 @@ def images_in(top, recursive, output, unused):
 
 def describe_unused(unused: Counter) -> str:
     """Describe the ignored files and subfolders in one line."""
-    counts = ", ".join(f"{number:,} {suffix}" for suffix, number in unused.most_common())
-    return f"ignored: {counts}"
+    return "ignored: " + ", ".join(f"{number:,} {suffix}" for suffix, number in unused.most_common())
 
 
 def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[str, str]) -> list[Job]:
@@ -93,9 +92,9 @@ def plan(images: dict[Path, PurePath], folders: dict[str, Path], endings: dict[s
     return list(jobs.values())
 
 
-def refuse_existing(jobs: list[Job]):
-    """Raise UserError if outputs exist."""
-    existing = [path for job in jobs for path in job.files.values() if path.exists()]
+def refuse_existing(outputs: list[Path]):
+    """Raise UserError if any of these files exists."""
+    existing = [path for path in outputs if path.exists()]
     if existing:
         more = f" (and {count_of(len(existing) - 1, 'more output')})" if len(existing) > 1 else ""
         raise UserError(f"{existing[0]} already exists{more}; use --overwrite or --skip_existing")

@@ -93,10 +93,8 @@ def plot_history(history: list[dict], title: str, path: Path, best_from: int = 0
     losses.set(title="Loss", ylabel="loss")
     dices.set(title=f"Dice (best: {best['valid_dice']:.4f} in epoch {best['epoch']})", ylabel="mean Dice")
     rates.set(title="Learning rate at the end of each epoch", ylabel="learning rate")
-    larger = []  # epochs at which images grow: losses and Dice before and after are not comparable
-    for before, row in pairwise(history):
-        if row["image_size"] != before["image_size"]:
-            larger.append(row["epoch"])
+    # epochs at which images grow: losses and Dice before and after are not comparable
+    larger = [row["epoch"] for before, row in pairwise(history) if row["image_size"] != before["image_size"]]
     for axis in (losses, dices, rates):
         axis.set_xlabel("epoch")
         axis.locator_params(axis="x", integer=True)

@@ -1,5 +1,6 @@
 """Statistics for report.py: scores by image, threshold and group, intervals, label errors."""
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -67,7 +68,9 @@ def collect(label: str, checkpoint: Checkpoint, predictor: Predictor, loader: Da
 
 def confidence_interval(values: np.ndarray) -> tuple[float, float]:
     """Return the 95% interval of the mean by Student's t, which is also right for few images."""
-    if np.ptp(values) == 0:  # one image, or all equal
+    if len(values) == 1:
+        return -math.inf, math.inf
+    if np.ptp(values) == 0:
         return float(values[0]), float(values[0])
     low, high = scipy.stats.t.interval(0.95, len(values) - 1, values.mean(), scipy.stats.sem(values))
     return float(low), float(high)

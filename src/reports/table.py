@@ -70,7 +70,7 @@ def print_table(rows: list[dict]):
     original = ", at original size" if first["original_size"] else ""
     print(f"{SPLIT_NAMES[first['split']]} split, {images}, in {first['dtype']}{tta}{original}")
     width = max(len(row["model"]) for row in rows)
-    names = ("dice", "jaccard", "accuracy", "precision", "recall", "pooled_dice")
+    names = list(scores(torch.zeros(1, 4)))
     print(f"{'model':{width}}  size  {'border':10}", *(f" {name:>11}" for name in names))
     for row in rows:
         cells = (f" {row[name]:11.4f}" for name in names)

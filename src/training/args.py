@@ -49,7 +49,7 @@ def get_args_parser(doc) -> Parser:
     add("--dataset", choices=DATASETS, help=dataset)
     add_dataset_flags(add)
     add("--image_size", type=image_side, help="image size in pixels; default 256, or 64 for shapes")
-    start = "image size of the first epochs, rounded to 32; 0: --image_size; default 64 for pets, else 0"
+    start = "size of the first images, rounded to a multiple of 32; 0: --image_size; default 64 for pets, else 0"
     add("--start_size", type=non_negative_int, help=start)
     add("--border", choices=BORDERS, default="foreground", help="treatment of trimap borders; default foreground")
     add("--augment", choices=AUGMENTS, default="scale_jitter", help="preset in src/augment.py; default scale_jitter")
@@ -162,6 +162,8 @@ def check_args(args: Namespace):
         raise UserError("--normalize weights needs --weights")
     if args.normalize == "imagenet" and args.in_channels != 3:
         raise UserError("--normalize imagenet only applies to color images; omit --in_channels")
+    if args.border != "foreground" and args.dataset != "pets" and not args.resume:
+        raise UserError(f"--border {args.border} only applies to the pets; for your own masks use --ignore")
     if args.hours and args.epochs:
         raise UserError("--hours and --epochs cannot be combined; omit one")
     if args.compile in ("reduce-overhead", "max-autotune") and args.accumulation_steps > 1:  # they use CUDA graphs

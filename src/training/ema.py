@@ -11,6 +11,12 @@ from runtime import Runtime
 from training.distributed import mean_over_ranks
 
 
+def floats(network: nn.Module) -> list[torch.Tensor]:
+    """Return the floating-point tensors of a network's state_dict, tied ones once."""
+    tensors = {id(value): value for value in network.state_dict(keep_vars=True).values()}
+    return [value for value in tensors.values() if value.is_floating_point()]
+
+
 class EMA:
     """Exponential moving average of a network's weights and running statistics, in `module`.
 
@@ -21,8 +27,7 @@ class EMA:
     def __init__(self, network: nn.Module, decay: float):
         self.module = deepcopy(network).requires_grad_(False)
         self.decay, self.count = decay, 0
-        self.averages = [value for value in self.module.state_dict().values() if value.is_floating_point()]
-        self.values = [value for value in network.state_dict().values() if value.is_floating_point()]
+        self.averages, self.values = floats(self.module), floats(network)
 
     @torch.no_grad()
     def update(self):

@@ -49,21 +49,12 @@ class Muon(Optimizer):
             groups.append({"params": decayed, "weight_decay": weight_decay})
         super().__init__(groups, {"lr": lr})
         self.adamw = AdamW(self.param_groups[1:], lr, fused=True) if groups[1:] else None
-        self._share()
-
-    def _share(self):
-        """Let both optimizers share state and parameter groups."""
-        if self.adamw:
-            self.adamw.state, self.adamw.param_groups = self.state, self.param_groups[1:]
-
-    def load_state_dict(self, state_dict):
-        super().load_state_dict(state_dict)
-        self._share()
 
     @torch.no_grad()
     def step(self):  # type: ignore[override]
         """Update every parameter with a gradient. Overwrites the matrices' gradients."""
         if self.adamw:
+            self.adamw.state, self.adamw.param_groups = self.state, self.param_groups[1:]  # load_state_dict renews them
             self.adamw.step()
         group = self.param_groups[0]
         moved = [parameter for parameter in group["params"] if parameter.grad is not None]
@@ -128,8 +119,8 @@ def in_blocks(matrix):
 def newton_schulz(matrices):
     """Return polynomials (N, rows, rows) whose products with each x, float32 (N, rows, columns), are nearly orthogonal.
 
-    rows <= columns. Most singular values of the products are between 0.68 and 1.21. Polynomials of x xᵀ commute: with x
-    multiplied last, the iteration takes about a third of the multiplications. The trace of x xᵀ is |x|².
+    rows <= columns. Most singular values of the products are between 0.68 and 1.21. Polynomials of x xᵀ commute, so x
+    can be multiplied last, which saves about two thirds of the multiplications. The trace of x xᵀ is |x|².
     """
     a, b, c = NEWTON_SCHULZ
     found = [None] * len(matrices)

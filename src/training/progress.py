@@ -19,7 +19,7 @@ from training.distributed import all_gather, max_over_ranks, rank, world_size
 from training.run_files import RunFiles
 from training.schedule import size_at
 from training.state import TrainMeter, TrainState
-from utils import ProcessError, UserError, command, note, when_memory_runs_out, worker_died
+from utils import ProcessError, UserError, command, note, when_memory_runs_out
 
 EXPLODED = 1e4  # a loss this high has diverged; an untrained network's is near 3
 SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before the time left is shown
@@ -171,9 +171,8 @@ def report_end(args: Namespace, state: TrainState, files: RunFiles, finished: bo
         print(f"stopped after step {state.step}; resume with: {resume}")
         return 128 + signal
     flags = ["--model", files.path(".pth")]
-    for flag in ("data_path", "cache_dir"):
-        if getattr(args, flag):
-            flags += [f"--{flag}", getattr(args, flag)]
+    if args.cache_dir:
+        flags += ["--cache_dir", args.cache_dir]
     print(f"best validation Dice {state.best:.4f}; {state.seconds:.0f} s of training", end="; ")
     print(f"wrote {files.path('.pth')}, .csv, .curve.png, .panels.png and .batch.png")
     print(f"next: {command('src/evaluate.py', *flags)}")
@@ -204,7 +203,7 @@ def stop_on_signals():
 
 @contextmanager
 def explain_failures(args: Namespace, last: Path):
-    """Raise UserError if memory runs out or batch norm gets single values; add how to resume from `last`."""
+    """Raise UserError if memory runs out or batch norm gets single values; add the command to resume from `last`."""
     try:
         with when_memory_runs_out(f"use --accumulation_steps {2 * args.accumulation_steps} or a smaller --image_size"):
             yield
@@ -219,21 +218,8 @@ def explain_failures(args: Namespace, last: Path):
             if "ran out of memory" in str(error):
                 words += ["--accumulation_steps", 2 * args.accumulation_steps]
                 words += ["--compile", "default"] if args.compile else []  # other modes cannot accumulate
+            if "data loading process" in str(error):
+                words += ["--workers", 0]
             resume = command("src/train.py", *words, processes=world_size())
             error.args = (f"{error}; command to resume from the last save: {resume}",)
         raise
-
-
-@contextmanager
-def save_if_workers_die(save):
-    """Raise UserError if a data loading process is killed or lacks shared memory; in a one-process run, save first."""
-    try:
-        yield
-    except (RuntimeError, ConnectionError, EOFError) as error:
-        if isinstance(error, RuntimeError) and not worker_died(error):
-            raise
-        advice = "resume with --workers 0, or add shared memory (docker run --shm-size 8g)"
-        if world_size() == 1:  # saving is collective
-            save()
-            advice = f"the run is saved; {advice}"
-        raise ProcessError(f"--workers: a data loading process was killed; {advice}") from None

@@ -41,7 +41,7 @@ def build_scheduler(name: str, optimizer: Optimizer, position: Callable, warmup:
 
 
 def position_of(args: Namespace, state, steps_per_epoch: int) -> Callable:
-    """Return a function from the step to the run's position and length, in steps or (floats) seconds."""
+    """Return a function that maps a step to the run's position and length: ints in steps, or floats in seconds."""
     if args.hours:
         return lambda step: (state.elapsed, 3600.0 * args.hours)
     return lambda step: (step, args.epochs * steps_per_epoch)
