@@ -8,8 +8,8 @@
 | one uniform color plus alpha | the alpha value |
 | JPEG, AVIF, lossy WebP | the gray level if all masks are like that, else the nearest true color or level |
 
-By default all values but 0 are foreground (if all masks are lossy and gray, those above half the maximum),
-and 255 is ignored if the other values are class indices.
+By default all values but 0 are foreground (if all masks are gray, and lossy or soft at the edges, those above half the
+maximum), and 255 is ignored if the other values are class indices.
 """
 
 import re
@@ -215,7 +215,8 @@ def choose_rule(foreground: tuple, ignore: tuple, counts: list[dict], example: P
         if len(others) < 2:
             given = [(value, value) for value in others]
         elif 0 in values:
-            given = [(others[-1] // 2 + 1 if gray and not colors else 1, LARGEST)]
+            halved = (gray and not colors) or is_soft(values)
+            given = [(others[-1] // 2 + 1 if halved else 1, LARGEST)]
         else:
             raise UserError(f"{found}, but no 0 for background; pass the foreground's values with --foreground")
     return MaskRule(tuple(given), tuple(ignored), colors), dict(values)
@@ -226,6 +227,13 @@ def is_void(values: dict[int, int]) -> bool:
     between = [value for value in values if 0 < value < 255]
     limit = 200 if len(between) > 8 else 100
     return max(values, default=0) == 255 and 0 < max(between, default=0) < limit
+
+
+def is_soft(values: dict[int, int]) -> bool:
+    """Check whether masks of 0 and 255 have soft edges, e.g. from resizing: many other values, each of them rare."""
+    between = {value: pixels for value, pixels in values.items() if 0 < value < 255}
+    many = len(between) > 8 and max(between) >= 200
+    return max(values) == 255 and many and values[255] > 4 * max(between.values())
 
 
 def parse_range(text: str, flag: str) -> tuple[int, int]:

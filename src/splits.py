@@ -156,7 +156,7 @@ def add_dataset_flags(add: Callable, recorded: str = ""):
     folder = "the Oxford-IIIT Pet folder, or one with images/ and masks/"
     add("--data_path", type=user_path, help=folder + default("dataset/oxford-iiit-pet"))
     add("--cache_dir", type=user_path, help="folder for decoded images; default: cache/ in --data_path")
-    add("--foreground", nargs="+", help=own + values + default("all above 0 (lossy masks: above half)"))
+    add("--foreground", nargs="+", help=own + values + default("all above 0 (lossy or soft masks: above half)"))
     add("--ignore", nargs="+", help=own + "mask values to ignore" + default("255 if the others are class indices"))
     add("--mask_pattern", metavar="PATTERN", help=own + pattern + default("see src/pairs.py"))
     for split in SPLITS:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import draw_folder, encoded, labeled, load_folder, make_folder, read_scores, script, with_orientation
-from PIL import Image
+from PIL import Image, ImageFilter
 
 import folder
 from checkpoint import load
@@ -186,6 +186,15 @@ def test_lossy_gray_masks_are_split_at_half_their_maximum(kind, tmp_path):
         assert (mask != draw_folder(int(name))[1]).mean() < 0.02 and set(np.unique(mask)) <= {0, 1}
     [threshold] = re.findall(r">= (\d+)", lines(data))
     assert int(threshold) == pytest.approx(level / 2, abs=level / 5)  # JPEG may overshoot
+
+
+def test_masks_with_soft_edges_are_split_at_half_but_numbered_objects_are_not(tmp_path):
+    data = make_folder(tmp_path / "data", 8)
+    replace_masks(data, lambda mask: Image.fromarray(mask).convert("L").filter(ImageFilter.GaussianBlur(1)))
+    for name, mask in masks(data).items():
+        assert (mask != draw_folder(int(name))[1]).mean() < 0.02
+    assert ">= 128" in lines(data)
+    assert ">= 1 " in lines(labeled(tmp_path / "objects", *range(0, 232, 8), 255))
 
 
 @pytest.mark.parametrize("levels, foreground, ignore, values, quality", [
