@@ -103,6 +103,8 @@ def read(path: Path):
     try:
         values = torch.load(path, map_location="cpu", weights_only=True)
         return values if isinstance(values, dict) else {}
+    except PermissionError:
+        raise
     except Exception as error:  # zip, unpickling and storage errors
         reason = f"is damaged or contains more than tensors and plain values ({type(error).__name__})"
         raise UserError(f"{path} {reason}; pass another file, e.g. the network's state_dict") from None

@@ -102,7 +102,8 @@ def export(checkpoint, path, kind, source="the checkpoint"):
         if run_exported:
             difference = max((run_exported(image) - model(image)).abs().max().item() for image in images)
             if not difference <= TOLERANCE[kind]:
-                raise UserError(f"{path} was not written: its output differs from the checkpoint's by {difference:.1e}")
+                reason = f"its output differs from the checkpoint's by {difference:.1e}"
+                raise UserError(f"{path} was not written: {reason}; omit --format {kind}")
         write_atomically(path, lambda file: file.write(made.read_bytes()))
     return difference
 

@@ -1,7 +1,7 @@
 """Losses: one number for logits (N, C, H, W) and a mask (N, 1, H, W) of 0, 1 and 255 (ignored).
 
 Each is a mean over images, so that a batch can be split into micro-batches. One channel is the foreground; two are
-the background and the foreground. To add a loss, add a function to LOSSES.
+the background and the foreground, each with its own sigmoid (no softmax). To add a loss, add a function to LOSSES.
 """
 
 import math

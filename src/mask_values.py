@@ -288,7 +288,7 @@ def describe_values(rule: MaskRule, values: dict[int, int]) -> str:
             texts = [f"all values >= {ranges[0][0]}"]
         if texts and values:
             percent = 100 * pixels[labels == label].sum() / pixels.sum()
-            parts.append(f"{meaning}: {' and '.join(texts)} ({percent:.1f}% of the pixels)")
+            parts.append(f"{meaning}: {' and '.join(texts)} ({percent:.3g}% of the pixels)")
     parts.append("the rest is background")
     if rule.ignored == ((255, 255),):
         kept = [text_of(low) if low == high else f"{low}-{min(high, 254)}" for low, high in rule.foreground]

@@ -188,7 +188,7 @@ def predict_stream(args):
     """Predict the image on standard input, and write to standard output."""
     predictor, style = prepare(args)
     kind, results = args.save[0], []
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(record=True) as notes:
         source, output = Path(folder, "input"), Path(folder, f"output{KINDS[kind]}")
         source.write_bytes(sys.stdin.buffer.read())
         Pipeline(predictor, style, tile=args.tile).run([Job(source, {kind: output})], results.append)
@@ -196,6 +196,8 @@ def predict_stream(args):
             raise UserError(f"standard input {results[0].problem}; pass one image")
         sys.stdout.buffer.write(output.read_bytes())
         sys.stdout.buffer.flush()
+    for text in dict.fromkeys(str(note.message) for note in notes):
+        print("note:", text.replace(str(source), "standard input"), file=sys.stderr)
 
 
 def check_flags(args):

@@ -96,6 +96,8 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
     if not names:
         data = options.path or options.dataset
         advice = "pass --split valid, or add images" if split == "test" else "add images, or correct its list"
+        if options.fold and split != "test":
+            advice = f"--fold {options.fold} divides only the images outside the test split; use fewer folds"
         raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; {advice}")
     return names
 

@@ -121,7 +121,7 @@ def run(main: Callable[[], int | None]):
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         sys.exit(main())
-    except UserError as error:
+    except (UserError, PermissionError) as error:
         rank = os.environ.get("RANK", "0")
         if rank == "0" or isinstance(error, ProcessError):
             process = f" (process {rank})" if rank != "0" else ""

@@ -45,6 +45,7 @@ MISTAKES = [
     (None, ("--foreground", "7-3"), "--foreground 7-3"),
     (None, ("--ignore", "red"), "--ignore red"),
     (None, ("--fold", "4/3"), "--fold 4/3"),
+    (None, ("--fold", "9/9"), "validation split; --fold 9/9"),
     (None, ("--fold", "1/3", "--train_list", "x"), "--train_list"),
     (None, ("--test_list", "nowhere.txt"), "--test_list nowhere.txt"),
     (None, ("--valid_list", "data/images/3.png"), "--valid_list data/images/3.png.*UTF-8"),

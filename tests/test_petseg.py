@@ -10,7 +10,7 @@ import sys
 import data, inference, models, photos, predict as own, utils
 import numpy as np
 sys.path.append({src!r})
-from petseg import load_model, predict
+from petseg import ImageError, UserError, load_model, predict
 
 probability, _ = predict(load_model({model!r}), [np.full((40, 60, 3), 128, np.uint8)] * 2)
 assert probability.shape == (40, 60) and probability.dtype == np.float32

@@ -284,6 +284,10 @@ def test_dash_reads_standard_input_and_writes_standard_output(tmp_path, model):
     assert done.returncode == 0, done.stderr
     image = Image.open(io.BytesIO(done.stdout))
     assert image.mode == "RGBA" and image.size == (33, 21)
+    stack = io.BytesIO()
+    photo().save(stack, "TIFF", save_all=True, append_images=[photo()])
+    done = subprocess.run([*command, "-"], input=stack.getvalue(), capture_output=True, cwd=tmp_path)
+    assert done.stderr == b"note: standard input: only the first of 2 pages is used\n" and done.stdout
     done = subprocess.run([*command, "-"], input=b"nothing", capture_output=True, cwd=tmp_path)
     assert done.returncode == 2 and b"standard input" in done.stderr and done.stdout == b""
 

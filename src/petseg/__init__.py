@@ -11,7 +11,7 @@ import sys
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
-__all__ = ["load_model", "predict"]
+__all__ = ["ImageError", "UserError", "load_model", "predict"]
 SCRIPTS = Path(__file__).resolve().parents[1]
 NAMES = {path.stem for path in SCRIPTS.iterdir() if path.suffix == ".py" or path.is_dir()} - {"petseg", "predict"}
 

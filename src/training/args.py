@@ -56,7 +56,7 @@ def get_args_parser(doc) -> Parser:
     values = "mean/std: fixed (0.5; default), train (measured), unit (0, 1), imagenet, weights (default with --weights)"
     add("--normalize", choices=("fixed", "train", "unit", "imagenet", "weights"), default="fixed", help=values)
     add("--limit", type=positive_int, help="use the first LIMIT images of each split")
-    add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N")
+    add("--fold", metavar="K/N", help="cross-validation: validate on fold K of N of the images outside the test split")
 
     add = parser.add_argument_group("network").add_argument
     add("--model", choices=MODELS, default="unet", help="network; default unet")

@@ -19,7 +19,7 @@ from training.distributed import all_gather, max_over_ranks, rank, world_size
 from training.run_files import RunFiles
 from training.schedule import size_at
 from training.state import TrainMeter, TrainState
-from utils import ProcessError, UserError, command, note, when_memory_runs_out
+from utils import ProcessError, UserError, command, note, note_once, when_memory_runs_out
 
 EXPLODED = 1e4  # a loss this high has diverged; an untrained network's is near 3
 SKIPPED, MEASURED = 3, 20  # steps not timed at each size; timed steps before the time left is shown
@@ -149,12 +149,14 @@ def check_loss(meter: TrainMeter, loss: float, when: str):
 def warn_about_one_class(counts: torch.Tensor, batch_figure):
     """Print a note if all pixels are predicted as one class although the masks have both."""
     tp, fp, fn, tn = counts.sum(0).tolist()
+    if tp + fn == 0:
+        note_once("no validation image has foreground, so validation Dice rewards empty predictions; see --valid_list")
     if (tp + fp and fn + tn) or tp + fn == 0 or fp + tn == 0:
         return
     text = f"every validation image is predicted as all {'foreground' if tp else 'background'}; "
     fraction = (tp + fn) / (tp + fp + fn + tn)
     if fraction < 0.1:
-        text += f"foreground is only {fraction:.1%} of the pixels; try --loss dice or tversky; "
+        text += f"foreground is only {100 * fraction:.2g}% of the pixels; try --loss dice or tversky; "
     note(f"{text}if this persists, check the masks in {batch_figure} and lower --learning_rate")
 
 
