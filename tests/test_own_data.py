@@ -154,7 +154,7 @@ def test_foreground_and_ignored_values_by_default_and_by_flag(values, options, f
     for mask in masks(data, **options).values():
         assert np.array_equal(mask, expected)
     text = lines(data, **options)
-    assert f"{100 * (expected == 1).mean():.1f}%" in text
+    assert f"({100 * (expected == 1).mean():.3g}% of" in text
     assert ("ignored:" in text) == bool(ignored)
 
 
