@@ -86,7 +86,7 @@ def test_evaluate_uses_the_mask_flags_of_the_run_on_any_folder(tmp_path):
     for path in (data / "masks").iterdir():
         path.rename(path.with_name(f"{path.stem}.truth.png"))
     flags = ("--foreground", 3, "--ignore", 7, "--mask_pattern", "{name}.truth.png", "--name", "a")
-    assert "25.0%" in script("train", "--data_path", "data", *TINY, *flags, cwd=tmp_path).stdout
+    assert "(25% of" in script("train", "--data_path", "data", *TINY, *flags, cwd=tmp_path).stdout
     evaluate = ("evaluate", "--model", "saved_models/a.pth", "--output", "scores")
 
     def dice(*flags):
