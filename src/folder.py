@@ -102,7 +102,7 @@ class Folder:
     def own_names(self, split: str, lists: dict) -> list[str]:
         """Return a split's names from the folder's lists, its split folders or the hash."""
         for file in (*SPLITS, "val"):
-            path, each = self.path / f"{file}.txt", "valid" if file == "val" else file
+            path, each = self.path / f"{file}.txt", split_of(file)
             if each not in lists and path.is_file():
                 lists = {**lists, each: read_list(path, self.find)}
         found = self.divide(lists) | lists

@@ -134,7 +134,7 @@ def predict_files(args):
         print(f"skipped {count_of(len(jobs) - len(todo), 'finished image')}")
     if unused:
         print(describe_unused(unused))
-    for text in dict.fromkeys(str(note.message) for note in notes):  # outputs may read a photo again
+    for text in texts_of(notes):
         print("note:", text)
     if empty:
         advice = "for small pets try --tile 1024 or a lower --threshold"
@@ -146,6 +146,11 @@ def predict_files(args):
                 print(path, reason, file=sys.stderr)
             reasons.append(f"{first_few(paths)}{':' if len(paths) > 1 else ''} {reason}")
         raise UserError(f"{number:,} of {count_of(len(todo), 'image')} failed: {'; '.join(reasons)}; fix or omit them")
+
+
+def texts_of(notes) -> list[str]:
+    """Return the texts of warnings, each once: outputs may read a photo again."""
+    return list(dict.fromkeys(str(note.message) for note in notes))
 
 
 def find_jobs(args):
@@ -196,7 +201,7 @@ def predict_stream(args):
             raise UserError(f"standard input {results[0].problem}; pass one image")
         sys.stdout.buffer.write(output.read_bytes())
         sys.stdout.buffer.flush()
-    for text in dict.fromkeys(str(note.message) for note in notes):
+    for text in texts_of(notes):
         print("note:", text.replace(str(source), "standard input"), file=sys.stderr)
 
 

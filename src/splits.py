@@ -95,8 +95,10 @@ def names_of_split(options: DataOptions, split: str, own: Callable, find: Callab
         names = [name for name in names if (group(name) in held_out) == (split == "valid")]
     if not names:
         data = options.path or options.dataset
-        advice = "pass --split valid, or add images" if split == "test" else "add images, or correct its list"
-        if options.fold and split != "test":
+        advice = "add images, or correct its list"
+        if split == "test":
+            advice = "pass --split valid, or add images"
+        elif options.fold:
             advice = f"--fold {options.fold} divides only the images outside the test split; use fewer folds"
         raise UserError(f"{data} has no images for the {SPLIT_NAMES[split]} split; {advice}")
     return names

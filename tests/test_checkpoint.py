@@ -109,7 +109,7 @@ def test_a_broken_checkpoint_is_refused_in_one_line_and_runs_nothing(kind, tmp_p
 
 def test_a_network_that_this_copy_lacks_is_named(tmp_path):
     path = make_checkpoint(tmp_path / "a.pth")
-    torch.save({**torch.load(path, weights_only=True), "name": "mynet"}, path)
+    saved(name="mynet")(torch.load(path, weights_only=True), path)
     with pytest.raises(UserError, match="mynet.*MODELS"):
         load(path)
 

@@ -147,11 +147,12 @@ def check_loss(meter: TrainMeter, loss: float, when: str):
 
 
 def warn_about_one_class(counts: torch.Tensor, batch_figure):
-    """Print a note if all pixels are predicted as one class although the masks have both."""
+    """Print a note if all pixels are predicted as one class although the masks have both, or no mask has foreground."""
     tp, fp, fn, tn = counts.sum(0).tolist()
     if tp + fn == 0:
         note_once("no validation image has foreground, so validation Dice rewards empty predictions; see --valid_list")
-    if (tp + fp and fn + tn) or tp + fn == 0 or fp + tn == 0:
+        return
+    if (tp + fp and fn + tn) or fp + tn == 0:
         return
     text = f"every validation image is predicted as all {'foreground' if tp else 'background'}; "
     fraction = (tp + fn) / (tp + fp + fn + tn)
